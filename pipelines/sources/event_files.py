@@ -38,6 +38,7 @@ from transforms.reasons import UNREADABLE_FILE
 __all__ = ["DEAD_LETTER_SCHEMA", "EventFile", "Inventory", "PassedOver", "RawBatch", "UnreadableFileError", "events", "in_range"]
 __all__ += ["inventory", "list_files", "passed_over_line", "passed_over_record", "read", "verdicts"]
 
+_NO_TEXT = "its name is no UTF-8; rename it"
 MOST_NAMED = 100
 """So many of the files that were passed over are named in a manifest; all are counted."""
 
@@ -117,6 +118,8 @@ def inventory(
             if _is_folder(entry):
                 if hidden:
                     passed.append(PassedOver(f"{_name(path, root)}/", "its name starts with . or _"))
+                elif not _is_text(entry.name):
+                    passed.append(PassedOver(f"{_name(path, root)}/", _NO_TEXT))
                 elif _overlaps(_day_of(entry.name), start_us, end_us):
                     walk(path, (*within, real))
             elif entry.name in merged:
@@ -143,7 +146,13 @@ def in_range(name: str, start_us: int | None, end_us: int | None) -> bool:
 
 
 def _name(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()
+    """As text that every encoder takes: a byte that is no UTF-8 is written as ``\\xff``."""
+    return os.fsencode(path.relative_to(root)).decode("utf-8", "backslashreplace")
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name is UTF-8: others go into no manifest, no Arrow column and no engine's messages."""
+    return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -161,6 +170,8 @@ def _no_event_file(entry: os.DirEntry[str], hidden: bool, source: EventSource) -
         return "" if why else "its name starts with . or _"
     if why:
         return why
+    if not _is_text(entry.name):
+        return _NO_TEXT
     return "" if stat.S_ISREG(entry.stat().st_mode) else "no regular file"
 
 

@@ -222,6 +222,22 @@ def test_what_is_passed_over_is_named_and_counted(tmp_path: Path) -> None:
     assert list(record) == ["orders"]
 
 
+def test_names_that_are_no_text_are_passed_over(tmp_path: Path) -> None:
+    """FAULTS 5: a name of another encoding ended the batch with a trace of Beam's, and stands in no manifest."""
+    put(tmp_path, "a.jsonl", lines(order("a")))
+    put(tmp_path, "ü/\n\x1b.jsonl", lines(order("b")))
+    put(tmp_path, os.fsdecode(b"caf\xe9.jsonl"), lines(order("c")))
+    put(tmp_path, os.fsdecode(b"country=\xff/d.jsonl"), lines(order("d")))
+    found = inventory(tmp_path, SOURCE, None, None)
+    assert [f.name for f in found.files] == ["events/orders/a.jsonl", "events/orders/ü/\n\x1b.jsonl"]
+    why = "its name is no UTF-8; rename it"
+    assert found.passed_over == [
+        PassedOver("events/orders/caf\\xe9.jsonl", why),
+        PassedOver("events/orders/country=\\xff/", why),
+    ]
+    json.dumps(passed_over_record({"orders": found.passed_over}), ensure_ascii=False).encode()
+
+
 def test_folders_are_columns(tmp_path: Path) -> None:
     """FAULTS 5: what ``pq.write_to_dataset(partition_cols=...)`` and Spark write."""
     table = pa.table({
