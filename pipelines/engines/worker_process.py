@@ -17,12 +17,12 @@ __all__ = ["end_with", "main"]
 _SECONDS = 1.0
 
 
-def end_with(parent: int, seconds: float = _SECONDS) -> None:
+def end_with(parent: int) -> None:
     """End this process as soon as ``parent`` is not its parent any more."""
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(seconds)
+            time.sleep(_SECONDS)
         os._exit(1)
 
     threading.Thread(target=watch, name="end with parent", daemon=True).start()

@@ -27,6 +27,7 @@ __all__ = [
 ]  # fmt: skip
 
 _DIE_WITH_PARENT = str(Path(__file__).with_name("die_with_parent.py"))
+_LARGE_LOG = 16 << 20
 
 
 def become(command: Sequence[str]) -> NoReturn:
@@ -168,9 +169,9 @@ def port_taken(port: int) -> bool:
         return False
 
 
-def rotate(log: Path, above: int = 16 << 20) -> None:
+def rotate(log: Path) -> None:
     """Begin a log anew once it is large; one older part is kept."""
-    if log.exists() and log.stat().st_size > above:
+    if log.exists() and log.stat().st_size > _LARGE_LOG:
         log.replace(log.with_name(log.name + ".1"))
 
 

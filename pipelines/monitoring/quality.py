@@ -89,9 +89,9 @@ def allowance(window: Quality, report: Quality, blocks: Sequence[Quality]) -> di
     }
 
 
-def reliability(label: Floats, prediction: Floats, bins: int = BINS) -> list[ReliabilityBin]:
+def reliability(label: Floats, prediction: Floats) -> list[ReliabilityBin]:
     """Mean prediction and rate of positives per tenth of the answers in order of prediction; equal predictions stay together."""
-    edges = np.unique(np.quantile(prediction, np.linspace(0, 1, bins + 1)))
+    edges = np.unique(np.quantile(prediction, np.linspace(0, 1, BINS + 1)))
     place = np.clip(np.searchsorted(edges, prediction, side="right") - 1, 0, max(len(edges) - 2, 0))
     out: list[ReliabilityBin] = []
     for number in np.unique(place):

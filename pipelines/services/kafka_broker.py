@@ -18,7 +18,6 @@ import struct
 import subprocess
 import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -195,9 +194,7 @@ class Broker:
     are never made by asking for them, and transactions work.
     """
 
-    def __init__(
-        self, folder: Path, *, port: int | None = None, secured: bool = False, progress: Callable[[str], None] = lambda line: None
-    ) -> None:
+    def __init__(self, folder: Path, *, port: int | None = None, secured: bool = False) -> None:
         self.folder = folder.resolve()
         self.secured = secured
         self.log = self.folder / "broker.log"
@@ -205,7 +202,6 @@ class Broker:
         self.port = 0
         self.controller_port = 0
         self._asked_port = port
-        self._progress = progress
 
     @property
     def bootstrap(self) -> str:
@@ -235,7 +231,7 @@ class Broker:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         java = jars.java()
-        classpath = jars.classpath("kafka", self._progress)
+        classpath = jars.classpath("kafka")
         rotate(self.log)
         deadline = time.monotonic() + seconds
         for attempt in range(3):

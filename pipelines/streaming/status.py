@@ -21,6 +21,9 @@ from transforms.instants import to_minute
 __all__ = ["StreamStatus", "Screen", "Tracker", "line"]
 
 _NEVER = -(2**61)
+_RATE_SECONDS = 5.0
+"""Rates are those of so long a time until now."""
+_LINE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,8 @@ class StreamStatus:
 class Tracker:
     """Turns reports, which begin at zero whenever a worker does, into totals that never go back."""
 
-    def __init__(self, job_state: JobState, window: float = 5.0) -> None:
-        self.job_state, self.window = job_state, window
+    def __init__(self, job_state: JobState) -> None:
+        self.job_state = job_state
         self.begun = time.monotonic()
         self._last: dict[tuple[str, str], float] = {}
         self._total: dict[tuple[str, str], float] = {}
@@ -153,7 +156,7 @@ class Tracker:
         read, rows_of = self._by_name("poll-", "events/"), self._by_name("sink-", "rows/")
         events, rows = sum(read.values()), sum(rows_of.values())
         self._marks.append((now, events, rows))
-        while len(self._marks) > 2 and now - self._marks[0][0] > self.window:
+        while len(self._marks) > 2 and now - self._marks[0][0] > _RATE_SECONDS:
             self._marks.popleft()
         then, events_then, rows_then = self._marks[0]
         took = max(now - then, 1e-9)
@@ -253,10 +256,10 @@ def line(p: StreamStatus) -> str:
 
 
 class Screen:
-    """Shows progress on stderr: a live line where there is a terminal, else a line every ``every`` seconds while something changes."""
+    """Shows progress on stderr: a live line where there is a terminal, else a line every few seconds while something changes."""
 
-    def __init__(self, tracker: Tracker, every: float = 5.0) -> None:
-        self.tracker, self.every, self.console = tracker, every, screen
+    def __init__(self, tracker: Tracker) -> None:
+        self.tracker, self.console = tracker, screen
         self.live = screen.status(Text("starting")) if screen.is_terminal else None
         self._looked = 0.0
         self._said = time.monotonic()
@@ -287,6 +290,6 @@ class Screen:
         text = line(self.tracker.look())
         if self.live is not None:
             self.live.update(Text(text if self.tracker.now.events else f"starting, {now - self.tracker.begun:.0f} s"))
-        elif now - self._said >= self.every and text != self._shown:
+        elif now - self._said >= _LINE_SECONDS and text != self._shown:
             self._said, self._shown = now, text
             self.say(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,7 @@ from transforms.errors import ConfigError, DataError, TandemError
 __all__ = ["resume_stream", "skip_record", "stop_stream", "stream_status"]
 
 
-def stop_stream(
-    data: Path, name: str, seconds: float = 120.0, savepoint: bool = False, sleep: Callable[[float], None] = time.sleep
-) -> dict[str, Any] | None:
+def stop_stream(data: Path, name: str, seconds: float = 120.0, savepoint: bool = False) -> dict[str, Any] | None:
     """Ask a stream to stop, wait until it has; its run's manifest, None if none runs. Raises DataError when it takes longer, or failed."""
     folder = stream_folder(data, name)
     facts = running(folder)
@@ -37,7 +35,7 @@ def stop_stream(
             raise DataError(f"stream {name!r} (pid {facts.get('pid')}) has not stopped after {seconds:g} s; see 'tandem stream status'")
         if savepoint and not job_state.requested("savepoint") and running(folder) is not None:
             raise DataError(f"stream {name!r} goes on: {job_state.said()[0][-1].partition(' ')[2]}")
-        sleep(0.1)
+        time.sleep(0.1)
     manifest = runs.find(data, facts["run"]).manifest if facts.get("run") else {}
     if manifest.get("status") == "failed":
         raise DataError(f"stream {name!r} ended with an error: {manifest.get('error')}")

@@ -23,13 +23,13 @@ _SECONDS = 45.0
 class GoogleStore(ObjectStore):
     """A bucket, by ``google.cloud.storage``; keys lie below the prefix of ``url``."""
 
-    def __init__(self, url: str, bucket: str, prefix: str, seconds: float = _SECONDS) -> None:
+    def __init__(self, url: str, bucket: str, prefix: str) -> None:
         from google.api_core.retry import Retry, if_transient_error
         from google.cloud import storage
 
         self.url, self._prefix = url, f"{prefix}/" if prefix else ""
         # Also of conditional writes: one whose answer was lost is recognised by its content.
-        self._retry = Retry(predicate=lambda e: if_transient_error(e) or isinstance(e, ConnectionError), initial=0.2, timeout=seconds)
+        self._retry = Retry(predicate=lambda e: if_transient_error(e) or isinstance(e, ConnectionError), initial=0.2, timeout=_SECONDS)
         emulated = bool(os.environ.get("STORAGE_EMULATOR_HOST"))
         project = os.environ.get("GOOGLE_CLOUD_PROJECT") or "unused"
         self._client: Any = self._do(lambda: storage.Client.create_anonymous_client() if emulated else storage.Client(project=project))

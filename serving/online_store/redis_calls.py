@@ -31,7 +31,6 @@ with all that are watched already."""
 _ROWS_PER_PACK = 40 * ROWS_PER_CALL
 """Rows that are packed at once, while Redis works on those before."""
 _SHORT = 1024
-Ends = npt.NDArray[np.int32]
 Bytes = list[bytes | memoryview]
 
 

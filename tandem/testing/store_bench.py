@@ -265,13 +265,13 @@ def at_us(at: datetime) -> int:
     return micros_of(at)
 
 
-def random_history(bench: Bench, rng: random.Random, steps: int = 60) -> None:
+def random_history(bench: Bench, rng: random.Random) -> None:
     """Write at random and compare each key with a plain dictionary that follows :func:`row_wins`."""
     held: dict[str, tuple[Order, float]] = {}
     applied: str | None = None
     covered: Covered | None = None
     keys = [f"K{n}" for n in range(6)]
-    for step in range(steps):
+    for step in range(60):
         what = rng.random()
         if what < 0.1:
             fingerprint = rng.choice(["f", "g"])

@@ -46,9 +46,9 @@ def home(folder: Path, **tracking: Any) -> ProjectRef:
     return ProjectRef(repo, settings, settings.data)
 
 
-def training(place: ProjectRef, parent: str | None = None, **fields: Any) -> Run:
+def training(place: ProjectRef, **fields: Any) -> Run:
     """A run that looks like a training: parameters, metrics, curves, a training set and a pushed model."""
-    with recorded(place, "train", parent=parent, params={"units": 32, "rate": 0.001}, seeds={"seed": 7}, model="cards", **fields) as run:
+    with recorded(place, "train", params={"units": 32, "rate": 0.001}, seeds={"seed": 7}, model="cards", **fields) as run:
         data, report = place.data, run.folder / "report"
         for path, text in (
             ("training/abc/train/part-0.txt", "rows"),

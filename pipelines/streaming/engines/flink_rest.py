@@ -16,6 +16,7 @@ from transforms.errors import ConfigError, TandemError
 __all__ = ["Cluster", "FlinkSettings", "check_flags"]
 
 _ENDED = {"FINISHED", "CANCELED", "FAILED"}
+_SECONDS_TO_CANCEL = 60.0
 _NOT_NOW = ("Not all required tasks are currently running", "Checkpoint Coordinator is suspending")
 """Flink's reasons why there is no savepoint while a task starts, or starts again."""
 
@@ -105,18 +106,18 @@ class Cluster:
         causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
         return (causes or lines or [""])[-1 if causes else 0].strip()[:300]
 
-    def cancel_jobs(self, name: str, say: Callable[[str], None] = lambda line: None, seconds: float = 60.0) -> None:
+    def cancel_jobs(self, name: str, say: Callable[[str], None] = lambda line: None) -> None:
         """Cancel all jobs called ``name`` and wait until they have ended. Raises TandemError when they do not."""
         for job in self.jobs(name):
             say(f"job {job['jid']} of this stream still runs at {self.master}; it is cancelled")
             self.ask("PATCH", f"jobs/{job['jid']}?mode=cancel")
-        until = time.monotonic() + seconds
+        until = time.monotonic() + _SECONDS_TO_CANCEL
         while left := self.jobs(name):
             if time.monotonic() > until:
                 raise TandemError(f"job {left[0]['jid']} at {self.master} does not end; cancel it there, then start again")
             time.sleep(0.2)
 
-    def stop_with_savepoint(self, name: str, folder: str | None = None, seconds: float = 120.0) -> str:
+    def stop_with_savepoint(self, name: str, seconds: float = 120.0) -> str:
         """Stop the job with a savepoint (not drained: that would hang); returns the savepoint's path. Raises TandemError.
 
         While a task of it is being started, or started again after a fault, Flink makes none: it is asked anew, for half of ``seconds``.
@@ -126,17 +127,16 @@ class Cluster:
             raise TandemError(f"no job called {name} runs at {self.master}; see its overview page")
         job = jobs[0]["jid"]
         until = time.monotonic() + seconds
-        while "location" not in (operation := self._stopped(job, folder, until)):
+        while "location" not in (operation := self._stopped(job, until)):
             reason = operation.get("failure-cause", {}).get("stack-trace", "unknown").splitlines()[0]
             if not any(word in reason for word in _NOT_NOW) or time.monotonic() > until - seconds / 2:
                 raise TandemError(f"job {job} at {self.master} could not be stopped with a savepoint: {reason}")
             time.sleep(0.2)
         return str(operation["location"])
 
-    def _stopped(self, job: str, folder: str | None, until: float) -> dict[str, Any]:
+    def _stopped(self, job: str, until: float) -> dict[str, Any]:
         """What became of one try to stop it with a savepoint: its ``location``, or a ``failure-cause``."""
-        body = {"drain": False, **({"targetDirectory": folder} if folder else {})}
-        trigger = self.ask("POST", f"jobs/{job}/stop", body)["request-id"]
+        trigger = self.ask("POST", f"jobs/{job}/stop", {"drain": False})["request-id"]
         while (answer := self.ask("GET", f"jobs/{job}/savepoints/{trigger}"))["status"]["id"] != "COMPLETED":
             if time.monotonic() > until:
                 raise TandemError(f"the savepoint of job {job} at {self.master} is not done in time; see its overview page")

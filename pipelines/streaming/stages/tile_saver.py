@@ -9,7 +9,7 @@ deleted once no checkpoint on disk does.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -60,13 +60,10 @@ def _newest(files: Sequence[TileFile]) -> int:
 
 
 class TileSaver:
-    """Of one job in one process; each shard is used by one thread at a time.
+    """Of one job in one process; each shard is used by one thread at a time. ``every``: seconds between two files of a shard."""
 
-    ``every``: seconds between two files of a shard. ``clock`` is monotonic.
-    """
-
-    def __init__(self, job_state: JobState, shards: int, every: float = SAVE_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
-        self.job_state, self.shards, self.every, self.clock = job_state, shards, every, clock
+    def __init__(self, job_state: JobState, shards: int) -> None:
+        self.job_state, self.shards, self.every = job_state, shards, SAVE_SECONDS
         self.store = TileStore(job_state.folder)
         self._of: dict[int, _Saving] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="tiles")
@@ -102,8 +99,8 @@ class TileSaver:
         self._finish(own, wait=now)
         positions = {(s, n): at.expected for s, each in shard.partitions.items() for n, at in each.items()}
         changed = own.whole or bool(own.added) or positions != own.positions
-        if changed and own.job is None and (now or self.clock() - own.saved >= self.every):
-            own.saved, own.positions = self.clock(), positions
+        if changed and own.job is None and (now or time.monotonic() - own.saved >= self.every):
+            own.saved, own.positions = time.monotonic(), positions
             own.job = self._begin(number, shard, own)
             self._finish(own, wait=now)
         settled = own.job is None and not own.whole and not own.added and positions == own.positions
