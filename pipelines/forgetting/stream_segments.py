@@ -13,7 +13,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from pipelines.lake.addresses import ObjectGone
 from pipelines.lake.row_compare import common_codes, locate
+from pipelines.streaming.state.checkpoint_records import Checkpoint
 from pipelines.streaming.state.taken_segments import Taken
 from transforms.columns import column_us
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, EventSource, FeatureGroup
@@ -32,7 +33,7 @@ from transforms.fold import OFFSET
 __all__ = ["Checkpoints", "Segment", "segment_of", "spared_segments"]
 
 Int = npt.NDArray[np.int64]
-Checkpoints = Mapping[str, Sequence[Mapping[str, Any]]]
+Checkpoints = Mapping[str, Sequence[Checkpoint]]
 """Stream -> every checkpoint on record, of all its shards."""
 PARTITION = "_partition"
 _AT_ONCE = 1 << 17
@@ -109,7 +110,7 @@ def spared_segments(
 
 
 def _rows(
-    group: FeatureGroup | None, graph: str | None, points: Sequence[Mapping[str, Any]], segments: Sequence[Segment], going: Collection[str]
+    group: FeatureGroup | None, graph: str | None, points: Sequence[Checkpoint], segments: Sequence[Segment], going: Collection[str]
 ) -> tuple[set[str], int | None]:
     """The names of those that stay, and up to which event timestamp the others hold rows. A group that is defined no more has none."""
     if group is None:
@@ -177,7 +178,7 @@ def _latest(rows: pa.Table, keys: Sequence[str]) -> pa.Table:
     return rows.take(pa.array(order[np.append(code[order][1:] != code[order][:-1], True)])).combine_chunks()
 
 
-def _young(group: FeatureGroup, points: Sequence[Mapping[str, Any]]) -> int | None:
+def _young(group: FeatureGroup, points: Sequence[Checkpoint]) -> int | None:
     """The event timestamp (microseconds) after which rows are compared and corrected; None where there is no checkpoint to compare by."""
     marks = [point["output_watermark"].get(group.name) for point in points]
     if not marks:
@@ -187,7 +188,7 @@ def _young(group: FeatureGroup, points: Sequence[Mapping[str, Any]]) -> int | No
 
 
 def _late(
-    groups: Mapping[str, FeatureGroup], source: EventSource | None, points: Sequence[Mapping[str, Any]], known: Taken, segment: Segment
+    groups: Mapping[str, FeatureGroup], source: EventSource | None, points: Sequence[Checkpoint], known: Taken, segment: Segment
 ) -> dict[int, int] | None:
     """None where it stays; else partition -> the offset before which it holds notes."""
     noted = segment.table(PARTITION, OFFSET, *([source.event_time] if source is not None else []))

@@ -27,7 +27,7 @@ from pipelines.lake import layout, runs
 from pipelines.lake.graphs import applied_graphs
 from pipelines.project.repository import Repo
 from pipelines.registry.alias_file import current, models_of
-from pipelines.streaming.state.checkpoint_records import checkpoints_of, record_of
+from pipelines.streaming.state.checkpoint_records import Checkpoint, checkpoints_of, record_of
 from pipelines.streaming.state.taken_segments import Taken, note_taken, taken_of
 from serving.object_store.cache import cache_of
 from transforms.errors import DataError
@@ -68,7 +68,7 @@ def _spared(repo: Repo, things: list[Thing], going: list[Thing]) -> tuple[set[st
     streams = {s.stream for s in segments if s.name in named}
     if not streams:
         return set(), {}
-    data, cache, points = repo.data, cache_of(repo.data), defaultdict[str, list[Any]](list)
+    data, cache, points = repo.data, cache_of(repo.data), defaultdict[str, list[Checkpoint]](list)
     for name in streams if cache is None else ():
         for path in checkpoints_of(layout.stream(data, name)).rglob("*.jsonl"):
             points[name].append(record_of(path)["checkpoint"])

@@ -58,7 +58,7 @@ def legend(series: Sequence[Series]) -> Markup:
     return macro("charts.html", "legend", [(name, css) for name, css, values in series if any(values)])
 
 
-def columns(series: Sequence[Series], labels: Sequence[str], ticks: Sequence[str]) -> Markup:
+def columns(series: Sequence[Series], labels: Sequence[str], ticks: Sequence[str], height: int = 150) -> Markup:
     """Stacked columns over N places. ``labels``: what a pointer on a column shows; ``ticks``: texts spread below it evenly."""
     n = len(labels)
     top = nice(max((sum(values[i] for _, _, values in series) for i in range(n)), default=0))
@@ -72,10 +72,10 @@ def columns(series: Sequence[Series], labels: Sequence[str], ticks: Sequence[str
                 y += size
         if boxes:
             places.append(Place(f"{labels[i]}: {_counts(series, i)}", boxes))
-    return macro("charts.html", "upright", n, 150, places, [short(v) for v in (top, top / 2, 0)], ticks, False)
+    return macro("charts.html", "upright", n, height, places, [short(v) for v in (top, top / 2, 0)], ticks, False)
 
 
-def pairs(one: Sequence[float], other: Sequence[float], labels: Sequence[str], ticks: Sequence[str]) -> Markup:
+def pairs(one: Sequence[float], other: Sequence[float], labels: Sequence[str], ticks: Sequence[str], height: int = 110) -> Markup:
     """Two distributions over N places beside each other: shares of 1, ``one`` in grey and ``other`` in blue, on one scale."""
     n, top = len(labels), max([*one, *other, 1e-9])
     places = []
@@ -88,7 +88,7 @@ def pairs(one: Sequence[float], other: Sequence[float], labels: Sequence[str], t
         if boxes:
             places.append(Place(f"{labels[i]}: {one[i]:.2%}, {other[i]:.2%}", boxes))
     scale = [f"{v:.2g} %" for v in (top * 100, top * 50, 0)]
-    return macro("charts.html", "upright", n, 110, places, scale, ticks, len(ticks) == n and n > 0)
+    return macro("charts.html", "upright", n, height, places, scale, ticks, len(ticks) == n and n > 0)
 
 
 def rows(series: Sequence[Series], labels: Sequence[str]) -> Markup:

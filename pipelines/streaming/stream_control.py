@@ -11,7 +11,7 @@ from typing import Any
 from pipelines.lake import runs
 from pipelines.sources.letter_spool import letters_waiting
 from pipelines.streaming.driver import running, stream_folder
-from pipelines.streaming.state.checkpoint_records import is_stream
+from pipelines.streaming.state.checkpoint_records import is_stream, next_offset
 from pipelines.streaming.state.job_state import RESUME, JobState
 from pipelines.streaming.status import Tracker
 from transforms.errors import ConfigError, DataError, TandemError
@@ -74,9 +74,9 @@ def skip_record(data: Path, name: str, topics: Mapping[str, str], where: str, re
         raise ConfigError(f"there is no stream called {name!r}; start it with 'tandem stream'")
     job_state = JobState(folder)
     for point in job_state.load_checkpoints().values():
-        at = point["partitions"].get(topics[topic], {}).get(str(partition))
-        if at is not None and at["next"] > offset:
-            raise DataError(f"{where} was delivered (the stream is at {at['next']}): take it out of its topic and start with --anew")
+        at = next_offset(point, topics[topic], partition)
+        if at is not None and at > offset:
+            raise DataError(f"{where} was delivered (the stream is at {at}): take it out of its topic and start with --anew")
     job_state.skip(topic, partition, offset, reason)
     job_state.say(f"{where} is left out: {reason}")
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.streaming.engines.base import EngineJob
+from pipelines.streaming.state.checkpoint_records import Checkpoints, next_offset
 from pipelines.streaming.state.job_state import JobState
 from transforms.errors import TandemError
 
@@ -36,13 +37,13 @@ def _polls(reports: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [values for part, values in reports.items() if part.startswith("poll-") and "next" in values]
 
 
-def _has(checkpoints: Mapping[int, Mapping[str, Any]], shards: int, source: str, partition: int, offset: int) -> bool:
+def _has(checkpoints: Checkpoints, shards: int, source: str, partition: int, offset: int) -> bool:
     """Whether every shard delivered that partition up to ``offset``."""
-    known = [checkpoints.get(n, {}).get("partitions", {}).get(source, {}).get(str(partition)) for n in range(shards)]
-    return all(at is not None and at["next"] >= offset for at in known)
+    known = [next_offset(checkpoints.get(n, {}), source, partition) for n in range(shards)]
+    return all(at is not None and at >= offset for at in known)
 
 
-def delivered(reports: Mapping[str, Mapping[str, Any]], checkpoints: Mapping[int, Mapping[str, Any]], shards: int) -> bool:
+def delivered(reports: Mapping[str, Mapping[str, Any]], checkpoints: Checkpoints, shards: int) -> bool:
     """Whether every poll has stopped, and all that it took is delivered by all shards and recorded, with the tiles that it made."""
     polls = _polls(reports)
     return all(
@@ -50,12 +51,12 @@ def delivered(reports: Mapping[str, Mapping[str, Any]], checkpoints: Mapping[int
     ) and (not polls or _settled(checkpoints, shards))
 
 
-def _settled(checkpoints: Mapping[int, Mapping[str, Any]], shards: int) -> bool:
+def _settled(checkpoints: Checkpoints, shards: int) -> bool:
     """Whether the tiles that each checkpoint names are those of its moment, so that a start need not read anything again."""
     return all(checkpoints.get(n, {}).get("settled", True) for n in range(shards))
 
 
-def reached(until: Partitions, reports: Mapping[str, Mapping[str, Any]], checkpoints: Mapping[int, Mapping[str, Any]], shards: int) -> bool:
+def reached(until: Partitions, reports: Mapping[str, Mapping[str, Any]], checkpoints: Checkpoints, shards: int) -> bool:
     """Whether all records before the offsets ``until`` (source -> partition -> offset) are delivered and recorded. Their tiles need not be
     saved: a stream that goes on saves them with what comes next, or when it ends."""
     begun = {(p["source"], p["partition"]): p for p in _polls(reports)}
@@ -79,7 +80,7 @@ def late_at(reports: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, int], s
     return {(p["source"], p["partition"]): p["came_late"] for p in _polls(reports) if p.get("came_late")}
 
 
-def position(checkpoints: Mapping[int, Mapping[str, Any]]) -> int:
+def position(checkpoints: Checkpoints) -> int:
     """A number that grows when the checkpoint moves."""
     return sum(int(at["next"]) for point in checkpoints.values() for each in point.get("partitions", {}).values() for at in each.values())
 

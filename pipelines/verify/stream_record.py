@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.lake.graphs import carried_over
-from pipelines.streaming.state.checkpoint_records import is_stream
+from pipelines.streaming.state.checkpoint_records import Checkpoints, is_stream
 from pipelines.streaming.state.initial_tiles import batch_run_end, run_here
 from pipelines.streaming.state.row_log import read_late, read_rows
 from pipelines.streaming.state.stream_link import link_of
@@ -86,7 +85,7 @@ class StreamRecord:
         return max((int(p.output_watermark.max()) for p in self.positions.values()), default=NEVER)
 
 
-def position_of(checkpoints: Mapping[int, Mapping[str, Any]], group: FeatureGroup) -> Position:
+def position_of(checkpoints: Checkpoints, group: FeatureGroup) -> Position:
     """How far the shards of a group were, by the checkpoints of all of them. Raises DataError where one is missing."""
     shards = max(int(p["shards"]) for p in checkpoints.values())
     if set(checkpoints) < set(range(shards)):
@@ -130,8 +129,8 @@ def load_record(folder: Path, name: str, groups: Mapping[str, FeatureGroup]) -> 
     redefined = [
         n
         for n, g in groups.items()
-        for made_of in {p["fingerprints"].get(n) for p in checkpoints.values()} - {None}
-        if carried_over(folder.parents[1], g, made_of) is None
+        for made_of in {p["fingerprints"].get(n) for p in checkpoints.values()}
+        if made_of is not None and carried_over(folder.parents[1], g, made_of) is None
     ]
     if redefined:
         raise DataError(

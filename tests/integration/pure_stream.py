@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from pipelines.streaming.stages.coders import FoldOutput, as_late, with_offsets
 from pipelines.streaming.stages.sink import StreamSink
+from pipelines.streaming.state.checkpoint_records import Checkpoint
 from pipelines.streaming.state.initial_tiles import load_tiles
 from pipelines.streaming.state.job_state import JobState
 from transforms.aggregates import tile_schema
@@ -37,7 +38,7 @@ class Hooks:
     late: Callable[[dict[str, pa.RecordBatch]], dict[str, pa.RecordBatch]] = lambda late: late
     rows: Callable[[dict[str, pa.RecordBatch], int], dict[str, pa.RecordBatch]] = lambda rows, number: rows
     deliver: Callable[[StreamSink], None] = lambda deliver: None
-    checkpoint: Callable[[dict[str, Any]], dict[str, Any]] = lambda checkpoint: checkpoint
+    checkpoint: Callable[[Checkpoint], Checkpoint] = lambda checkpoint: checkpoint
 
 
 def kafka_log(
@@ -158,7 +159,7 @@ def _seed(run: Path, group: FeatureGroup, broken: FeatureGroup, number: int, sha
     return pa.RecordBatch.from_arrays(load_tiles(run, group, number, shards).columns, schema=tile_schema(broken))
 
 
-def _checkpoint(shard: Shard, number: int, shards: int, of: Mapping[str, FeatureGroup], run: str) -> dict[str, Any]:
+def _checkpoint(shard: Shard, number: int, shards: int, of: Mapping[str, FeatureGroup], run: str) -> Checkpoint:
     return {
         "shard": number,
         "shards": shards,

@@ -25,6 +25,7 @@ from pipelines.streaming.driver import running
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.row_log import read_rows
 from serving.object_store.cache import data_path
+from tests.checkpoints import least_boundary
 from tests.integration.kafka_world import new_topic, options_of
 from tests.oracle.compare import differences, to_dicts
 from transforms.aggregates import rows_between, tile
@@ -150,9 +151,9 @@ class StreamWorld:
     def assert_right(self, complete: bool = True) -> int:
         """The newest revision of every row in the log is batch's, none is missing, and none is beyond; how many values were compared."""
         values = 0
-        output_watermark = [p["output_watermark"] for p in self.control.load_checkpoints().values()]
+        checkpoints = self.control.load_checkpoints().values()
         for name, group in self.repo().groups.items():
-            boundary = min(e[name] for e in output_watermark)
+            boundary = least_boundary(checkpoints, name)
             rows = read_rows(self.stream, group).select(group.row_schema.names).combine_chunks()
             keys = [*group.entity.keys, "event_timestamp"]
             newest: dict[tuple[Any, ...], dict[str, Any]] = {}

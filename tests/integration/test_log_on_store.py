@@ -19,6 +19,7 @@ from pipelines.sources.memory import MemoryBroker
 from pipelines.streaming.stages.coders import Element, FoldOutput, with_offsets
 from pipelines.streaming.stages.fold import FoldShard
 from pipelines.streaming.stages.sink import SinkRows, StopRequested, StreamSink
+from pipelines.streaming.state.checkpoint_records import Checkpoint
 from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.log_segments import LeftSegments
@@ -77,8 +78,10 @@ def instance(spec: JobSpec) -> SinkRows:
 
 def output(n: int, shard: int = 0, ends: bool = False) -> FoldOutput:
     """The ``n``-th of a shard: the rows of one hop, and the checkpoint that says so."""
-    more = {"ends": True} if ends else {}  # is saved durably at once, as every few seconds one is
-    return FoldOutput(shard, {"zone_fares": made(n)}, {}, {"n": n, "shards": 2, **more})
+    checkpoint: Checkpoint = {"shard": n, "shards": 2}
+    if ends:
+        checkpoint["ends"] = True  # is saved durably at once, as every few seconds one is
+    return FoldOutput(shard, {"zone_fares": made(n)}, {}, checkpoint)
 
 
 def made(n: int) -> pa.RecordBatch:
@@ -89,7 +92,7 @@ def delivered(folder: Path, shard: int = 0) -> int:
     """Up to where the durable checkpoint says that a shard has delivered."""
     state = JobState(folder)
     state.have_checkpoints()
-    return int(state.load_checkpoints().get(shard, {"n": 0})["n"])
+    return int(state.load_checkpoints().get(shard, {"shard": 0})["shard"])
 
 
 def in_log(folder: Path) -> set[tuple[str, int]]:
@@ -360,7 +363,7 @@ class Restored:
             self.first.job_state.save_checkpoint(0, made.checkpoint, durable=True)
         return self.cells[0].value, list(self.cells[1].values), list(self.cells[2].values)
 
-    def gone_on(self, kept: tuple[Any, ...]) -> dict[str, Any]:
+    def gone_on(self, kept: tuple[Any, ...]) -> Checkpoint:
         """The checkpoint after ten records more, by another machine."""
         self.machine("second")
         second, cells = self._shard(), (Cell(), Bag(), Bag())

@@ -63,7 +63,7 @@ def output(step: int, shard: int = 0, seed: int = 0) -> FoldOutput:
     for name, group in GROUPS.items():
         after = T0 + step * HOP
         given[name] = rows(group, log, after - (HOP if step % 3 == 0 else 0), after + HOP)
-    return FoldOutput(shard, given, {}, {"shard": shard, "shards": 1, "step": step})
+    return FoldOutput(shard, given, {}, {"shard": step, "shards": 1})
 
 
 @cache
@@ -97,7 +97,7 @@ def test_rows_come_to_the_store_and_the_log_and_then_the_checkpoint(world: World
     deliver = world.deliver(clock=lambda: 77)
     for step in range(STEPS):
         deliver.deliver(output(step))
-    assert world.control.load_checkpoints()[0]["step"] == STEPS - 1
+    assert world.control.load_checkpoints()[0]["shard"] == STEPS - 1
     check(world)
     report = world.control.reports()["sink-0"]
     assert report["outputs"] == STEPS
@@ -206,8 +206,8 @@ def test_late_events_and_outputs_without_rows_or_checkpoint(world: World) -> Non
     late = as_late(SOURCE, with_offsets(log, pa.array(range(6)).to_numpy()), 3, None)
     deliver.deliver(FoldOutput(0, {}, {"trips": late}, {}))
     assert world.control.load_checkpoints() == {}
-    deliver.deliver(FoldOutput(0, {}, {}, {"shard": 0, "step": 1}))
-    assert world.control.load_checkpoints()[0]["step"] == 1
+    deliver.deliver(FoldOutput(0, {}, {}, {"shard": 1}))
+    assert world.control.load_checkpoints()[0]["shard"] == 1
     found = read_late(world.control.folder, SOURCE)
     assert found.column("_offset").to_pylist() == list(range(6))
     assert found.column("trip").to_pylist() == log.column(1).to_pylist()
@@ -244,7 +244,7 @@ def test_redis_killed_and_started_again_in_the_middle_loses_nothing(tmp_path: Pa
         thread, errors = _in_background(everything)
 
         def saved(step: int) -> bool:
-            return bool(world.control.load_checkpoints().get(0, {}).get("step", 0) >= step)
+            return bool(world.control.load_checkpoints().get(0, {}).get("shard", 0) >= step)
 
         def waits(times: int) -> bool:
             return said(world).count("waits:") >= times or not thread.is_alive()
@@ -287,7 +287,7 @@ def test_a_redis_that_comes_back_empty_gets_the_rows_of_the_log_again(tmp_path: 
         store = world.feast()
         assert store._get_provider().online_store.applied_fingerprint(store.config, "zone_fares") == world.graphs["zone_fares"]
         before = said(world)
-        deliver.deliver(FoldOutput(0, {}, {}, {"shard": 0, "step": STEPS}))
+        deliver.deliver(FoldOutput(0, {}, {}, {"shard": STEPS}))
         assert said(world) == before, "it is told once"
         deliver.close()
 
@@ -307,7 +307,7 @@ def test_a_stop_request_ends_the_wait_and_the_output_comes_again(tmp_path: Path)
         assert [type(e) for e in errors] == [StopRequested]
         assert "comes again at the next start" in str(errors[0])
         assert world.control.failure() is None, "a stop is no failure"
-        assert world.control.load_checkpoints()[0]["step"] == STEPS - 2
+        assert world.control.load_checkpoints()[0]["shard"] == STEPS - 2
         deliver.close()
         world.control.clear("stop")
         server.start()
@@ -345,7 +345,7 @@ def test_rows_of_another_graph_than_the_applied_one_end_the_job(world: World) ->
     with pytest.raises(FingerprintError, match="'trip_fares'"):
         deliver.deliver(output(1))
     assert "'ffffffffffffffff' is applied" in str(world.control.failure())
-    assert world.control.load_checkpoints()[0]["step"] == 0
+    assert world.control.load_checkpoints()[0]["shard"] == 0
     deliver.close()
 
 
@@ -433,16 +433,16 @@ def test_after_a_power_loss_the_last_durable_checkpoint_counts(tmp_path: Path, m
     deliver.deliver(output(2))
     monkeypatch.setattr(deliver_module, "_SYNC_SECONDS", 1e9)
     deliver.deliver(output(3))
-    assert world.control.load_checkpoints()[0]["step"] == 3
+    assert world.control.load_checkpoints()[0]["shard"] == 3
     monkeypatch.setattr(checkpoint_records, "_BOOT", "the next one")
-    assert world.control.load_checkpoints()[0]["step"] == 2
+    assert world.control.load_checkpoints()[0]["shard"] == 2
     deliver.close()
 
 
 def _work(world: World, ready: Any) -> None:
     """A worker: goes on where the one before it ended."""
     deliver = world.deliver()
-    start = world.control.load_checkpoints().get(0, {}).get("step", -1) + 1
+    start = world.control.load_checkpoints().get(0, {}).get("shard", -1) + 1
     ready.set()
     for step in range(start, STEPS):
         deliver.deliver(output(step))

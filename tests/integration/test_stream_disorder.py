@@ -25,6 +25,7 @@ from pipelines.streaming.stream_job import run_stream
 from pipelines.streaming.stream_options import StreamOptions
 from pipelines.streaming.supervisor import paused_at
 from pipelines.verify.verification import VerifyOptions, run_verify
+from tests.checkpoints import least_boundary
 from tests.integration.kafka_world import drain
 from tests.integration.stages_world import Collect, World, payment, payments
 from tests.integration.stream_world import SECOND, T0, StreamWorld, make_stream_world
@@ -82,7 +83,7 @@ def test_a_clock_hours_ahead_costs_its_own_events_alone(tmp_path: Path, wrong: d
     world.run(replace(world.spec(), stream=StreamSettings(shards=2, max_reject_share=0.2)))
     counts, dead = world.report()["counts"], wrong if stamps == "true" else {}
     assert counts.get("late", 0) == 0 and counts.get("rejected/future_timestamp", 0) == len(dead)
-    reached = min(p["output_watermark"]["accounts"] for p in world.control.load_checkpoints().values())
+    reached = least_boundary(world.control.load_checkpoints().values(), "accounts")
     assert T0 + 190 * MINUTE < reached <= T0 + 199 * MINUTE + (HOUR // 2 if 0.5 in wrong.values() else 0)
     events = [json.loads(r) for k, r in enumerate(records) if k not in dead]
     want = sorted(oracle_rows(events, world.group, -1, reached), key=lambda r: (r["account"], r["event_timestamp"]))
@@ -268,7 +269,7 @@ def test_a_clock_set_an_hour_back_and_on_costs_time_and_no_event(tmp_path: Path)
             )
         assert world.control.failure() is None
         assert not {k for k in world.report()["counts"] if k == "late" or k.startswith("rejected")}
-        return min(p["output_watermark"]["accounts"] for p in world.control.load_checkpoints().values())
+        return least_boundary(world.control.load_checkpoints().values(), "accounts")
 
     assert go_on(range(60), T0 + 60 * MINUTE) == T0 + 55 * MINUTE
     assert go_on(range(60, 90), T0 + 30 * MINUTE) == T0 + 55 * MINUTE, "an hour back: rows wait"

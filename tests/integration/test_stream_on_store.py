@@ -136,7 +136,7 @@ def test_a_driver_and_workers_on_other_machines_hear_of_each_other(machine: Mach
     far.report("poll-trips-0", {"next": 5, "at": 1.0})
     far.say("reading")
     far.clear("stop")
-    far.save_checkpoint(1, {"n": 1}, durable=True)
+    far.save_checkpoint(1, {"shard": 1}, durable=True)
     far.link._exchange()  # type: ignore[union-attr]
 
     machine("driver")
@@ -144,7 +144,7 @@ def test_a_driver_and_workers_on_other_machines_hear_of_each_other(machine: Mach
     assert driver.reports()["poll-trips-0"]["next"] == 5 and driver.reports()["poll-trips-0"]["at"] > 1.0
     assert [line.partition(" ")[2] for line in driver.said()[0]] == ["reading"]
     assert not driver.requested("stop")
-    assert driver.load_checkpoints() == {1: {"n": 1}}
+    assert driver.load_checkpoints() == {1: {"shard": 1}}
     elsewhere.look()
     assert len(driver.said()[0]) == 1, "a line is said once"
 
@@ -153,13 +153,13 @@ def test_a_driver_and_workers_on_other_machines_hear_of_each_other(machine: Mach
     elsewhere.look()
     machine("worker")
     with pytest.raises(Superseded, match="was started again"):
-        far.save_checkpoint(1, {"n": 2}, durable=True)
+        far.save_checkpoint(1, {"shard": 2}, durable=True)
     far.fail("what a worker of before says is nothing")
     again = worker(world, "second", home)
-    again.save_checkpoint(1, {"n": 3}, durable=True)
+    again.save_checkpoint(1, {"shard": 3}, durable=True)
     again.fail("no room")
 
     machine("driver")
     elsewhere.look()
     assert driver.failure() == "no room"
-    assert driver.load_checkpoints() == {1: {"n": 3}}
+    assert driver.load_checkpoints() == {1: {"shard": 3}}

@@ -141,7 +141,7 @@ class LiveClockRig(ClockRig):
         """Whether the rows are out that the clock had held."""
         out = [point["output_watermark"] for point in stream.control.load_checkpoints().values()]
         due = self.slice.due(n).output_watermark
-        return bool(out) and all(each[name] >= at for each in out for name, at in due.items())
+        return bool(out) and all((now := each[name]) is not None and now >= at for each in out for name, at in due.items())
 
 
 class AvroRig(FaultRig):

@@ -34,39 +34,39 @@ def test_progress_comes_back_per_shard_and_is_replaced(tmp_path: Path) -> None:
 
 def test_after_a_power_loss_only_durable_progress_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     control = JobState(tmp_path)
-    control.save_checkpoint(0, {"n": 1}, durable=True)
-    control.save_checkpoint(0, {"n": 2})
-    control.save_checkpoint(1, {"n": 3})
-    assert control.load_checkpoints() == {0: {"n": 2}, 1: {"n": 3}}
+    control.save_checkpoint(0, {"shard": 1}, durable=True)
+    control.save_checkpoint(0, {"shard": 2})
+    control.save_checkpoint(1, {"shard": 3})
+    assert control.load_checkpoints() == {0: {"shard": 2}, 1: {"shard": 3}}
     for boot in ("another", ""):  # "": a system that does not tell its boots apart
         monkeypatch.setattr(checkpoint_records, "_BOOT", boot)
-        assert control.load_checkpoints() == {0: {"n": 1}}
+        assert control.load_checkpoints() == {0: {"shard": 1}}
 
 
 def test_a_damaged_checkpoint_is_one_line_unless_a_durable_record_is_there(tmp_path: Path) -> None:
     control = JobState(tmp_path)
-    control.save_checkpoint(3, {"n": 1})
+    control.save_checkpoint(3, {"shard": 1})
     path = tmp_path / "checkpoints" / "shard-0003.jsonl"
     for text in ("", "{", "[]", '{"boot": "x"}', '{"progress": 1, "boot": "x"}', '{"format": 2, "checkpoint": 1, "boot": "x"}'):
         path.write_text(text)
         with pytest.raises(DataError, match=r"shard-0003\.jsonl is damaged") as error:
             control.load_checkpoints()
         assert "\n" not in str(error.value)
-    control.save_checkpoint(3, {"n": 2}, durable=True)
+    control.save_checkpoint(3, {"shard": 2}, durable=True)
     path.write_text("")
-    assert control.load_checkpoints() == {3: {"n": 2}}
+    assert control.load_checkpoints() == {3: {"shard": 2}}
 
 
 def test_a_torn_line_is_passed_over_and_the_file_stays_small(tmp_path: Path) -> None:
     control = JobState(tmp_path)
     path = tmp_path / "checkpoints" / "shard-0000.jsonl"
-    control.save_checkpoint(0, {"n": 1})
+    control.save_checkpoint(0, {"shard": 1})
     with open(path, "ab") as out:
         out.write(b'{"boot": "x", "progress": {"n"')
-    assert control.load_checkpoints() == {0: {"n": 1}}
+    assert control.load_checkpoints() == {0: {"shard": 1}}
     for n in range(2, 3000):
-        control.save_checkpoint(0, {"n": n, "more": "x" * 200})
-    assert control.load_checkpoints()[0]["n"] == 2999
+        control.save_checkpoint(0, {"shard": n, "run": "x" * 200})
+    assert control.load_checkpoints()[0]["shard"] == 2999
     assert path.stat().st_size < 300_000
 
 
@@ -92,17 +92,17 @@ def test_the_first_failure_stays_until_the_job_begins_anew(tmp_path: Path) -> No
     assert control.failure() == "first reason"
     control.request("stop")
     control.report("shard-0", {"rows": 1})
-    control.save_checkpoint(0, {"n": 1})
+    control.save_checkpoint(0, {"shard": 1})
     control.begin()
     assert (control.failure(), control.requested("stop"), control.reports()) == (None, False, {})
-    assert control.load_checkpoints() == {0: {"n": 1}}
+    assert control.load_checkpoints() == {0: {"shard": 1}}
 
 
 def _talk(folder: Path, number: int) -> None:
     control = JobState(folder)
     for i in range(200):
         control.say(f"{number} {i} " + "x" * 200)
-        control.save_checkpoint(0, {"from": number, "i": i})
+        control.save_checkpoint(0, {"shard": number, "shards": i})
         control.report("shard-0", {"from": number, "i": i})
 
 
@@ -116,7 +116,7 @@ def test_processes_that_write_at_once_never_mix(tmp_path: Path) -> None:
     while any(t.is_alive() for t in talkers):
         new, place = control.said(place)
         lines += new
-        assert set(control.load_checkpoints().get(0, {"from": 0, "i": 0})) == {"from", "i"}
+        assert set(control.load_checkpoints().get(0, {"shard": 0, "shards": 0})) == {"shard", "shards"}
         assert set(control.reports().get("shard-0", {"at": 0, "from": 0, "i": 0})) == {"at", "from", "i"}
     for t in talkers:
         t.join()
@@ -174,7 +174,7 @@ def test_a_stream_of_before_goes_on_from_what_it_saved(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_a_newer_version_is_refused_in_one_line(tmp_path: Path) -> None:
     state = JobState(tmp_path)
-    state.save_checkpoint(0, {"n": 1})
+    state.save_checkpoint(0, {"shard": 1})
     path = tmp_path / "checkpoints" / "shard-0000.jsonl"
     path.write_text(path.read_text().replace(f'"format": {FORMAT}', '"format": 99'))
     with pytest.raises(DataError, match=r"of a newer Tandem \(format 99, this one knows 2\)"):
@@ -205,11 +205,11 @@ def test_a_full_disk_costs_no_word_and_stops_nobody(tmp_path: Path, capsys: pyte
     said = [line.partition(" ")[2] for line in control.said()[0]]
     assert said == ["before", "shard 0 waits: no space", "shard 1 waits: no space", "shard 0 goes on"]
     assert capsys.readouterr().err.count("(not in events.log: No space left on device)") == 2
-    control.report("poll", {"n": 1})
+    control.report("poll", {"shard": 1})
     for path in (tmp_path / "status" / "poll.json", tmp_path / "fatal.json"):  # the unfinished files that take their places
         path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}").symlink_to("/dev/full")
-    control.report("poll", {"n": 2})
-    assert control.reports()["poll"]["n"] == 1
+    control.report("poll", {"shard": 2})
+    assert control.reports()["poll"]["shard"] == 1
     control.fail("another graph was applied")
     assert control.failure() is None and "another graph was applied" in capsys.readouterr().err
     control.fail("another graph was applied")

@@ -54,7 +54,7 @@ def test_the_streams_own_classes_and_columns_come_back() -> None:
     span = OffsetRange("s", 0, 1, 0, 0, 2, -1, 5, 5)
     element = decode(encode(Element(span, {"g": batch}, None, True, True)))
     assert element == Element(span, {"g": batch}, None, True, True)
-    output = FoldOutput(1, {"g": batch}, {}, {"watermark": {"s": None}, "run": "r"}, {"n": 2})
+    output = FoldOutput(1, {"g": batch}, {}, {"output_watermark": {"s": None}, "run": "r"}, {"n": 2})
     assert FoldOutputCoder().decode(FoldOutputCoder().encode(output)) == output
 
 

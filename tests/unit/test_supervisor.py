@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.streaming.driver import Driver, running
+from pipelines.streaming.state.checkpoint_records import Checkpoint, Checkpoints
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.supervisor import Silence, Supervisor, delivered, reached
 from transforms.errors import ConfigError, DataError, TandemError
@@ -221,10 +222,11 @@ def test_what_counts_as_reached():
 
 
 def test_a_stream_that_goes_on_has_reached_what_it_delivered_and_one_that_ends_has_saved_its_tiles():
-    unsaved = {0: {**point(0, 5), "settled": False}}
+    saved: Checkpoint = point(0, 5)
+    unsaved: Checkpoints = {0: {**saved, "settled": False}}
     assert reached({"s": {0: 5}}, {"poll-s-0": poll(5)}, unsaved, 1)
     assert not delivered({"poll-s-0": poll(5, stopped=True)}, unsaved, 1)
-    assert delivered({"poll-s-0": poll(5, stopped=True)}, {0: {**unsaved[0], "settled": True}}, 1)
+    assert delivered({"poll-s-0": poll(5, stopped=True)}, {0: {**saved, "settled": True}}, 1)
 
 
 def test_one_driver_per_name(tmp_path):

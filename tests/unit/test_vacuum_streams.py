@@ -22,7 +22,7 @@ from pipelines.forgetting import store_things, stream_segments
 from pipelines.forgetting.vacuum import vacuum
 from pipelines.lake import layout, runs
 from pipelines.lake.graphs import apply_graph
-from pipelines.streaming.state.checkpoint_records import new_record
+from pipelines.streaming.state.checkpoint_records import Checkpoint, PartitionCheckpoint, new_record
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.row_log import RowLog, read_late, read_rows
 from pipelines.streaming.state.taken_segments import Taken, taken_of
@@ -73,7 +73,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
             network(data).put(f"stream/main/{name}", path.read_bytes())
             path.unlink()
 
-    def checkpoint(shard: int, point: Row, folder: str = "checkpoints") -> None:
+    def checkpoint(shard: int, point: Checkpoint, folder: str = "checkpoints") -> None:
         record = new_record(point, NOW.isoformat())
         if request.param == "bucket":
             text = json.dumps({"attempt": "x", "record": record})
@@ -94,8 +94,10 @@ def world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     return SimpleNamespace(repo=repo, data=data, stream=stream, put=put, checkpoint=checkpoint, here=here, bucket=request.param == "bucket")
 
 
-def point(watermark: dict[str, int | None], needed: dict[str, int], shard: int = 0, shards: int = 1) -> Row:
-    partitions = {SOURCE.name: {p: {"next": n + 50, "needed": n, "needed_newest": 0, "newest": 0} for p, n in needed.items()}}
+def point(watermark: dict[str, int | None], needed: dict[str, int], shard: int = 0, shards: int = 1) -> Checkpoint:
+    partitions: dict[str, dict[str, PartitionCheckpoint]] = {
+        SOURCE.name: {p: {"next": n + 50, "needed": n, "needed_newest": 0, "newest": 0} for p, n in needed.items()}
+    }
     return {"shard": shard, "shards": shards, "output_watermark": watermark, "partitions": partitions, "run": None}
 
 

@@ -11,6 +11,7 @@ from apache_beam.coders import Coder
 from apache_beam.coders.typecoders import registry
 
 from pipelines.streaming.stages.plain_bytes import dumps, loads
+from pipelines.streaming.state.checkpoint_records import Checkpoint
 from pipelines.streaming.state.job_state import JobState
 from transforms.definitions import EventSource
 from transforms.errors import DataError, TandemError
@@ -57,7 +58,7 @@ class FoldOutput:
     shard: int
     rows: dict[str, pa.RecordBatch]
     late: dict[str, pa.RecordBatch]
-    checkpoint: dict[str, Any]
+    checkpoint: Checkpoint
     counts: dict[str, int] = field(default_factory=dict)
 
 

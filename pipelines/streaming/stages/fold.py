@@ -28,6 +28,7 @@ from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateS
 from pipelines.streaming.stages.coders import GROUP, PARTITION, Element, FoldOutput, as_late, decode, decode_state, encode, encode_state
 from pipelines.streaming.stages.plain_bytes import dumps, loads
 from pipelines.streaming.stages.tile_saver import TileSaver
+from pipelines.streaming.state.checkpoint_records import Checkpoint, PartitionCheckpoint, next_offset
 from pipelines.streaming.state.initial_tiles import load_tiles, run_here
 from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.row_log import read_late
@@ -235,13 +236,15 @@ class FoldShard(beam.DoFn):
         self._count(number, folded.counts)
         flush = any(element.flush for element in elements)
         due = flush or self._due(number, more)
-        checkpoint: dict[str, Any] = {}
+        checkpoint: Checkpoint = {}
         if due:
             self.memory.due[number] = time.monotonic()
             checkpoint = self._checkpoint(number, shard)
             ends = flush and (self.spec.until is not None or self.job_state.requested("stop"))
             files, settled = self.saver.save(number, shard, now=ends)
-            checkpoint |= {"tiles": [file.to_json() for file in files], "settled": settled, **({"ends": True} if ends else {})}
+            checkpoint |= {"tiles": [file.to_json() for file in files], "settled": settled}
+            if ends:
+                checkpoint["ends"] = True
         joined = {source: together(batches) for source, batches in late.items()}
         return FoldOutput(number, folded.rows, joined, checkpoint, dict(self.counts.get(number, {})) if due else {})
 
@@ -257,11 +260,11 @@ class FoldShard(beam.DoFn):
             return now - self.memory.due.setdefault(number, now) >= BEHIND_SECONDS
         return now - self.memory.due.get(number, -CHECKPOINT_SECONDS) >= CHECKPOINT_SECONDS
 
-    def _checkpoint(self, number: int, shard: Shard) -> dict[str, Any]:
+    def _checkpoint(self, number: int, shard: Shard) -> Checkpoint:
         """The checkpoint: holds once everything emitted before was delivered."""
         start = self.spec.start
         needed = shard.needed()
-        partitions: dict[str, dict[str, dict[str, Any]]] = {}
+        partitions: dict[str, dict[str, PartitionCheckpoint]] = {}
         for source, known in shard.partitions.items():
             out = partitions.setdefault(source, {})
             for n, p in known.items():
@@ -325,18 +328,19 @@ class FoldShard(beam.DoFn):
             link.ask_anew(f"shard-{number}", line)
             raise TandemError(line)
 
-    def _beyond(self, shard: Shard, checkpoint: Mapping[str, Any]) -> str | None:
+    def _beyond(self, shard: Shard, checkpoint: Checkpoint) -> str | None:
         """Where a shard has folded, or given out, more than a checkpoint (empty: the start of the job) knows; None if nowhere."""
         start = self.spec.start
         for source, each in shard.partitions.items():
             for n, at in each.items():
-                known = checkpoint.get("partitions", {}).get(source, {}).get(str(n), {}).get("next", start.done.get(source, {}).get(n, -1))
-                if at.expected > known:
+                known = next_offset(checkpoint, source, n)
+                if at.expected > (start.done.get(source, {}).get(n, -1) if known is None else known):
                     return f"{source}/{n} {at.expected}"
         # Time also passes without records: a partition that falls idle holds rows back no more.
         marks = checkpoint.get("output_watermark", start.output_watermark)
         for name, mark in shard.output_watermark.items():
-            if mark > (NEVER if marks.get(name) is None else marks[name]):
+            known = marks.get(name)
+            if mark > (NEVER if known is None else known):
                 return f"{name} {instant(mark):%Y-%m-%d %H:%M:%S} UTC"
         return None
 

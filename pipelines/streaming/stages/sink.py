@@ -45,6 +45,7 @@ from pipelines.lake import layout, shared
 from pipelines.lake.nonfinite import nonfinite
 from pipelines.streaming.stages.coders import FoldOutput
 from pipelines.streaming.stages.held_rows import HeldRows
+from pipelines.streaming.state.checkpoint_records import Checkpoint
 from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.log_segments import seal_leftovers
@@ -308,7 +309,7 @@ class StreamSink:
         if took > _SLOW_SECONDS:
             self.job_state.say(f"online store is slow: {took:.1f} s for {rows.num_rows} rows of {name}; the stream waits for it")
 
-    def _generation(self, counts: _Counts, output: FoldOutput) -> list[Any]:
+    def _generation(self, counts: _Counts, output: FoldOutput) -> tuple[str, int]:
         """Leave the next generation marker, and restore a store that forgot the one before; what to keep of it in the checkpoint."""
         store, shard = self.store, output.shard
         assert store is not None
@@ -326,7 +327,7 @@ class StreamSink:
             self._patiently(counts, shard, "online store", lambda: store.mark_generation(name, generation))
             self._report(shard)
         self._generations[shard] = generation
-        return [name, generation]
+        return name, generation
 
     def _catch_up(self, counts: _Counts, output: FoldOutput) -> None:
         """Once the clock is where it was when rows were refused as ahead of it: write those of the row log again."""
@@ -360,7 +361,7 @@ class StreamSink:
         if self.store is not None:
             self._patiently(counts, shard, "online store", self.store.sync)
 
-    def _save(self, shard: int, checkpoint: dict[str, Any], durable: bool) -> None:
+    def _save(self, shard: int, checkpoint: Checkpoint, durable: bool) -> None:
         try:
             self.job_state.save_checkpoint(shard, checkpoint, durable)
         except OSError as error:

@@ -33,7 +33,16 @@ from typing import Any
 
 from pipelines.lake.files import write_text
 from pipelines.lake.process_identity import user
-from pipelines.streaming.state.checkpoint_records import FOLDER_OF_1, checkpoint_records, checkpoints_of, new_record, record_of, records_in
+from pipelines.streaming.state.checkpoint_records import (
+    FOLDER_OF_1,
+    Checkpoint,
+    CheckpointRecord,
+    checkpoint_records,
+    checkpoints_of,
+    new_record,
+    record_of,
+    records_in,
+)
 from pipelines.streaming.state.stream_link import ANEW, link_of
 from pipelines.streaming.state.taken_segments import forget_taken
 from pipelines.streaming.state.tile_store import TileFile, TileStore
@@ -82,8 +91,8 @@ class JobState:
 
     # ---------------------------------------------------------------------------------------------------------- checkpoint
 
-    def save_checkpoint(self, shard: int, checkpoint: dict[str, Any], durable: bool = False) -> None:
-        """Save the checkpoint of a shard, a JSON-able dict, once all that it vouches for was given to the operating system.
+    def save_checkpoint(self, shard: int, checkpoint: Checkpoint, durable: bool = False) -> None:
+        """Save the checkpoint of a shard once all that it vouches for was given to the operating system.
 
         Cheap (some 20 us), so that it can follow every batch. ``durable``: all that was also forced to disk, and so is this record
         (some milliseconds): it outlives a power loss.
@@ -101,7 +110,7 @@ class JobState:
         if _append(path, f"\n{text}\n".encode()) > _LONGEST_FILE:
             write_text(path, text + "\n")
 
-    def take_over(self, shard: int, record: dict[str, Any] | None) -> None:
+    def take_over(self, shard: int, record: CheckpointRecord | None) -> None:
         """Have the record of a shard that another machine saved (None: there is none any more) as if it had been saved here."""
         for folder in (self._checkpoints / "durable", self._checkpoints):
             path = folder / f"shard-{shard:04d}.jsonl"
@@ -128,14 +137,14 @@ class JobState:
             return self.link.beside()
         return sorted(f.name for f in self.folder.parent.glob("*") if f != self.folder and checkpoint_records(f))
 
-    def load_checkpoints(self) -> dict[int, dict[str, Any]]:
+    def load_checkpoints(self) -> dict[int, Checkpoint]:
         """The checkpoint of each shard that may be believed (see the module). Raises DataError for a damaged file.
 
         A shard whose records all stem from another boot and are not durable is not there: it starts anew.
         """
         return {shard: record["checkpoint"] for shard, record in self.load_checkpoint_records().items()}
 
-    def load_checkpoint_records(self) -> dict[int, dict[str, Any]]:
+    def load_checkpoint_records(self) -> dict[int, CheckpointRecord]:
         """As :meth:`load_checkpoints`, each ``checkpoint`` beside the moment at which it was ``saved`` (UTC, ISO 8601)."""
         return records_in(self._checkpoints)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.streaming.state.checkpoint_records import Checkpoint
 from pipelines.streaming.state.tile_store import TileFile, TileStore
 from transforms.aggregates import merge, tile_schema
 from transforms.definitions import FeatureGroup
@@ -35,7 +36,7 @@ class ShardStart:
     needed: Mapping[tuple[str, int], Needed] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, checkpoint: Mapping[str, Any], files: Sequence[TileFile]) -> ShardStart:
+    def of(cls, checkpoint: Checkpoint, files: Sequence[TileFile]) -> ShardStart:
         """By the shard's checkpoint."""
         at = {(s, int(n)): point for s, each in checkpoint["partitions"].items() for n, point in each.items()}
         needed = {where: Needed(p["needed"], p["needed_newest"], tuple(p.get("needed_leaps", ()))) for where, p in at.items()}
@@ -54,7 +55,7 @@ def head_of(shard: Shard, number: int, shards: int) -> dict[str, Any]:
     }
 
 
-def files_of(checkpoint: Mapping[str, Any]) -> list[TileFile]:
+def files_of(checkpoint: Checkpoint) -> list[TileFile]:
     """The files that a checkpoint names. Raises DataError."""
     return [TileFile.from_json(value) for value in checkpoint.get("tiles", ())]
 

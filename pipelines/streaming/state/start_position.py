@@ -14,6 +14,7 @@ from typing import Any
 from pipelines.lake import runs, shared
 from pipelines.lake.graphs import carried_over, since
 from pipelines.project.repository import Repo
+from pipelines.streaming.state.checkpoint_records import Checkpoint, Checkpoints, PartitionCheckpoint
 from pipelines.streaming.state.initial_tiles import batch_run_end, run_here
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.saved_tiles import ShardStart, files_of, usable
@@ -64,7 +65,7 @@ class StartPosition:
         return self.run is not None and not self.offsets
 
 
-def from_checkpoints(checkpoints: Iterable[Mapping[str, Any]], shards: int, begin: int, run: str | None) -> StartPosition | None:
+def from_checkpoints(checkpoints: Iterable[Checkpoint], shards: int, begin: int, run: str | None) -> StartPosition | None:
     """The start that the checkpoints of all ``shards`` (as they were then) give; None unless every shard has one.
 
     The least over the shards holds for all, so that their number may change.
@@ -78,7 +79,7 @@ def from_checkpoints(checkpoints: Iterable[Mapping[str, Any]], shards: int, begi
     past: dict[str, dict[int, Past]] = {}
     for name in points[0]["output_watermark"]:
         values = [p["output_watermark"][name] for p in points]
-        output_watermark[name] = None if None in values else min(values)
+        output_watermark[name] = None if None in values else min(v for v in values if v is not None)
     for source in points[0]["partitions"]:
         # A partition that not every shard has heard of was delivered by none of these: it is read from its beginning.
         common = set.intersection(*(set(p["partitions"][source]) for p in points))
@@ -88,8 +89,8 @@ def from_checkpoints(checkpoints: Iterable[Mapping[str, Any]], shards: int, begi
             offsets.setdefault(source, {})[int(text)] = (first["needed"], first["needed_newest"])
             last = min(each, key=lambda e: e["next"])
             done.setdefault(source, {})[int(text)] = last["next"]
-            judged = tuple(last.get("judged", (0, 0, 0)))  # checkpoints of before have none
-            past.setdefault(source, {})[int(text)] = (tuple(first.get("needed_leaps", ())), judged)
+            records, rejected, late = last.get("judged", (0, 0, 0))  # checkpoints of before have none
+            past.setdefault(source, {})[int(text)] = (tuple(first.get("needed_leaps", ())), (records, rejected, late))
     topics = dict(points[0].get("topics", {}))
     return StartPosition(output_watermark, offsets, done, topics, past, begin, run, why="the checkpoint of the run before")
 
@@ -147,7 +148,7 @@ def after_run(repo: Repo, run: runs.Run) -> StartPosition:
     return StartPosition(output_watermark=upto, begin=end, run=str(run.folder), why=f"the end of batch run {run.id}, {to_minute(end)}")
 
 
-def _resumed(repo: Repo, job_state: JobState, checkpoints: Mapping[int, Mapping[str, Any]], shards: int) -> StartPosition:
+def _resumed(repo: Repo, job_state: JobState, checkpoints: Checkpoints, shards: int) -> StartPosition:
     check_same_definitions(repo, checkpoints)
     points = list(checkpoints.values())
     run, begin = points[0].get("run"), StartPosition().begin
@@ -173,7 +174,7 @@ def _resumed(repo: Repo, job_state: JobState, checkpoints: Mapping[int, Mapping[
 
 
 def with_saved_tiles(
-    start: StartPosition, groups: Mapping[str, FeatureGroup], job_state: JobState, checkpoints: Mapping[int, Mapping[str, Any]], shards: int
+    start: StartPosition, groups: Mapping[str, FeatureGroup], job_state: JobState, checkpoints: Checkpoints, shards: int
 ) -> StartPosition:
     """The start, going on from saved tiles where every shard of the ``checkpoints`` that it follows from has some that are whole. Says what
     was found damaged."""
@@ -210,7 +211,7 @@ def with_saved_tiles(
     return replace(start, offsets=offsets, past=past, saved=saved, why=f"{start.why}, with its windows")
 
 
-def check_same_definitions(repo: Repo, checkpoints: Mapping[int, Mapping[str, Any]]) -> None:
+def check_same_definitions(repo: Repo, checkpoints: Checkpoints) -> None:
     """Raises DataError, one line, where the groups are not those of the checkpoints, or redefined since otherwise than to accept more."""
     present = {n: g.definition_hash() for n, g in repo.groups.items()}
     for point in checkpoints.values():
@@ -223,13 +224,13 @@ def check_same_definitions(repo: Repo, checkpoints: Mapping[int, Mapping[str, An
                 )
 
 
-def _reshard(job_state: JobState, start: StartPosition, points: list[Mapping[str, Any]], shards: int) -> None:
+def _reshard(job_state: JobState, start: StartPosition, points: list[Checkpoint], shards: int) -> None:
     """Another number of shards: every new one gets the least of the old ones' checkpoints. Safe to be killed anywhere in between."""
-    partitions: dict[str, dict[str, dict[str, Any]]] = {}
+    partitions: dict[str, dict[str, PartitionCheckpoint]] = {}
     for source, offsets in start.offsets.items():
         for partition, (needed, newest) in offsets.items():
             leaps, judged = start.past[source][partition]
-            at = {
+            at: PartitionCheckpoint = {
                 "next": start.done[source][partition],
                 "newest": newest,
                 "needed": needed,
@@ -239,7 +240,13 @@ def _reshard(job_state: JobState, start: StartPosition, points: list[Mapping[str
             }
             partitions.setdefault(source, {})[str(partition)] = at
     for number in reversed(range(max(shards, len(points)))):  # so that the old ones are whole until the new ones are
-        changed = {"shard": number, "shards": shards, "output_watermark": dict(start.output_watermark), "partitions": partitions}
-        merged = {**points[0], **changed, "tiles": []}
+        merged: Checkpoint = {
+            **points[0],
+            "shard": number,
+            "shards": shards,
+            "output_watermark": dict(start.output_watermark),
+            "partitions": partitions,
+            "tiles": [],
+        }
         job_state.save_checkpoint(number, merged, durable=True)
     job_state.forget_shards(shards)

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipelines.streaming.state.checkpoint_records import Checkpoint, CheckpointRecord
 from serving.object_store.base import StoreAccessError, Unreachable
 from serving.object_store.cache import Cache
 from transforms.errors import DataError, StoreError
@@ -104,7 +105,7 @@ class StreamObjects:
                 self._versions[key] = version
                 return
 
-    def put_checkpoint(self, shard: int, record: dict[str, Any], *, driver: bool = False) -> None:
+    def put_checkpoint(self, shard: int, record: CheckpointRecord, *, driver: bool = False) -> None:
         """Save a checkpoint's record; all that it vouches for is in the store. Raises Superseded; ``driver`` makes room by itself."""
         key, content = self._checkpoint(shard), _content(self.attempt, record)
         with self._asking(), self._lock:
@@ -125,19 +126,19 @@ class StreamObjects:
             with self.cache.index(self._index()) as index:
                 index[key] = record["saved"]
 
-    def checkpoint(self, shard: int) -> dict[str, Any] | None:
+    def checkpoint(self, shard: int) -> Checkpoint | None:
         """The checkpoint of a shard as the store has it now; None if there is none."""
         with self._asking():
             found = self.cache.store.read(self._checkpoint(shard))
         record = None if found is None else _said(self._checkpoint(shard), found.content).get("record")
-        return None if record is None else dict(record["checkpoint"])
+        return None if record is None else record["checkpoint"]
 
     def there(self) -> bool:
         """Whether the store has a stream of this name."""
         with self._asking():
             return bool(self._checkpoints())
 
-    def pull_checkpoints(self, write: Callable[[int, dict[str, Any] | None], None]) -> None:
+    def pull_checkpoints(self, write: Callable[[int, CheckpointRecord | None], None]) -> None:
         """Have this machine's copies be as new as the store's: ``write`` is given the records (None: there is none any more) that neither
         came from here nor were had before."""
         with self._asking(), self._lock:
@@ -293,7 +294,7 @@ class StreamObjects:
         for place in sorted(places):
             self.have_log(place)
 
-    def have_anew(self, write: Callable[[int, dict[str, Any] | None], None]) -> None:
+    def have_anew(self, write: Callable[[int, CheckpointRecord | None], None]) -> None:
         """Have copies of all that the store has of the stream as it is there now, in the place of those that are here: checkpoints (which
         ``write`` is given), the log, what was moved aside, and saved tiles. For one who changes them, or looks through them."""
         for below in ("rows", "late", "before", "tiles"):
@@ -319,7 +320,7 @@ class StreamObjects:
                 self.drop(self.folder / name)
 
 
-def _content(attempt: str, record: dict[str, Any] | None) -> bytes:
+def _content(attempt: str, record: CheckpointRecord | None) -> bytes:
     return json.dumps({"attempt": attempt, "record": record}).encode() + b"\n"
 
 
