@@ -82,7 +82,8 @@ def _table(kept: dict[str, Run]) -> list[str]:
 
 def _page(kept: dict[str, Run]) -> str:
     parts = ", ".join(f"[{name}](#{name})" for name in kept)
-    out = ["# Benchmarks", "", "Written by `python -m tests.bench --publish`.", "", _told(kept.values()), ""]
+    out = ["# Benchmarks", "", "Every line that `make bench` measured last, with what it counts and leaves out."]
+    out += ["Written by `python -m tests.bench --publish`.", "", _told(kept.values()), ""]
     out += ["The ratio is a line's time per unit over that of its table's first line: above 1 is slower.", "", f"Parts: {parts}."]
     for run in kept.values():
         size = "quick sizes" if run.quick else "whole sizes"
@@ -90,7 +91,7 @@ def _page(kept: dict[str, Run]) -> str:
             "",
             f"## {run.name}",
             "",
-            f"{size}, load {run.load[0]:.0f} to {run.load[1]:.0f}, {run.seconds:.0f} s, of it {run.cpu:.0f} s of CPU",
+            f"{size}, load {run.load[0]:.0f} to {run.load[1]:.0f}, {run.seconds:.0f} s, {run.cpu:.0f} s of CPU",
         ]
         if run.error:
             out += ["", f"The last time it failed: {run.error}"]
