@@ -490,3 +490,27 @@ def test_bodies_are_held_within_a_budget(world: Path) -> None:
             assert other.recv(1000).startswith(b"HTTP/1.1 200")
         for s in held:
             s.close()
+
+
+def test_bodies_that_do_not_come_give_way_to_those_that_do(world: Path) -> None:
+    """SECURITY H4, M5: whoever sent heads alone, from the address of others, kept these out for as long as he went on."""
+    given = settings(world, timeout_seconds=60.0, threads=1, max_waiting=1, max_body_bytes=1 << 20, max_waiting_bytes=2 << 20)
+    with running(given, create_app(given)) as (_, _, port):
+        url, slow = f"http://127.0.0.1:{port}{PREDICT}", list[socket.socket]()
+
+        def begin(sent: bytes) -> None:
+            slow.append(socket.create_connection(("127.0.0.1", port), 60))
+            slow[-1].sendall(f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: {1 << 20}\r\n\r\n".encode() + sent)
+
+        for _ in range(12):  # three times as many as one address has places
+            begin(b" ")
+        answers = [httpx.post(url, json=BODY).status_code for _ in range(5)]
+        assert answers == [200] * 5
+        told = read_all(slow[0])
+        assert told.startswith(b"HTTP/1.1 503") and b"too slow" in told
+        begin(b" " * ((1 << 20) - 100))  # all bytes that one address has, but for some
+        end = time.monotonic() + 50
+        while (status := httpx.post(url, json=BODY).status_code) != 200:
+            assert status == 503 and time.monotonic() < end
+        for s in slow:
+            s.close()
