@@ -59,7 +59,7 @@ prove: $(READY) ## parity over two weeks, crash trials (TRIALS=20 of each kind),
 	$(BIN)/pytest tests/prove --trials $(TRIALS)
 
 scale: $(READY) ## images, chart and workflows by their real tools (as root; Debian: apt-get install podman buildah runc catatonit), or ARGS=
-	$(BIN)/pytest -m scale tests/scale $(ARGS)
+	$(BIN)/pytest -m scale tests $(ARGS)
 
 COMPILE = $(UV) pip compile --quiet --no-config --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links --extra dev
 

@@ -33,7 +33,7 @@ def workers(mode: str) -> BeamEngine:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["multi_threading", "multi_processing"])
+@pytest.mark.parametrize("mode", ["multi_threading", pytest.param("multi_processing", marks=pytest.mark.scale)])
 def test_workers_learn_the_bits_that_one_process_learns(tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     world = prepared(tmp_path / "here", learn_rows=200)
     here = made(world)

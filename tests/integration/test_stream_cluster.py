@@ -14,30 +14,18 @@ from tests.kafka_server import kafka_server
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-@pytest.fixture(scope="module")
-def pool(tmp_path_factory):
-    """Address of a worker pool."""
-    with worker_pool(tmp_path_factory.mktemp("pool"), environment()) as address:
-        yield address
+def test_a_cluster_recovers_keeps_savepoints_and_ends_the_job_of_a_killed_driver(tmp_path):
+    with (
+        kafka_server(tmp_path / "broker") as broker,
+        flink_cluster(tmp_path / "flink") as cluster,
+        worker_pool(tmp_path, environment()) as pool,
+    ):
+        go_through_it(make_stream_world(tmp_path / "world", broker.bootstrap, topic="recovers"), cluster, pool)
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    """One for both tests: to start it takes as long as to use it."""
-    with flink_cluster(tmp_path_factory.mktemp("cluster") / "flink") as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory):
-    with kafka_server(tmp_path_factory.mktemp("broker")) as running:
-        yield running
-
-
-def test_a_cluster_recovers_and_keeps_savepoints(tmp_path, broker, cluster, pool):
-    world = make_stream_world(tmp_path / "world", broker.bootstrap, topic="recovers")
+def go_through_it(world, cluster, pool):
     flags = ["--flink-master", cluster.master, "--worker-pool", pool]
-    logs = [events(500, seed, start=seed * 3600, seconds=3600) for seed in range(3)]
+    logs = [events(500, seed, start=seed * 3600, seconds=3600) for seed in range(4)]
     world.produce(logs[0])
     driver = world.start(*flags)
     try:
@@ -57,28 +45,10 @@ def test_a_cluster_recovers_and_keeps_savepoints(tmp_path, broker, cluster, pool
         driver = world.start(*flags, "--savepoint", path)
         wait_for(lambda: world.delivered() == world.total(), 240, driver)
         assert "brought no state along" not in world.out()
-        assert world.stop().returncode == 0
-        assert driver.wait(60) == 0
-        world.assert_right()
-        runs = sorted((world.data / "runs").glob("stream-*/manifest.json"))
-        assert json.loads(runs[-1].read_text())["status"] == "complete"
-    finally:
-        end(driver)
-        print(world.out())
-
-
-def test_the_job_of_a_killed_driver_is_ended_by_the_next(tmp_path, broker, cluster, pool):
-    world = make_stream_world(tmp_path / "world", broker.bootstrap, topic="abandoned")
-    flags = ["--flink-master", cluster.master, "--worker-pool", pool]
-    logs = [events(500, seed, start=seed * 3600, seconds=3600) for seed in range(2)]
-    world.produce(logs[0])
-    driver = world.start(*flags)
-    try:
-        wait_for(lambda: world.delivered() == world.total(), 240, driver)
         driver.kill()
         driver.wait()
         assert len(Cluster(cluster.master).jobs("tandem-main")) == 1, "it goes on without its driver"
-        world.produce(logs[1])
+        world.produce(logs[3])
         driver = world.start(*flags)
         wait_for(lambda: "still runs at" in world.out(), 240, driver)
         wait_for(lambda: world.delivered() == world.total(), 240, driver)
@@ -86,6 +56,8 @@ def test_the_job_of_a_killed_driver_is_ended_by_the_next(tmp_path, broker, clust
         assert driver.wait(60) == 0
         assert Cluster(cluster.master).jobs("tandem-main") == []
         world.assert_right()
+        runs = sorted((world.data / "runs").glob("stream-*/manifest.json"))
+        assert json.loads(runs[-1].read_text())["status"] == "complete"
     finally:
         end(driver)
         print(world.out())

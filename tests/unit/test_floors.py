@@ -1,4 +1,4 @@
-"""The script that keeps the import floors: our tree is clean, and a planted breach is found."""
+"""The script that keeps the import floors: a planted breach is found. Our own tree is looked at by ``make check``."""
 
 import re
 from pathlib import Path
@@ -14,10 +14,6 @@ def plant(root: Path, file: str, text: str) -> None:
     path = root / file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
-
-
-def test_our_own_tree_keeps_its_floors(capsys):
-    assert main([str(ROOT)]) == 0, capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_the_order_in_which_shares_are_learnt_changes_no_bit(tmp_path: Path) -> 
     wanted = analyze_groups(work, tmp_path / "in-order", share_rows=300)
 
     class AnyOrder:
-        """As workers: a share whenever, from what came through its pickled form."""
+        """As two workers: a share whenever, from what came through its pickled form."""
 
         def accumulated(self, asked: Any, shares: Any) -> Any:
             out: dict[str, Any] = {}
@@ -85,10 +85,10 @@ def test_the_order_in_which_shares_are_learnt_changes_no_bit(tmp_path: Path) -> 
                 inputs, what, folds = one
                 function = analysis.wrap_preprocessing_fn(asked[name].function, inputs, what)
                 found: dict[int, list[bytes]] = {}
+                two = [Phases(function, analysis.adapter_config(inputs), tmp_path / f"worker-{random.random()}") for _ in range(2)]
                 for number in random.Random(1).sample(range(len(shares[name])), len(shares[name])):
-                    phases = Phases(function, analysis.adapter_config(inputs), tmp_path / f"worker-{random.random()}")
                     batches = [analysis.to_tft_batch(b, inputs) for b in analysis.read_batches(shares[name][number], inputs.names)]
-                    found[number] = [sent(x) for x in accumulate(phases, folds, batches)]
+                    found[number] = [sent(x) for x in accumulate(two[number % 2], folds, batches)]
                 assert len(found) > 3
                 out[name] = [
                     Arrived([lambda n=n, i=i, found=found: found[n][i] for n in sorted(found)])  # type: ignore[misc]
