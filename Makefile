@@ -97,7 +97,7 @@ $(UV): requirements-uv.txt | $(LINE)
 $(READY): .venv/pyvenv.cfg requirements.lock requirements-modern.lock setup.py $(UV)
 	@sed -n 3p $(LINE)
 	@lock=$$(sed -n 1p $(LINE)) && \
-	  echo "setup 3/4: $$(grep -c '^[a-zA-Z]' $$lock) packages of $$lock, some 3 GB, and then half a minute to compile their bytecode"
+	  echo "setup 3/4: $$(grep -c '^[a-zA-Z]' $$lock) packages of $$lock, 1.3 GB to download, 5 GB on disk, and then half a minute to compile their bytecode"
 	rm -f $(READY)
 	lock=$$(sed -n 1p $(LINE)) && \
 	  $(UV) pip sync --compile-bytecode --python $(BIN)/python --require-hashes --build-constraints $$lock $$lock

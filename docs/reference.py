@@ -9,6 +9,9 @@ import sys
 import warnings
 from pathlib import Path
 
+THEME = Path(__file__).with_name("reference_theme")
+"""What replaces parts of pdoc's pages: an index that says what this is, references without Sphinx's signs, a dark theme."""
+
 PUBLIC = (
     "transforms.errors",
     "transforms.definitions",
@@ -69,13 +72,14 @@ def build(folder: Path) -> None:
     from transforms.tensorflow_settings import settle_tensorflow
 
     settle_tensorflow()
+    print(f"{len(PUBLIC)} modules: importing them, TensorFlow and Feast too, takes a quarter of a minute")
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore")  # those of the libraries that the modules import
         warnings.filterwarnings("error", module=r"pdoc(\..*)?$")
         # A subclass's module need not import what its parent's fields are annotated with; the page shows them as they are written.
         warnings.filterwarnings("ignore", "Error parsing type annotation", module=r"pdoc(\..*)?$")
-        pdoc.render.configure(docformat="markdown", show_source=False, footer_text="Tandem")
+        pdoc.render.configure(docformat="restructuredtext", show_source=False, footer_text="Tandem", template_directory=THEME)
         pdoc.pdoc(*PUBLIC, output_directory=folder)
 
 

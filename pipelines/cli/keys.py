@@ -13,7 +13,6 @@ from pipelines.cli.console import DEFAULT_REPO, DataOption, RepoOption, load, se
 from pipelines.lake import layout
 from pipelines.project.config import parse_duration
 from pipelines.project.mistakes import one_line
-from pipelines.reports.terminal import screen
 from transforms.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True, help="Make, list and remove the API keys of tandem serve.")
@@ -95,7 +94,7 @@ def list_keys(as_json: _Json = False, repo: RepoOption = DEFAULT_REPO, data: Dat
         return
     for key in keys:
         end = f"expired {key.expires}" if key.expired(now) else f"until {key.expires}" if key.expires else "for ever"
-        screen.print(f"{key.id}  {key.name}  {' '.join(key.scopes)}  made {key.created}, valid {end}", markup=False, soft_wrap=True)
+        typer.echo(f"{key.id}  {key.name}  {' '.join(key.scopes)}  made {key.created}, valid {end}")
     if not keys:
         typer.echo("no keys; 'tandem keys add NAME' makes one")
 

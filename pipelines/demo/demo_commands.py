@@ -10,6 +10,7 @@ import typer
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, EndOption, JsonOption, RepoOption, StartOption, load, moment, quiet
 from pipelines.lake.files import as_the_users
+from pipelines.project.config import load_settings
 
 
 def init(folder: Annotated[Path, typer.Argument(help="The folder to make.")]) -> None:
@@ -23,8 +24,10 @@ def init(folder: Annotated[Path, typer.Argument(help="The folder to make.")]) ->
     repo = shlex.quote(str(folder))
     typer.echo(f"next, all of it: tandem demo --repo {repo}")
     typer.echo("or step by step:")
-    for command in ("events", "batch", "apply", "materialize", "train", "serve"):
+    for command in ("events", "batch", "apply", "materialize", "train"):
         typer.echo(f"  tandem {command} --repo {repo}")
+    end = load_settings(folder.resolve()).demo.end  # the rows are of then: by today's clock all of them are past their TTL
+    typer.echo(f"  tandem serve --repo {repo} --as-of {end:%Y-%m-%d}")
 
 
 def demo(

@@ -11,7 +11,7 @@ from pipelines.lineage.trace_html import tree
 from pipelines.monitoring.baseline import PREDICTION
 from pipelines.monitoring.checks import Check
 from pipelines.monitoring.monitor_report import ColumnShape, MonitorReport, QualityReport, RecomputedAnswers, ReliabilityBin, ViewAges
-from pipelines.reports.page import Tile, code_text, moment, render, save, table
+from pipelines.reports.page import Tile, code_text, moment, render, save, span, table
 
 __all__ = ["render_page", "view", "write_report"]
 
@@ -233,23 +233,18 @@ def _points(bins: Sequence[ReliabilityBin]) -> list[tuple[float, float]]:
     return [(b["mean"], b["rate"]) for b in bins]
 
 
-def _span(seconds: float) -> str:
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s"
-
-
 def _ages(name: str, v: ViewAges) -> dict[str, Any]:
     n, step = len(v["ages"]), v["age_step_s"]
     statuses = ", ".join(f"{c:,} {s}" for s, c in v["statuses"].items())
-    ages = f"half under {_span(v['age_s']['p50'])}, 95 % under {_span(v['age_s']['p95'])}; " if v["age_s"] else ""
+    ages = f"half under {span(v['age_s']['p50'])}, 95 % under {span(v['age_s']['p95'])}; " if v["age_s"] else ""
     return {
         "name": name,
         "note": ages + statuses,
         "series": [("within its TTL", "c-equal", [*v["ages"][:-1], 0]), ("past its TTL", "c-bad", [*([0] * (n - 1)), v["ages"][-1]])],
-        "labels": [*(f"{_span(i * step)} to {_span((i + 1) * step)}" for i in range(n - 1)), f"over {_span((n - 1) * step)}"],
-        "ticks": ["0", _span(v["ttl_s"] / 2), f"TTL {_span(v['ttl_s'])}"] if v["ttl_s"] else [],
+        "labels": [*(f"{span(i * step)} to {span((i + 1) * step)}" for i in range(n - 1)), f"over {span((n - 1) * step)}"],
+        "ticks": ["0", span(v["ttl_s"] / 2), f"TTL {span(v['ttl_s'])}"]
+        if v["ttl_s"]
+        else ["0", span(n * step / 2), f"over {span((n - 1) * step)}"],
     }
 
 
@@ -257,7 +252,7 @@ def _recomputed(found: Mapping[str, RecomputedAnswers]) -> dict[str, Any]:
     lines, samples, seen = [], [], set()
     for name, r in found.items():
         causes = "; ".join(f"{n:,} {kind}: {cause}" for kind, each in r["causes"].items() for cause, n in each.items()) or NONE
-        behind = ", ".join(f"{k} {_span(v)}" for k, v in r["behind_s"].items()) or NONE
+        behind = ", ".join(f"{k} {span(v)}" for k, v in r["behind_s"].items()) or NONE
         lines.append([name, r["answers"], r["kinds"].get("equal", 0), causes, behind])
         seen |= {cause for each in r["causes"].values() for cause in each}
         for s in r["samples"]:

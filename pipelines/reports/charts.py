@@ -7,6 +7,7 @@ page's light and dark themes hold for charts too.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, time, timedelta
 from math import ceil, floor, log10
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from markupsafe import Markup
 
 from pipelines.reports.templating import macro
 
-__all__ = ["Series", "columns", "curve", "heat", "legend", "nice", "pairs", "rows"]
+__all__ = ["Series", "columns", "curve", "heat", "legend", "nice", "pairs", "rows", "time_ticks"]
 
 Series = tuple[str, str, Sequence[int]]
 """(name, CSS class of its colour, a number per place)."""
@@ -106,6 +107,16 @@ def rows(series: Sequence[Series], labels: Sequence[str]) -> Markup:
 
 def _counts(series: Sequence[Series], place: int) -> str:
     return ", ".join(f"{values[place]:,} {name}" for name, _, values in series if values[place])
+
+
+def time_ticks(start: datetime, end: datetime) -> list[str]:
+    """Five texts for a time axis, spread evenly over it, no two alike: with the year where it changes, and with the time of day unless
+    all are midnights or a week and more apart."""
+    step = (end - start) / 4
+    times = [start + step * i for i in range(5)]
+    day = "%b %d" if start.year == end.year else "%Y-%m-%d"
+    whole = step >= timedelta(days=7) or all(t.time() == time() for t in times)
+    return [f"{t:{day if whole else f'{day} %H:%M'}}" for t in times]
 
 
 def nice(value: float) -> float:

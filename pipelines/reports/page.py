@@ -13,7 +13,7 @@ from pipelines.lake.report_records import Report
 from pipelines.reports import charts
 from pipelines.reports.templating import TEMPLATES
 
-__all__ = ["Cell", "Table", "Tile", "code_text", "moment", "render", "save", "table"]
+__all__ = ["Cell", "Table", "Tile", "code_text", "moment", "render", "save", "span", "table"]
 
 _WIDE = 60
 """Characters from which a cell may break its text into lines."""
@@ -70,13 +70,22 @@ def _cell(value: Any, text: bool, bad: Sequence[str]) -> Cell:
         return Cell(f"{value:,}", "")
     if len(str(value)) > _WIDE:
         return Cell(str(value), "wide")
+    listed = isinstance(value, str) and text and (", " in value or "; " in value)
     marked = isinstance(value, str) and any(w in value for w in bad)
-    return Cell(str(value), " ".join(["text"] * text + ["bad"] * marked))
+    return Cell(str(value), " ".join(["text"] * text + ["list"] * listed + ["bad"] * marked))
 
 
 def moment(text: str) -> str:
     """A moment in ISO 8601 as people read it."""
     return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M} UTC"
+
+
+def span(seconds: float) -> str:
+    """A length of time as people read it, to three digits: ``45 s``, ``2.1 min``, ``5.33 d``."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
 
 
 def code_text(code: Mapping[str, Any]) -> str:

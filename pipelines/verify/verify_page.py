@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from pipelines.reports.page import Table, Tile, code_text, moment, render, save, table
+from pipelines.reports.charts import time_ticks
+from pipelines.reports.page import Table, Tile, code_text, moment, render, save, span, table
 from pipelines.verify.causes import added
 from pipelines.verify.verify_report import (
     CheckedKeys,
@@ -120,7 +121,6 @@ def _over_time(time: RowsOverTime) -> dict[str, Any] | None:
         return None
     start, step = datetime.fromisoformat(first), timedelta(seconds=time["step_s"])
     n = len(time["equal"])
-    days = step * n > timedelta(days=2)
     series = [("equal", "c-equal", time["equal"]), ("explained", "c-explained", time["explained"])]
     series += [("not due yet", "c-flight", time["in_flight"]), ("unexplained", "c-bad", time["unexplained"])]
     return {
@@ -128,7 +128,8 @@ def _over_time(time: RowsOverTime) -> dict[str, Any] | None:
         "series": series,
         "odd": [s for s in series[1:] if any(s[2])],
         "labels": [f"{start + step * i:%Y-%m-%d %H:%M}" for i in range(n)],
-        "ticks": [f"{start + step * n * i / 4:{'%b %d' if days else '%b %d %H:%M'}}" for i in range(5)],
+        "ticks": time_ticks(start, start + step * n),
+        "span": f"{moment(first)} to {moment((start + step * n).isoformat())}",
     }
 
 
@@ -196,7 +197,7 @@ def _online(online: Mapping[str, CheckedKeys] | Mapping[str, CheckedStores]) -> 
 def _served(served: Mapping[str, ServedAnswers]) -> Table | None:
     lines = []
     for name, s in served.items():
-        behind = ", ".join(f"{k} {v:g} s" for k, v in s["behind_s"].items()) or NONE
+        behind = ", ".join(f"{k} {span(v)}" for k, v in s["behind_s"].items()) or NONE
         lines.append([name, s["answers"], s["causes"].get("equal", 0), _named(s["causes"]), _named(s["statuses"]), behind])
     return table(["feature view", "answers", "right", "otherwise", "statuses", "behind, if in flight"], lines, (0, 3, 4, 5))
 

@@ -54,6 +54,7 @@ def test_the_page_lists_what_this_server_has_and_nothing_else(client: TestClient
         assert word in page, word
     assert "tandem_fingerprint" not in page
     assert not re.search(r"<script|https?:|src=", page)
+    assert '<link rel="icon" href="data:,">' in page  # a browser would ask the server for one, which has none
     assert 'name="viewport"' in page
     text = re.sub(r"<[^>]*>", "", page)
     for foreign in ("JFK", "LGA", "B6"):  # values of one project's data are no example for another's

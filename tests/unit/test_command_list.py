@@ -90,3 +90,10 @@ def test_ctrl_c_while_a_command_is_loaded_is_one_line(words: list[str], tmp_path
     command = [sys.executable, str(Path(tandem.__file__).with_name("__main__.py")), *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_the_keys_are_listed_on_stdout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tandem.yaml").write_text("data: data\n")
+    for words in (["add", "bob"], ["list"]):
+        app(["keys", *words, "--repo", str(tmp_path)], standalone_mode=False)
+    assert "  bob  model:* view:*  made " in capsys.readouterr().out

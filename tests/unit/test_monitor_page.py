@@ -114,6 +114,11 @@ def test_every_part_can_be_absent(part: str) -> None:
     check(render_page(MonitorReport.of(full() | {part: nothing()[part]})))
 
 
+def test_an_axis_of_ages_is_labelled_with_and_without_a_ttl() -> None:
+    page = re.sub(r"\s+", " ", render_page(MonitorReport.of(full() | {"views": {"load": full()["views"]["load"] | {"ttl_s": None}}})))
+    assert "<span>0</span><span>1.5 h</span><span>over 2 h</span>" in page
+
+
 def test_the_report_appears_whole(tmp_path: Path) -> None:
     page = write_report(MonitorReport.of(full() | {"folder": str(tmp_path / "a" / "b")}))
     assert page.name == "report.html" and sorted(p.name for p in page.parent.iterdir()) == ["report.html", "report.json"]

@@ -105,4 +105,6 @@ def test_the_reference_is_built_without_a_warning(tmp_path: Path) -> None:
     for name in PUBLIC:
         page = (tmp_path / f"{name.replace('.', '/')}.html").read_text("utf-8")
         assert all(f'id="{n}"' in page for n in importlib.import_module(name).__all__)
+        assert not re.search(r":[a-z]+:(<code>|`)|(<code>|`)~", page), f"{name}: a reference in Sphinx's signs, which nobody can read"
+        assert "https://pdoc.dev" not in (tmp_path / "index.html").read_text("utf-8")
     assert all(name in (tmp_path / "search.js").read_text("utf-8") for name in PUBLIC)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import re
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 
 from pipelines.reports import charts
+from pipelines.reports.page import span, table
 from pipelines.verify.verify_page import render_page, view, write_report
 from pipelines.verify.verify_report import VerifyReport
 from pipelines.verify.verify_table import render
@@ -102,6 +104,11 @@ class Checker(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
+        held = dict(attrs)
+        if held.get("role") == "img":
+            assert held.get("aria-label"), f"{tag} is a picture without a word for who cannot see it"
+        if held.get("class") == "scroll":
+            assert held.get("tabindex") == "0", "what scrolls is out of reach of a keyboard"
         self.fetched += [v or "" for k, v in attrs if k in ("src", "href", "data", "action")]
         if tag not in VOID:
             self.open.append(tag)
@@ -143,6 +150,28 @@ def test_a_page_shows_everything_and_fetches_nothing() -> None:
         "departures 0: 12",
     ):
         assert part in text
+
+
+@pytest.mark.parametrize("length", [timedelta(hours=h) for h in (1, 5, 24, 49, 72, 96, 100, 24 * 30, 24 * 365)])
+@pytest.mark.parametrize("start", [datetime(2013, 4, 1, tzinfo=UTC), datetime(2013, 12, 30, 17, 30, tzinfo=UTC)])
+def test_the_texts_of_a_time_axis_are_all_different_and_say_the_moment(start: datetime, length: timedelta) -> None:
+    texts = charts.time_ticks(start, start + length)
+    assert len(set(texts)) == len(texts) == 5
+    times = [start + length * i / 4 for i in range(5)]
+    for moment, text in zip(times, texts, strict=True):
+        year, hour = start.year != times[-1].year, ":" in text
+        assert text == f"{moment:{'%Y-%m-%d' if year else '%b %d'}{' %H:%M' if hour else ''}}"
+        assert hour or length >= timedelta(days=28) or (moment.hour, moment.minute) == (0, 0)
+
+
+def test_a_list_may_break_its_line_and_a_word_may_not() -> None:
+    made = table(["name", "causes", "n"], [["a", "1,204 in flight, 3 too late", 1], ["b", "-", 2]], (0, 1))
+    assert made is not None and [[cell.css for cell in line] for line in made.lines] == [["text", "text list", ""], ["text", "text", ""]]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (0.25, "0.25 s"), (59, "59 s"), (5100, "1.42 h"), (460749, "5.33 d")])
+def test_a_length_of_time_has_the_unit_that_people_use(seconds: float, text: str) -> None:
+    assert span(seconds) == text
 
 
 def test_a_page_of_a_failure_says_so() -> None:
