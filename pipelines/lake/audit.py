@@ -151,11 +151,10 @@ class AuditLog:
         """Raises DataError where what was written beside the folder is not in the log; ``entries`` are its last ones. A log of before there
         was a witness has none."""
         try:
-            told = json.loads(self.witness.read_text("utf-8"))
-            known, digest, seal = int(told["n"]), str(told["hash"]), str(told.get("seal", ""))
+            known, digest, seal = _pointer(self.witness)
         except FileNotFoundError:
             return
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (OSError, ValueError):
             raise DataError(f"{self.witness} cannot be read; nothing shows whether {self.folder} is the log that was written") from None
         first = max(known, 1)  # of none yet: the one that follows says whether there was a key
         if first < number and not any(e["n"] == first for e in entries):  # longer than it was: of an older version, or another log
@@ -175,13 +174,12 @@ class AuditLog:
     def _check_head(self, number: int, last: str, ends: Sequence[Mapping[str, Any]]) -> int:
         """The number that HEAD names: the last entry, or the one before it (a kill came in between). ``ends`` are these two."""
         try:
-            head = json.loads(self.head.read_text("utf-8"))
-            known, digest, seal = int(head["n"]), str(head["hash"]), str(head.get("seal", ""))
+            known, digest, seal = _pointer(self.head)
         except FileNotFoundError:
             if number:
                 raise DataError(f"{self.head} is gone; nothing shows whether entries are missing at the end of {self.file}") from None
             return 0
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError):
             raise DataError(f"{self.head} cannot be read; nothing shows whether entries are missing at the end of {self.file}") from None
         of_head = last if known == number else next((e["hash"] for e in ends if e["n"] == known), _FIRST)
         if known not in (number, number - 1) or digest != of_head:
@@ -199,6 +197,17 @@ def _entry(line: bytes) -> dict[str, Any] | None:
         return None
     right = isinstance(value, dict) and isinstance(value.get("n"), int) and isinstance(value.get("hash"), str)
     return value if right else None
+
+
+def _pointer(file: Path) -> tuple[int, str, str]:
+    """Number, hash and seal that ``HEAD`` or the witness names. Raises OSError, and ValueError for what neither ever said."""
+    try:
+        told = json.loads(file.read_text("utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(told, dict) or type(told.get("n")) is not int or not isinstance(told.get("hash"), str):
+        raise ValueError("no number and hash")
+    return told["n"], told["hash"], str(told.get("seal", ""))
 
 
 def _line(entry: Mapping[str, Any]) -> bytes:

@@ -390,3 +390,32 @@ def test_a_line_that_is_no_entry_is_no_crash(tmp_path: Path, line: bytes) -> Non
     assert log.check().problem
     with pytest.raises(DataError, match="cannot be read"):
         log.append(NOW, {"action": "apply"})
+
+
+NEVER_WRITTEN = [
+    '{"n": 1e999, "hash": "x"}',
+    '{"n": Infinity, "hash": "x"}',
+    '{"n": 2.0, "hash": "x"}',
+    '{"n": true, "hash": "x"}',
+    '{"n": ' + "9" * 5000 + ', "hash": "x"}',
+    '{"n": 2, "hash": [1]}',
+    '{"n": 2}',
+    "[1]",
+    "null",
+    "[" * 100_000,
+    "\xff",
+    "",
+]
+
+
+@pytest.mark.parametrize("file", ["HEAD", "witness"])
+@pytest.mark.parametrize("text", NEVER_WRITTEN)
+def test_what_names_the_last_entry_and_was_never_written_is_told(tmp_path: Path, file: str, text: str) -> None:
+    """A number without end was an OverflowError, and ended the check of what somebody had changed."""
+    log = AuditLog(tmp_path / "audit")
+    for n in range(2):
+        log.append(NOW, {"action": "promote", "what": str(n)})
+    (log.head if file == "HEAD" else log.witness).write_bytes(text.encode("latin-1"))
+    assert "cannot be read" in log.check().problem
+    with pytest.raises(DataError, match="cannot be read"):
+        log.append(NOW, {"action": "promote", "what": "2"})
