@@ -54,7 +54,7 @@ _ISO = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(?::[0-9]{2})?|[0-9]{8}[Tt][0-9]{4}(?:[0-9]{2})?)(?:[.,]([0-9]+))?"
     # Behind an offset its name, as Go prints it, and what RFC 9557 and Java put into brackets: the offset says which moment it is. An era
     # or a half of the day is no name.
-    r"(?: ?([Zz]|UTC|GMT|[+-][0-9]{2}(?::?[0-9]{2})?)(?: (?!(?:AD|BC|BCE|CE|AM|PM)\b)[A-Z]{2,5})?(?:\[[^\[\]]{1,64}\])*)?",
+    r"(?: ?([Zz]|UTC|GMT|[+-][0-9]{2}(?::?[0-9]{2}(?::?[0-9]{2})?)?)(?: (?!(?:AD|BC|BCE|CE|AM|PM)\b)[A-Z]{2,5})?(?:\[[^\[\]]{1,64}\])*)?",
     re.ASCII,
 )
 _EPOCH_DAY = date(1970, 1, 1)
@@ -254,11 +254,11 @@ def _iso(text: str | None, parse: IsoTime) -> int:
             if parse.zone is None:
                 raise Refused(WRONG_TYPE, "says no zone; say which one is meant: IsoTime(zone='Europe/Paris')")
             return _of_zone(read, parse)
-        offset = "+0000" if zone.upper() in ("Z", "UTC", "GMT") else zone.replace(":", "").ljust(5, "0")
-        minutes = int(offset[1:3]) * 60 + int(offset[3:])
-        if minutes >= 1440 or int(offset[3:]) > 59:
+        offset = "+000000" if zone.upper() in ("Z", "UTC", "GMT") else zone.replace(":", "").ljust(7, "0")
+        hours, minutes, seconds = (int(offset[at : at + 2]) for at in (1, 3, 5))
+        if hours > 23 or minutes > 59 or seconds > 59:
             raise ValueError
-        return micros_of(read) - (-1 if offset[0] == "-" else 1) * minutes * 60_000_000
+        return micros_of(read) - (-1 if offset[0] == "-" else 1) * (hours * 3600 + minutes * 60 + seconds) * 1_000_000
     except ValueError:
         raise Refused(WRONG_TYPE, "is no time such as 2024-05-01 10:00:00.123+00, as IsoTime reads them") from None
 

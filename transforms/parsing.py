@@ -129,9 +129,10 @@ class TimeFormat(Local):
 class IsoTime(Local):
     """A text as ISO 8601 has it, and databases and programs that print a moment: ``2024-05-01 10:00:00.123+00``, ``2024-05-01T10:00``.
 
-    A ``T`` or a blank behind the day, seconds and any digits of them (floored) or none, and a zone as ``Z``, ``UTC``, ``+hh``, ``+hhmm`` or
-    ``+hh:mm``, with a blank before it or not; also ISO's basic form (``20240501T100000Z``). What Java and RFC 9557 write behind an offset
-    in brackets (``[Europe/Paris]``), and Go as its name (``+0200 CEST``), says nothing more. A text that says no zone is local time of
+    A ``T`` or a blank behind the day, seconds and any digits of them (floored) or none, and a zone as ``Z``, ``UTC``, ``+hh``, ``+hhmm``,
+    ``+hh:mm`` or ``+hh:mm:ss`` (local mean times, of before there were zones), with a blank before it or not; also ISO's basic form
+    (``20240501T100000Z``). What Java and RFC 9557 write behind an offset in brackets (``[Europe/Paris]``), and Go as its name
+    (``+0200 CEST``), says nothing more. A text that says no zone is local time of
     ``zone``, as of :class:`TimeFormat`, with its ``ambiguous`` and ``missing``; without a ``zone`` it is refused.
     """
 

@@ -35,6 +35,8 @@ class Column:
     notes: list[str] = field(default_factory=list)
     moments: npt.NDArray[np.int64] | None = None
     naive: bool = False
+    asked: bool = False
+    """Whether who asks says that it is the event time."""
     left_out: str = ""
     name: str = ""
     unsigned: bool = False

@@ -15,11 +15,16 @@ from pipelines.inference.names import words
 from pipelines.inference.times import epoch, epoch_text, moments, text_times, times
 from transforms.instants import micros_of
 
-__all__ = ["EMPTY_LISTS", "describe"]
+__all__ = ["EMPTY_LISTS", "KEYS", "describe"]
 
 EMPTY_LISTS = "empty lists"
 
 MOST_WORDS = 12
+KEYS = (
+    "user", "uid", "customer", "device", "account", "card", "card1", "merchant", "location", "vendor", "sku", "product", "session",
+    "zaehler",
+)  # fmt: skip
+"""Words of names of what events are about, the likeliest first."""
 _IDS = {"id", "code", "key", "zip", "phone", "number"}
 """Words of names whose digits are no amounts."""
 _WORD = re.compile(r"[^\W\d_]+([ _-][^\W\d_]+)*")
@@ -28,11 +33,12 @@ _PACKED = r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/
 
 def describe(
     steps: tuple[Any, ...], values: list[Any], kind: pa.DataType | None, text: bool, decimal_mark: str, zone: str | None,
-    thousands: str | None = None,
+    thousands: str | None = None, asked: str | None = None,
 ) -> Column:  # fmt: skip
-    """What N values are. ``text``: their format has nothing else; ``kind``: their type in the file, where it has one."""
+    """What N values are. ``text``: their format has nothing else; ``kind``: their type in the file, where it has one; ``asked`` is what
+    the event time is said to be called."""
     rows = len(values)
-    column = Column(steps, rows, sum(v is None for v in values))
+    column = Column(steps, rows, sum(v is None for v in values), asked=asked in (steps[-1], ".".join(map(str, steps))))
     if column.nulls == rows:
         column.left_out = "null in all records that were looked at"
         return column
@@ -118,11 +124,11 @@ def _texts(column: Column, values: list[Any], text: bool, decimal_mark: str, zon
         whole = [None if v is None else int(v) for v in values]
         if text:
             _plain_numbers(column, whole, {int})
-        elif not _IDS & set(words(name)):
+        elif not _is_id(name):
             column.dtype, column.parse = "int64", "Number()"
             numbers(column, whole)
             epoch_text(column, whole)
-    elif not text and (version or _IDS & set(words(name))):
+    elif not text and (version or _is_id(name)):
         pass  # 1.0 is followed by 1.0.1; 1234.1714557660 is who it is, as GA4 has it
     elif all_match(rf"^[+-]?(\d{{1,15}}({mark}\d*)?|{mark}\d+)([eE][+-]?\d{{1,2}})?$") and not all_match(r"^[+-]?0\d"):
         _real_texts(column, values, text, decimal_mark)
@@ -139,12 +145,19 @@ def _texts(column: Column, values: list[Any], text: bool, decimal_mark: str, zon
         and column.distinct <= MOST_WORDS
         and column.rows - column.nulls >= 15 * column.distinct
         and column.rows >= 200
+        and not _is_id(name)  # tomorrow comes another customer
     ):
         counts = pc.value_counts(array.drop_null() if hasattr(array, "drop_null") else array.filter(array.is_valid()))
         known = sorted(each["values"] for each in counts.to_pylist())
         kinds = len(known) > 1 or _WORD.fullmatch(known[0]) is not None  # of one text: a version or an address is another tomorrow
         if kinds and min(each["counts"] for each in counts.to_pylist()) >= 5 and sum(map(len, known)) <= 72:  # longer ones are no names
             column.domain = known
+
+
+def _is_id(name: str) -> bool:
+    """Whether what is called so tells things apart, of which there will be others than were seen."""
+    found = words(name)
+    return bool(_IDS & set(found)) or (found[-1:] != [] and found[-1] in KEYS)
 
 
 def _grouped(thousands: str, decimal_mark: str) -> str:

@@ -66,6 +66,7 @@ def infer_topic(
     count = reader.partitions(topic)
     payloads: list[bytes | None] = []
     keys: list[bytes | None] = []
+    parts: list[int] = []
     for partition in range(count):
         offset, end, kept = reader.start(topic, partition), reader.end(topic, partition), 0
         while offset < end and kept < -(-rows // count):
@@ -77,10 +78,11 @@ def infer_topic(
             if fetched.next_offset == offset:
                 break
             offset = fetched.next_offset
+        parts.append(kept)
     if not payloads:
         raise DataError(f"topic {topic!r} holds no records; nothing can be said of it")
     name = _named(name, topic.rpartition(".")[2] or topic)
-    sample, form = sample_payloads(payloads, explode, kafka=kafka, name=name, topic=topic, form=form)
+    sample, form = sample_payloads(payloads, explode, kafka=kafka, name=name, topic=topic, form=form, parts=parts)
     names = key_names(keys, kafka, name)
     sample.key_names = frozenset(names)
     told = f"topic {topic}, {sample.rows:,} records in {form}"

@@ -28,6 +28,11 @@ _SPECIAL = str.maketrans(
         "%": "percent",
     }
 )
+_MONGO_TYPES = {
+    "$binary", "$code", "$date", "$dbPointer", "$maxKey", "$minKey", "$numberDecimal", "$numberDouble", "$numberInt", "$numberLong",
+    "$oid", "$regularExpression", "$symbol", "$timestamp", "$undefined", "$uuid",
+}  # fmt: skip
+"""Of MongoDB's Extended JSON, version 2."""
 _BORDERS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[^A-Za-z0-9]+")
 
 
@@ -49,9 +54,10 @@ def identifier(name: str) -> str:
 
 
 def called(steps: Sequence[Any]) -> list[str]:
-    """The names on a way that call something: without places in lists, and without the types that MongoDB writes (``$date``, ``$oid``)."""
+    """The names on a way that call something: without places in lists, and without the types that MongoDB writes (``$date``, ``$oid``).
+    What others begin with a dollar (``$browser`` of Mixpanel, PostHog) are names."""
     inner = [str(s) for s in steps if s != "[]"] or [str(steps[-1])]
-    return [s for s in inner if not s.startswith("$")] or inner
+    return [s for s in inner if s not in _MONGO_TYPES] or inner
 
 
 def taken_from(steps: Sequence[Any], taken: set[str]) -> str:

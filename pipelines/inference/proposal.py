@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipelines.inference.column import NONE, Column
-from pipelines.inference.columns import EMPTY_LISTS, describe
+from pipelines.inference.columns import EMPTY_LISTS, KEYS, describe
 from pipelines.inference.envelope import Envelope
 from pipelines.inference.names import identifier, taken_from, words
 from pipelines.inference.sampling import Sample
@@ -22,22 +22,6 @@ _LATER = {
     "end", "ended", "updated", "modified", "expires", "expiry", "dropoff", "due", "birth", "received", "ingested", "processed", "deleted",
     "delivered", "delivery", "finish", "finished", "loaded",
 }  # fmt: skip
-_KEYS = (
-    "user",
-    "uid",
-    "customer",
-    "device",
-    "account",
-    "card",
-    "card1",
-    "merchant",
-    "location",
-    "vendor",
-    "sku",
-    "product",
-    "session",
-    "zaehler",
-)
 _NICE = (0, 1, 5, 10, 30, 60, 300, 600, 1_800, 3_600, 7_200, 21_600, 43_200, 86_400)
 """Seconds that people would write."""
 MOST_DISORDER = 86_400
@@ -100,7 +84,7 @@ class Proposal:
     @property
     def measures(self) -> list[Column]:
         """Columns of numbers to make means of."""
-        skip = {"id", "code", "type", "flag", "label", "key", "number", "lat", "lon", "latitude", "longitude", "seq", "pos", "lsn", *_KEYS}
+        skip = {"id", "code", "type", "flag", "label", "key", "number", "lat", "lon", "latitude", "longitude", "seq", "pos", "lsn", *KEYS}
         found = [c for c in self.columns if c.dtype in ("float64", "int64") and c.distinct > 5 and not skip & set(words(c.name))]
         hint = {"amount", "amt", "fare", "price", "total", "value", "wert", "temp", "duration", "distance"}
         return sorted(found, key=lambda c: (c.dtype != "float64", not hint & set(words(c.name)), self.columns.index(c)))
@@ -110,7 +94,7 @@ def propose(sample: Sample, *, zone: str | None = None, explode: str | None = No
     """A definition for a sample. ``zone`` is that of times without one; ``event_time`` names a column or path. Raises DataError."""
     mark = sample.dialect.decimal if sample.dialect else "."
     thousands = sample.dialect.thousands if sample.dialect else None
-    described = [describe(s, v, sample.kinds.get(s), sample.text, mark, zone, thousands) for s, v in sample.columns.items()]
+    described = [describe(s, v, sample.kinds.get(s), sample.text, mark, zone, thousands, event_time) for s, v in sample.columns.items()]
     described = [c for c in described if not _is_bare(c) or not _goes_on(c, described, sample)]
     _leave_out_mixed(described, sample)
     columns = [c for c in described if not c.left_out]
@@ -209,6 +193,8 @@ def _event_time(columns: list[Column], asked: str | None) -> tuple[Column, bool]
         if found[0].nulls:
             raise DataError(f"--event-time {asked}: {found[0].nulls:,} of {found[0].rows:,} records have none; an event needs one")
         if found[0].dtype == "timestamp":
+            if not _after_1970(found[0]):
+                raise DataError(_before_1970(found[0]))
             return found[0], False
         if found[0].of_day:
             return found[0], True
@@ -221,8 +207,10 @@ def _event_time(columns: list[Column], asked: str | None) -> tuple[Column, bool]
             )
         return found[0], True
     times = [c for c in columns if c.dtype == "timestamp" and c.required and c.moments is not None]
+    if possible := [c for c in times if _after_1970(c)]:
+        return min(possible, key=lambda c: (_time_rank(c), columns.index(c))), False
     if times:
-        return min(times, key=lambda c: (_time_rank(c), columns.index(c))), False
+        raise DataError(_before_1970(times[0]))
     seconds = [
         c for c in columns
         if c.dtype == "int64" and c.required and time_like(c.called) and isinstance(c.low, int) and c.low >= 0
@@ -232,6 +220,19 @@ def _event_time(columns: list[Column], asked: str | None) -> tuple[Column, bool]
         return seconds[0], True
     raise DataError(
         "no column is a time that every record has; name one with --event-time (an integer counts as seconds), or add one to the data"
+    )
+
+
+def _after_1970(column: Column) -> bool:
+    """Whether the contract would take its moments as those of events."""
+    assert column.moments is not None
+    return bool((column.moments[column.moments != NONE] > 0).all())
+
+
+def _before_1970(column: Column) -> str:
+    return (
+        f"{column.name} begins at {column.low} UTC, and no event lies before 1970 (nonpositive_timestamp); name another time with"
+        " --event-time, or add one to the data"
     )
 
 
@@ -263,10 +264,10 @@ def _tie_breaker(first: list[Column], columns: list[Column]) -> Column:
 
 def _key_rank(column: Column) -> tuple[int, int]:
     found = words(column.name)
-    for rank, word in enumerate(_KEYS):
+    for rank, word in enumerate(KEYS):
         if word in found:
             return rank, 0
-    return len(_KEYS) + (0 if "id" in found else 1), -column.distinct
+    return len(KEYS) + (0 if "id" in found else 1), -column.distinct
 
 
 def _disorder(column: Column, parts: list[int]) -> Disorder:

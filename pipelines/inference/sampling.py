@@ -53,7 +53,7 @@ Steps = tuple[Any, ...]
 class Sample:
     """N records of some data: ``columns`` maps where a value stands to the values (length N, None where it is missing).
 
-    ``parts`` are how many of them came from each file, in order; ``text``: values are text because the format has nothing else.
+    ``parts`` are how many of them came from each file or partition, in order; ``text``: values are text as the format has nothing else.
     ``lists`` are the lists of objects that were seen, by path.
     """
 
@@ -107,10 +107,10 @@ def sample_files(
         parts.append(len(found))
     if not records:
         raise DataError(f"{path} holds no records{_not_lines(files)}; nothing can be said of it")
-    made = flattened(records, explode)
+    made = flattened(records, explode, parts)
     return Sample(
-        made.columns, made.rows, parts if made.rows == len(records) else [made.rows], "file", dialect is not None, dialect, suffix,
-        made.lists, made.maps, types, tuple(columns), made.envelope, more=made.more,
+        made.columns, made.rows, made.parts, "file", dialect is not None, dialect, suffix, made.lists, made.maps, types, tuple(columns),
+        made.envelope, more=made.more,
     )  # fmt: skip
 
 
@@ -129,23 +129,28 @@ def _not_lines(files: Sequence[Path]) -> str:
 
 
 def sample_records(
-    records: Sequence[Mapping[str, Any]], explode: str | None, dialect: Csv | None = None, types: dict[Steps, pa.DataType] | None = None
-) -> Sample:
-    """A sample of the decoded records of a topic. ``dialect`` is that of lines; ``types`` are those of columns, where they are known."""
-    made = flattened(records, explode)
+    records: Sequence[Mapping[str, Any]], explode: str | None, dialect: Csv | None = None, types: dict[Steps, pa.DataType] | None = None,
+    parts: Sequence[int] | None = None,
+) -> Sample:  # fmt: skip
+    """A sample of the decoded records of a topic. ``dialect`` is that of lines; ``types`` are those of columns, where they are known;
+    ``parts``: how many of the records came from each partition."""
+    made = flattened(records, explode, parts)
     made.kind, made.text, made.dialect, made.kinds = "topic", dialect is not None, dialect, types or {}
     return made
 
 
-def flattened(records: Sequence[Mapping[str, Any]], explode: str | None = None) -> Sample:
-    """Records as columns by path. ``explode`` names a list of objects of which each element becomes a row. Raises DataError."""
+def flattened(records: Sequence[Mapping[str, Any]], explode: str | None = None, parts: Sequence[int] | None = None) -> Sample:
+    """Records as columns by path. ``explode`` names a list of objects of which each element becomes a row; ``parts`` are how many records
+    in a row came from one place (default: all). Raises DataError."""
     columns: dict[Steps, list[Any]] = {}
     lists: dict[Steps, int] = {}
     maps: set[Steps] = set()
     wanted = tuple(explode.split(".")) if explode else None
     row = more = 0
     envelope = envelope_of(records)
-    for record in records:
+    sizes = list(parts or [len(records)])
+    of_part = [0] * len(sizes)
+    for record, part in zip(records, (p for p, n in enumerate(sizes) for _ in range(n)), strict=True):
         if envelope is not None and not envelope.has_row(record):
             continue
         elements: Sequence[Any] = [None]
@@ -167,6 +172,7 @@ def flattened(records: Sequence[Mapping[str, Any]], explode: str | None = None) 
                 column.extend([None] * (row - len(column)))
                 column.append(value)
             row += 1
+            of_part[part] += 1
     for column in columns.values():
         column.extend([None] * (row - len(column)))
     if wanted is not None and not row:
@@ -175,7 +181,7 @@ def flattened(records: Sequence[Mapping[str, Any]], explode: str | None = None) 
         )
     if envelope is not None:
         lists = {steps: n for steps, n in lists.items() if envelope.keeps(steps)}
-    return Sample(columns, row, [row], "records", lists=lists, maps=maps, envelope=envelope, more=more)
+    return Sample(columns, row, of_part, "records", lists=lists, maps=maps, envelope=envelope, more=more)
 
 
 def _leaves(

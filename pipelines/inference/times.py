@@ -44,6 +44,11 @@ _TIME = {
     "zeit",
     "moment",
 }
+_UNIT_NAMES = {
+    "ms": "ms", "millis": "ms", "milliseconds": "ms", "us": "us", "micros": "us", "microseconds": "us", "ns": "ns", "nano": "ns",
+    "nanos": "ns", "nanoseconds": "ns",
+}  # fmt: skip
+"""Of names that end in a unit, whether or not they say that they are a time."""
 _MONTH = "[A-Z][a-z]{2}"
 _CLOCK = r"\d\d:\d\d:\d\d"
 _FORMATS = (
@@ -84,9 +89,9 @@ _DIGITS = (
 _DAYS = r"^(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$"
 _ISO = (
     r"^(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d)?|\d{8}[Tt]\d{4}(\d\d)?)([.,]\d+)?"
-    r"( ?(Z|z|UTC|GMT|[+-]\d\d(:?\d\d)?)( [A-Z]{2,5})?(\[[^\[\]]{1,64}\])*)?$"
+    r"( ?(Z|z|UTC|GMT|[+-]\d\d(:?\d\d(:?\d\d)?)?)( [A-Z]{2,5})?(\[[^\[\]]{1,64}\])*)?$"
 )
-_ZONED = re.compile(r"(Z|z|UTC|GMT|[+-]\d\d(:?\d\d)?)( (?!(?:AD|BC|BCE|CE|AM|PM)\b)[A-Z]{2,5})?(\[[^\[\]]*\])*$")
+_ZONED = re.compile(r"(Z|z|UTC|GMT|[+-]\d\d(:?\d\d(:?\d\d)?)?)( (?!(?:AD|BC|BCE|CE|AM|PM)\b)[A-Z]{2,5})?(\[[^\[\]]*\])*$")
 
 
 def text_times(column: Column, values: list[Any], all_match: Callable[[str], bool], text: bool, zone: str | None) -> bool:
@@ -130,7 +135,9 @@ def epoch(column: Column, values: list[Any]) -> None:
     """Integers of a time, by their size and name."""
     name = column.called
     timed = time_like(name) or "$date" in column.steps or _of_moment(column.steps) or (name.startswith("column_") and _rising(values))
-    if not timed or not isinstance(column.low, (int, float)):
+    unit_named = _UNIT_NAMES.get(words(name)[-1]) if words(name) else None  # event_ms: a time only if it is one in that unit
+    timed |= column.asked
+    if not (timed or unit_named) or not isinstance(column.low, (int, float)):
         return
     if {"date", "day", "dt"} & set(words(name)) and column.low * _DAY >= _FIRST and column.high * _DAY <= _LAST and column.dtype == "int64":
         column.dtype, column.domain, column.parse = "timestamp", None, "Date()"
@@ -143,13 +150,15 @@ def epoch(column: Column, values: list[Any]) -> None:
         moments(column, [None if v is None else value_of(int(v), Epoch("ticks"), "timestamp") for v in values])
         return
     for unit, scale in (*_UNITS, ("ns", 0)):
+        if not timed and unit != unit_named:
+            continue
         factor = 1_000_000 // scale if scale else 1_000_000_000
         if _FIRST * factor <= column.low and column.high <= _LAST * factor:
             column.dtype, column.domain = "timestamp", None
             column.parse = f'Epoch("{unit}")'
             moments(column, [None if v is None else int(v * scale) if scale else int(v) // 1_000 for v in values])
             return
-    if column.dtype == "int64" and column.low >= 0 and _rising(values):
+    if timed and column.dtype == "int64" and column.low >= 0 and _rising(values):
         # Counted from midnight, as exchanges do: in units that are neither coarser (a day has no more of these) nor finer ones.
         column.of_day = next((n for n in _OF_DAY if _DAY * n // 1_000 <= column.high < _DAY * n), 0)
         if column.of_day:

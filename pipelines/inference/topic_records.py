@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,38 +13,43 @@ import pyarrow as pa
 from pipelines.inference.names import called, identifier
 from pipelines.inference.sampling import Sample, Steps, dialect_of, json_object, sample_records, text_records, types_of
 from pipelines.project.config import KafkaSettings
-from pipelines.sources.formats.avro_weight import UnusableSchema
 from pipelines.sources.formats.framing import HEADER
 from pipelines.sources.formats.record_format import record_format
 from pipelines.sources.formats.record_keys import RecordKeys
-from transforms.definitions import EventSource, Field
+from transforms.definitions import Csv, EventSource, Field
 from transforms.errors import ConfigError, DataError
 from transforms.json_payload import Refused
 
 __all__ = ["key_field", "key_names", "sample_payloads"]
 
+_NO_FIELD, _NO_TIME = "sampled_key", "sampled_at"
+"""Of a source that is not known yet: names that its records do not have, as a format reads what a source names as what it is there."""
 _DTYPES: dict[type, str] = {str: "string", int: "int64", float: "float64", bool: "bool"}
 _FRAMED = {"AVRO": "avro", "PROTOBUF": "protobuf", "JSON": "json_schema"}
 
 
 def sample_payloads(
     payloads: Sequence[bytes | None], explode: str | None = None, *, kafka: KafkaSettings | None = None, name: str = "sampled",
-    topic: str = "", form: str | None = None,
+    topic: str = "", form: str | None = None, parts: Sequence[int] | None = None,
 ) -> tuple[Sample, str]:  # fmt: skip
     """A sample of the records of a topic, and their format; records that are none of it are left out. ``name`` is the source's, whose
-    settings of ``kafka`` count. Raises DataError where no record can be read; ConfigError and RegistryAway."""
+    settings of ``kafka`` count; ``parts`` are how many of the payloads came from each partition (default: all from one). Raises DataError
+    where no record can be read; ConfigError and RegistryAway."""
     kafka = kafka or KafkaSettings()
-    source = EventSource(name=name, fields=[Field("key", "string", required=True)], event_time="at", tie_breaker="key", topic=topic)
+    source = EventSource(
+        name=name, fields=[Field(_NO_FIELD, "string", required=True)], event_time=_NO_TIME, tie_breaker=_NO_FIELD, topic=topic
+    )
     known = [p for p in payloads if p]
     form = form or kafka.formats.get(name) or _looks_like(known, source, kafka)
     types: dict[Steps, pa.DataType] = {}
     dialect = None
+    records: Sequence[Mapping[str, Any] | None]  # None for what is none; of formats of others these are left out
     if form in ("json", "json_schema"):
-        records = [r for p in known if (r := json_object(p[HEADER.size :] if p[0] == 0 else p)) is not None]
+        records = [json_object(p[HEADER.size :] if p[0] == 0 else p) for p in known]
     elif form == "csv":
         lines = b"\n".join(p.rstrip(b"\r\n") for p in known)
         dialect = dialect_of(lines[: 1 << 18], None, f"topic {topic}", header=False)
-        records = list(text_records(io.StringIO(lines.decode(dialect.encoding, "replace"), newline=""), dialect))  # type: ignore[arg-type]
+        records = [_line(p.decode(dialect.encoding, "replace"), dialect) for p in known]
     elif form == "avro":
         records = _avro(known, source, kafka)
     elif form == "protobuf":
@@ -53,9 +59,26 @@ def sample_payloads(
         if sampled is None:
             raise DataError(f"records in the format {form!r} are known to its package alone; sample a file of events instead")
         records = sampled
-    if not records:
+    found = [record for record in records if record is not None]
+    if not found:
         raise DataError(f"none of the {len(payloads):,} records can be read as {form}; say --format, or sample a file of events instead")
-    return sample_records(records, explode, dialect, types), form
+    read = _parts(payloads, parts, records) if len(records) == len(known) else None  # else nobody knows which of them was read
+    return sample_records(found, explode, dialect, types, read), form
+
+
+def _parts(payloads: Sequence[bytes | None], parts: Sequence[int] | None, records: Sequence[Mapping[str, Any] | None]) -> list[int]:
+    """How many records of each partition were read; ``records`` are those of the payloads that are not empty."""
+    sizes = parts or [len(payloads)]
+    each = iter(records)
+    read = [p is not None and len(p) > 0 and next(each) is not None for p in payloads]
+    ends = list(itertools.accumulate(sizes))
+    return [sum(read[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
+
+
+def _line(text: str, dialect: Csv) -> Mapping[str, Any] | None:
+    """The record that a payload of lines is; None for one of several, or of none."""
+    found = list(text_records(io.StringIO(text.rstrip("\r\n"), newline=""), dialect))
+    return found[0] if len(found) == 1 else None
 
 
 def key_names(keys: Sequence[bytes | None], kafka: KafkaSettings | None, name: str) -> dict[str, str]:
@@ -128,41 +151,33 @@ def _looks_like(payloads: Sequence[bytes], source: EventSource, kafka: KafkaSett
     )
 
 
-def _avro(payloads: Sequence[bytes], source: EventSource, kafka: KafkaSettings) -> list[dict[str, Any]]:
-    import fastavro
-
+def _avro(payloads: Sequence[bytes], source: EventSource, kafka: KafkaSettings) -> list[dict[str, Any] | None]:
+    """As the stream reads them, with the aliases and defaults of a reader's schema where one is set."""
     from pipelines.sources.formats.avro_format import AvroFormat
-    from pipelines.sources.formats.avro_schemas import written_by
 
-    registry, schemas, out = AvroFormat(source, kafka).registry, dict[int, Any](), list[dict[str, Any]]()
+    form, out = AvroFormat(source, kafka), list[dict[str, Any] | None]()
     for payload in payloads:
-        if payload[0] or len(payload) <= HEADER.size:
-            continue
-        number = HEADER.unpack_from(payload)[1]
-        if number not in schemas:
-            try:
-                schemas[number] = written_by(number, registry)
-            except UnusableSchema as error:
-                raise DataError(f"schema {number}: {error}") from None
+        decode = "" if payload[0] or len(payload) <= HEADER.size else form.decoder_of(HEADER.unpack_from(payload)[1])
         try:
-            record = schemas[number] and fastavro.schemaless_reader(io.BytesIO(payload[HEADER.size :]), schemas[number], None)
+            out.append(None if isinstance(decode, str) else decode(payload))
         except Exception:  # whatever odd bytes do to the decoder, it is the record that is none
-            continue
-        if isinstance(record, dict):
-            out.append(record)
+            out.append(None)
+    if wrong := [told for told in form.decoders.values() if isinstance(told, str)]:
+        raise DataError(wrong[0])
     return out
 
 
 def _protobuf(
     payloads: Sequence[bytes], source: EventSource, kafka: KafkaSettings, types: dict[Steps, pa.DataType]
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Any] | None]:
     from pipelines.sources.formats.protobuf_columns import columns_of, everything
     from pipelines.sources.formats.protobuf_format import ProtobufFormat
 
-    form, columns, out = ProtobufFormat(source, kafka), dict[str, Any](), list[dict[str, Any]]()
+    form, columns, out = ProtobufFormat(source, kafka), dict[str, Any](), list[dict[str, Any] | None]()
     for payload in payloads:
         message = form.message(payload)
         if message is None:
+            out.append(None)
             continue
         own = columns.get(message.DESCRIPTOR.full_name)
         if own is None:

@@ -312,8 +312,9 @@ def _group(made: Proposal, name: str, used: set[str]) -> str:
     measure = next((c for c in made.measures if c is not key and c is not made.tie_breaker), None)
     used |= {"Count", "Entity", "FeatureGroup", "hours", "minutes"}
     others = ", ".join(c.name for c in keys[1:6])
+    called = f"{name}_by_{key.name}"  # another source may have the same key, and groups of one name would hide one another
     lines = [
-        f"{key.name}_activity = FeatureGroup(", f'    name="{key.name}_activity",', f"    source={name},",
+        f"{called} = FeatureGroup(", f'    name="{called}",', f"    source={name},",
         f'    entity=Entity("{key.name}"),' + (f"  # other candidates: {others}" if others else ""),
         "    hop=minutes(15),", "    ttl=hours(48),", "    aggregates=[", "        Count(over=[hours(1), hours(24)]),",
     ]  # fmt: skip

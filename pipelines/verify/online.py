@@ -27,13 +27,15 @@ Stored = Callable[[FeatureGroup, pa.Table, pa.Schema], pa.Table]
 """(group, keys, the schema of its delivered rows) -> the stored rows of those keys that are there: keys, event timestamp, features."""
 
 ANOTHER_WRITER = "materialized"
+OUTSIDE = "outside the run"
 KEYS_AT_ONCE = 2_000
 
 
 @dataclass(frozen=True)
 class OnlineProof:
     """The keys of one group: how many, and by cause (``equal``, those of :data:`CAUSES`, ``materialized``: a row that batch has too,
-    or that was materialized, and that the stream did not deliver). ``lines``: a few of what nothing explains."""
+    or that was materialized, and that the stream did not deliver; ``outside the run``: what was delivered, of a time that batch does not
+    have). ``lines``: a few of what nothing explains."""
 
     group: str
     keys: int
@@ -65,11 +67,13 @@ def check(
     read: Stored,
     applied: str | None,
     materialized: pa.Table | None = None,
+    span: tuple[int, int] | None = None,
 ) -> OnlineProof:
     """Compare what the store holds for each key with the newest delivered row, and then with the newest batch row that was due.
 
     ``delivered``: every row of the row log, in order; ``vouched``: those that the checkpoints vouch for; ``applied``: the
-    fingerprint that the store takes rows of (None: any); ``materialized``: what the store took from the runs, per key.
+    fingerprint that the store takes rows of (None: any); ``materialized``: what the store took from the runs, per key; ``span``: batch has
+    the rows with first < boundary <= last (None: of all that the stream delivered).
     """
     group, c = proof.group, proof.comparison
     keys = tuple(group.entity.keys)
@@ -106,9 +110,12 @@ def check(
     for state, text in ((OLDER, "an older row is stored"), (OTHER_VALUES, "other values are stored"), (NEWER, "a newer row is stored")):
         why[stand["delivered"] == state] = text
     why[is_delivered] = "what was delivered is not what batch has"
-    bad = (cause == UNEXPLAINED) & ~writer
-    counts: dict[str, int] = {CAUSES[i]: int(((cause == i) & ~writer).sum()) for i in range(len(CAUSES))}
-    counts[ANOTHER_WRITER] = int(writer.sum())
+    outside = np.zeros(names.num_rows, np.bool_)
+    if span is not None:  # then the store holds what was delivered, and batch cannot say more
+        outside = is_delivered & ~is_batch & ~writer & (cause == UNEXPLAINED) & _outside(names, ours, group, span)
+    bad = (cause == UNEXPLAINED) & ~writer & ~outside
+    counts: dict[str, int] = {CAUSES[i]: int(((cause == i) & ~writer & ~outside).sum()) for i in range(len(CAUSES))}
+    counts[ANOTHER_WRITER], counts[OUTSIDE] = int(writer.sum()), int(outside.sum())
     return OnlineProof(group.name, names.num_rows, {k: n for k, n in counts.items() if n}, list(_lines(names, bad, why, keys)))
 
 
@@ -160,6 +167,16 @@ def _beyond(names: pa.Table, rows: pa.Table, group: FeatureGroup, position: Posi
     there = place >= 0
     boundary = column_us(rows, EVENT_TIMESTAMP)[place[there]] - group.delay_us
     out[there] = boundary > position.output_watermark[position.shard(names, group)][there]
+    return out
+
+
+def _outside(names: pa.Table, rows: pa.Table, group: FeatureGroup, span: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Whose row is of a time that batch does not have."""
+    place = locate(names, rows, group.entity.keys)
+    out = np.zeros(names.num_rows, np.bool_)
+    there = place >= 0
+    boundary = column_us(rows, EVENT_TIMESTAMP)[place[there]] - group.delay_us
+    out[there] = (boundary <= span[0]) | (boundary > span[1])
     return out
 
 

@@ -138,8 +138,10 @@ def prove(
     start: int,
     progress: Callable[[str], None] = lambda line: None,
     limit_us: int | None = None,
+    end: int | None = None,
 ) -> Proof:
-    """Compare a stream's rows with ``batch`` (group -> rows with ``start`` < boundary, made of ``events``: source -> all of them).
+    """Compare a stream's rows with ``batch`` (group -> rows with ``start`` < boundary <= ``end``, made of ``events``: source -> all of
+    them; without an ``end`` all that there are).
 
     ``fingerprints``: group -> graph of the batch rows; ``graphs``: group -> how to find a graph by its fingerprint; ``limit_us``: the
     stream's ``max_future_hours``, beyond which an event does not move the time of its partition alone (None: it does however far).
@@ -153,7 +155,8 @@ def prove(
         progress(f"comparing {name}: {batch[name].num_rows:,} batch rows, {record.rows[name].num_rows:,} delivered rows")
         late, source = record.late[group.source.name], group.source
         # The row log may go back to an earlier beginning of the stream.
-        ours = record.rows[name].filter(pa.array(_boundaries(record.rows[name], group) > start))
+        boundary = _boundaries(record.rows[name], group)
+        ours = record.rows[name].filter(pa.array((boundary > start) & (end is None or boundary <= end)))
         last = newest(ours, group.entity.keys)
         comparison = compare(name, group.entity.keys, batch[name], last.rows)
         log = events[source.name]

@@ -83,8 +83,11 @@ def run_verify(repo: Repo, options: VerifyOptions, say: Say = lambda line: None)
         batch = batch_rows(source.data, groups, run, log.start, log.end)
         prints = dict(run.record.fingerprints)
         limit = round(repo.settings.stream.max_future_hours * 3.6e9)
-        proof = prove(record, groups, batch, log.events, prints, lambda n: found_graphs(repo.data, groups[n]), log.start, say, limit)
-        online = _online(repo, stream, record, proof, say) if options.online else {}
+        # A run may begin after the stream did, and end before it has come so far.
+        span = (log.start, log.end) if options.against is not None else None
+        end = log.end if log.end < record.output_watermark else None
+        proof = prove(record, groups, batch, log.events, prints, lambda n: found_graphs(repo.data, groups[n]), log.start, say, limit, end)
+        online = _online(repo, stream, record, proof, say, span) if options.online else {}
         stores = compare_stores(repo, open_store(repo), say) if options.online else {}
         served = _served(repo, stream, record, proof, say) if options.served else {}
     finally:
@@ -179,7 +182,7 @@ def _archived(repo: Repo, record: StreamRecord, folder: Path, say: Say) -> dict[
     return out
 
 
-def _online(repo: Repo, folder: Path, record: StreamRecord, proof: Proof, say: Say) -> dict[str, OnlineProof]:
+def _online(repo: Repo, folder: Path, record: StreamRecord, proof: Proof, say: Say, span: tuple[int, int] | None) -> dict[str, OnlineProof]:
     """Each group's view in the online store. A stream that runs may have gone on: what looks odd is looked at once more."""
     store = open_store(repo)
     read, applied = store_reader(store)
@@ -189,7 +192,7 @@ def _online(repo: Repo, folder: Path, record: StreamRecord, proof: Proof, say: S
         for _ in range(2):
             taken = materialized_rows(store, store.get_feature_view(name))
             delivered, vouched, position = read_rows(folder, group), record.rows[name], record.positions[name]
-            out[name] = check(proof.groups[name], delivered, vouched, position, read, applied(name), taken)
+            out[name] = check(proof.groups[name], delivered, vouched, position, read, applied(name), taken, span)
             if not out[name].unexplained:
                 break
     return out

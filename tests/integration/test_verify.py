@@ -73,6 +73,16 @@ def test_a_batch_run_over_the_files_can_be_compared_with_instead(plain):
     assert "date=2013-01-06/part-0.parquet changed since run" in result.notices[0]
 
 
+def test_a_run_that_ends_before_the_stream_is_compared_as_far_as_it_goes(plain):
+    """And one that begins after it: what the stream delivered of other times is neither extra nor unexplained."""
+    plain.stream(plain.world.data / "stream" / "main")
+    run = plain.world.run(BEGIN + timedelta(hours=3), END - timedelta(hours=9), pinned=True).run
+    result = run_verify(plain.world.repo(), VerifyOptions(against=run.id, online=False))
+    assert (result.verdict, result.unexplained, result.problems) == ("proven", 0, [])
+    assert set(result.values["different"]) <= {"too late"} and result.values["equal"] > 3_000
+    assert all(g["rows"]["extra"] == {} for g in result.groups.values())
+
+
 @pytest.mark.parametrize("upto", [1.0, 0.6])
 def test_a_killed_stream_is_taken_as_far_as_its_checkpoints_go(plain, expected, tmp_path, upto):
     """It delivered rows, and corrections of rows, after the last checkpoint that it saved."""

@@ -56,7 +56,7 @@ def test_the_inferred_definition_in_the_readme_becomes_feast_objects(tmp_path: P
 
     (block,) = blocks(PAGES[0], "python")
     (tmp_path / "features.py").write_text(block)
-    view = load_module(tmp_path, "features").view_user_id_activity
+    view = load_module(tmp_path, "features").view_clicks_by_user_id
     assert {"count_1h", "duration_ms_max_24h", "tandem_revision"} <= {f.name for f in view.features}
 
 

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from pipelines.inference.infer_source import infer_files
 from pipelines.inference.names import identifier, taken_from
+from pipelines.inference.proposal import propose
 from pipelines.inference.topic_records import sample_payloads
 from pipelines.sources.event_files import events, list_files
 from tests.shapes.makers import SHAPES
@@ -220,6 +221,73 @@ def test_topics_of_other_than_json() -> None:
     assert sample_payloads([b'{"a": {"b": 1}}', b"\x00\x01", None])[0].columns == {("a", "b"): [1]}
     with pytest.raises(DataError, match="none of the 2 records is a JSON object"):
         sample_payloads([b"\x00", b"[1]"])
+
+
+def test_each_partition_and_each_file_begins_anew(tmp_path: Path) -> None:
+    """Behind the first comes the second from its beginning, which is no disorder: also where some records are none, and elements events."""
+    lines = [
+        json.dumps({"at": f"2024-05-01T{h:02}:{m:02}:00Z", "items": [{"sku": f"{h}.{m}.{i}"} for i in range(m % 3)]})
+        for h in range(9)
+        for m in range(60)
+    ]
+    for part in "ab":
+        (tmp_path / f"{part}.jsonl").write_text("\n".join(lines))
+    disorder = infer_files(tmp_path, explode="items").proposal.disorder
+    assert disorder.most == 0 and disorder.measured
+    payloads: list[bytes | None] = [*(line.encode() for line in lines), b"none", None]
+    sample, _ = sample_payloads(payloads * 3, "items", parts=[len(payloads)] * 3)
+    assert len(sample.parts) == 3 and len(set(sample.parts)) == 1 and sum(sample.parts) == sample.rows
+    assert propose(sample, explode="items").disorder.most == 0
+
+
+def test_a_time_by_its_unit_and_one_that_is_said_to_be_it() -> None:
+    """A number whose name ends in a unit is a time if it is one in that unit; any other is one if whoever asks says so."""
+    at = 1_714_557_660
+    payloads: list[bytes | None] = [
+        json.dumps({"event_ms": (at + i) * 1_000, "dwell_ms": i, "clock_us": (at + i) * 1_000, "t": at + i, "id": i}).encode()
+        for i in range(300)
+    ]
+    found = {c.called: (c.dtype, c.parse) for c in propose(sample_payloads(payloads)[0]).columns}
+    assert found["dwell_ms"] == found["clock_us"] == found["t"] == ("int64", "")
+    made = propose(sample_payloads(payloads)[0])
+    assert (made.event_time.called, made.event_time.parse) == ("event_ms", 'Epoch("ms")')
+    made = propose(sample_payloads(payloads)[0], event_time="t")
+    assert (made.event_time.called, made.event_time.parse, made.offset) == ("t", 'Epoch("s")', False)
+
+
+def test_no_event_lies_before_1970() -> None:
+    payloads: list[bytes | None] = [
+        json.dumps({"at": f"1960-01-{1 + i % 28:02}T00:00:00Z", "sent": f"2024-05-{1 + i % 28:02}T10:00:00Z", "id": i}).encode()
+        for i in range(99)
+    ]
+    assert propose(sample_payloads(payloads)[0]).event_time.called == "sent"
+    with pytest.raises(DataError, match=r"at begins at 1960-01-01 00:00:00 UTC, and no event lies before 1970 .* --event-time"):
+        propose(sample_payloads(payloads)[0], event_time="at")
+
+
+def test_what_tells_things_apart_has_no_domain_and_is_no_number() -> None:
+    """There will be others than were seen: tomorrow's customer would be a dead letter."""
+    payloads: list[bytes | None] = [
+        json.dumps({
+            "at": f"2024-05-01T10:{i % 60:02}:00Z", "seq": i, "user": f"u{i % 5}", "vehicleId": "ab"[i % 2], "card": "4111",
+            "state": "xy"[i % 2], "account_balance": str(i),
+        }).encode() for i in range(300)
+    ]  # fmt: skip
+    found = {c.called: c for c in propose(sample_payloads(payloads)[0]).columns}
+    assert {name: c.domain for name, c in found.items() if c.domain} == {"state": ["x", "y"]}
+    assert (found["card"].dtype, found["account_balance"].parse) == ("string", "Number()")
+
+
+@pytest.mark.parametrize(
+    ("steps", "wanted"),
+    [
+        (("createdAt", "$date"), "created_at"), (("_id", "$oid"), "id"), (("properties", "$browser"), "properties_browser"),
+        (("$os",), "os"), (("$date",), "date"),
+    ],
+)  # fmt: skip
+def test_names_that_begin_with_a_dollar(steps: tuple[str, ...], wanted: str) -> None:
+    """MongoDB's are types, all others names."""
+    assert taken_from(steps, set()) == wanted
 
 
 @pytest.mark.parametrize(

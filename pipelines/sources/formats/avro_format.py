@@ -101,7 +101,7 @@ class AvroFormat(RecordFormat):
                 number = _HEADER.unpack_from(value)[1]
                 decode = known.get(number)
                 if decode is None:
-                    decode = self._find(number)
+                    decode = self.decoder_of(number)
                 if isinstance(decode, str):
                     refused[row] = UNKNOWN_SCHEMA, decode
                 else:
@@ -114,7 +114,7 @@ class AvroFormat(RecordFormat):
             records.append(record)
         return check_records(records, refused, self.source, now_us, max_future_us, origin)
 
-    def _find(self, number: int) -> Decoder | str:
+    def decoder_of(self, number: int) -> Decoder | str:
         """The decoder for a schema's id, or why there is none. An unknown id is asked for again later: it may be on its way."""
         found = self.registry.schema(number)
         if found is None:
