@@ -31,7 +31,7 @@ from pipelines.forgetting.online_rows import without_online_rows
 from pipelines.forgetting.other_formats import is_other, other_holds, without_records
 from pipelines.forgetting.store_copies import StoreCopies, store_copies
 from pipelines.forgetting.stream_tiles import tiles_hold, without_tiles
-from pipelines.forgetting.subject import LINES, UNREADABLE, Subject, holds, without_lines, without_rows
+from pipelines.forgetting.subject import LINES, UNREADABLE, Subject, holds, opened, without_lines, without_rows
 from pipelines.forgetting.waiting_letters import letters_hold, without_letters
 from pipelines.lake import layout, shared
 from pipelines.lake.counted import counted
@@ -48,6 +48,9 @@ __all__ = ["Report", "erase"]
 
 _LEFT_ALONE = (*(f(Path()).name for f in (layout.models, layout.graphs, layout.mlflow_store, layout.mlflow_artifacts)), "registry.db")
 """Never rewritten; searched in the end."""
+_AUDIT = layout.audit(Path()).name
+_PIECE = 1 << 24
+"""Bytes of a file that are searched for a name at a time."""
 _WHOLE = ("tfx", "verify", "monitor", "reproduce", "demo", "replay", "alerts", "watch", "tracking")
 """Reports and copies: a file that holds the subject goes as a whole."""
 _ANSWER = ("tandem_request", "tandem_row", "tandem_at")
@@ -99,13 +102,14 @@ def _keys_of(source: EventSource, names: set[str]) -> EventSource:
 
 def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], None], copies: StoreCopies | None) -> Report:
     data, report = repo.data, Report()
+    _check_keys(repo, subject)
+    _check_names(repo, subject)
     if not dry_run:
         _check_room(repo)
     for folder in _streams(data):
         if not dry_run:
             seal_leftovers(folder)
             shutil.rmtree(folder / "flink" / "checkpoints", ignore_errors=True)  # tiles; an embedded engine never restores them
-    _check_keys(repo, subject)
     names = {name for name, _ in subject.keys}
     mapped = tuple(_keys_of(s, names) for s in repo.sources.values() if s.mapped and names <= {f.name for f in s.fields})
     subject = replace(subject, others=_no_values(repo, names), sources=mapped)
@@ -120,8 +124,6 @@ def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], Non
         if file.top not in _LEFT_ALONE and file.path.name != layout.MANIFEST:
             _one_file(file, subject, dry_run, report, answers)
     _labels(data, answers, dry_run, report)
-    if not report.found:
-        _check_names(repo, subject)
     if not dry_run:
         _mark(data, subject, report)
         if copies is not None:
@@ -164,10 +166,33 @@ def _check_keys(repo: Repo, subject: Subject) -> None:
 
 
 def _check_names(repo: Repo, subject: Subject) -> None:
-    """For a subject of which nothing was found. Raises DataError for a name that no source has: a slip would pass for forgotten."""
+    """Raises DataError for a name that no source has and no file holds, before anything is changed: a file without the key's column is
+    searched for the value alone, so a slip in the name would erase whatever else has that value. A name of definitions that are gone
+    stands in their files still."""
     known = {f.name for s in repo.sources.values() for f in s.fields}
-    if unknown := [name for name, _ in subject.keys if name not in known]:
-        raise DataError(f"--entity {unknown[0]}=...: nothing has such a key; the sources have {', '.join(sorted(known))}")
+    for name in (name for name, _ in subject.keys if name not in known):
+        if not any(_names(file, name) for file in found_files(repo)):
+            raise DataError(f"--entity {name}=...: nothing has such a key; the sources have {', '.join(sorted(known))}")
+
+
+def _names(file: Found, name: str) -> bool:
+    """Whether a file's bytes hold this word: headers, footers and records of all formats do, of their columns. What an erase itself writes
+    down (manifests, the audit log) says nothing."""
+    if file.path.name == layout.MANIFEST or file.top == _AUDIT:
+        return False
+    word = re.compile(rb"(?<![A-Za-z0-9_])" + re.escape(name.encode()) + rb"(?![A-Za-z0-9_])")
+    if word.search(file.name.encode()):
+        return True
+    try:
+        with opened(file.path) as data:
+            before = b""
+            while piece := data.read(_PIECE):
+                if word.search(before + piece):
+                    return True
+                before = (before + piece)[-len(name.encode()) - 1 :]
+    except UNREADABLE:
+        pass  # damaged: told by what reads it
+    return False
 
 
 def _no_values(repo: Repo, keys: set[str]) -> frozenset[str]:

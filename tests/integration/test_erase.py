@@ -237,6 +237,31 @@ def test_every_form_in_which_an_event_is_read_is_erased(tmp_path: Path) -> None:
             erase(made.repo(), Subject.parse(["shp=100"]), dry_run)
 
 
+@pytest.mark.parametrize("slip", ["chanel=web", "ity=b", "citys=b"])
+def test_a_slip_in_a_keys_name_erases_nothing_though_its_value_stands_elsewhere(tmp_path: Path, slip: str) -> None:
+    """A table without the key's column is searched for the value alone: the mistyped key took other entities' rows."""
+    made = Orders(tmp_path / "w")
+    path = made.data / "offline/shop_orders/run=r/p.parquet"
+    path.parent.mkdir(parents=True)
+    table(path, shop=[100, 101], channel_last_24h=["web", "b"])
+    before = path.read_bytes()
+    for _ in range(2):  # what the first try left in the audit log is no word for it
+        with pytest.raises(DataError, match=rf"--entity {slip.split('=')[0]}=\.\.\.: nothing has such a key"):
+            erase(made.repo(), Subject.parse([slip]))
+        (made.data / "audit").mkdir(exist_ok=True)
+        (made.data / "audit" / "audit.jsonl").write_text(f'{{"subject": "{slip.split("=")[0]}#12"}}')
+    assert path.read_bytes() == before
+
+
+def test_a_key_of_definitions_that_are_gone_is_erased_from_the_files_that_have_it(tmp_path: Path) -> None:
+    made = Orders(tmp_path / "w")
+    path = made.data / "offline/old_group/run=r/p.parquet"
+    path.parent.mkdir(parents=True)
+    table(path, customer=["ann", "bob"], count_1h=[1, 1])
+    assert erase(made.repo(), Subject.parse(["customer=ann"])).found == {"offline/old_group": 1}
+    assert pq.read_table(path).column("customer").to_pylist() == ["bob"]
+
+
 def test_what_stands_elsewhere_is_erased_there(tmp_path: Path) -> None:
     """Issue 13, section 3: folders of the data folder that are links to another disk, links into a store of contents whose files have no
     suffix, a log of events and a request log outside; a link that leads back to where it lies ends no search."""
