@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from serving.projections import FeatureSet, Projection
 from serving.protocol import RequestField
 from serving.shared_calls import SharedCalls
 
-__all__ = ["INPUT_DTYPES", "MODEL_FILES", "LoadedModel", "ModelSpec", "Runner", "load_model", "to_model_inputs"]
+__all__ = ["INPUT_DTYPES", "MODEL_FILES", "LoadedModel", "ModelSpec", "ModelSpecFile", "Runner", "load_model", "to_model_inputs"]
 
 log = logging.getLogger("tandem.serving")
 
@@ -33,6 +33,26 @@ MODEL_FILES = ("saved_model.pb", "model.onnx")
 _REF = re.compile(r"([^:]+?)(?::|__)(.+)")
 
 Array = npt.NDArray[Any]
+
+
+class ModelSpecFile(TypedDict):
+    """``tandem.json`` as JSON; what it says: :class:`ModelSpec`. ``request_fields`` and ``inputs`` are pairs of name and dtype,
+    ``features`` are ``view:feature``, ``nullable`` are names of request fields, ``created`` is UTC in ISO 8601."""
+
+    name: str
+    version: int
+    fingerprints: dict[str, str]
+    feature_service: str
+    entity_keys: list[str]
+    request_fields: list[list[str]]
+    nullable: list[str]
+    features: list[str]
+    inputs: list[list[str]]
+    output: str
+    training_set: str
+    run: str
+    created: NotRequired[str]
+    projections: NotRequired[dict[str, Any]]
 
 
 @dataclass(frozen=True)

@@ -123,43 +123,46 @@ def list_(
     topic, choice = settings.kafka.dead_letters, _choice(source, reason, since)
     made = None if only == "stream" else run_with_letters(settings.data, run)
     batch = None if made is None else list_file_letters(made, choice, latest)
-    value: dict[str, Any] = {}
+    stream: Listing | TandemError | None = None
     if only != "batch":
         try:
-            value = _stream_letters(list_letters(_broker(settings), topic, choice, latest), topic)
+            stream = list_letters(_broker(settings), topic, choice, latest)
         except TandemError as error:
             if batch is None:
                 raise
-            value = {"topic": topic, "problem": str(error)}
-    if batch is not None:
-        value["batch"] = _batch_letters(batch)
+            stream = error
     if json_:
-        show(value, True)
+        value = {} if stream is None else _stream_letters(stream, topic)
+        show({**value, **({} if batch is None else {"batch": _batch_letters(batch)})}, True)
         return
-    if "topic" in value:
-        _show_stream(value)
+    if stream is not None:
+        _show_stream(stream, topic)
     if batch is not None:
-        if "topic" in value:
+        if stream is not None:
             write("")
-        _show_batch(value["batch"])
+        _show_batch(batch)
 
 
-def _stream_letters(found: Listing, topic: str) -> dict[str, Any]:
-    counts: list[dict[str, Any]] = [
-        {"source": s, "reason": r, "records": n, "replayed": found.replayed[s, r]} for (s, r), n in sorted(found.records.items())
-    ]
-    rows = [
-        {"when": _when(a.written_us), "source": a.source, "record": a.where, "reason": a.reason, "detail": a.detail} for a in found.latest
-    ]
+def _stream_letters(found: Listing | TandemError, topic: str) -> dict[str, Any]:
+    if isinstance(found, TandemError):
+        return {"topic": topic, "problem": str(found)}
     return {
         "topic": topic,
         "records": sum(found.records.values()),
-        "counts": counts,
+        "counts": [
+            {"source": s, "reason": r, "records": n, "replayed": found.replayed[s, r]} for (s, r), n in sorted(found.records.items())
+        ],
         "fields": _fields(found.fields),
         "repeats": found.repeats,
         "foreign": found.foreign,
-        "latest": rows,
+        "latest": _latest(found),
     }
+
+
+def _latest(found: Listing) -> list[dict[str, str]]:
+    return [
+        {"when": _when(a.written_us), "source": a.source, "record": a.where, "reason": a.reason, "detail": a.detail} for a in found.latest
+    ]
 
 
 def _batch_letters(found: FileListing) -> dict[str, Any]:
@@ -168,43 +171,46 @@ def _batch_letters(found: FileListing) -> dict[str, Any]:
         "records": sum(found.records.values()),
         "counts": [{"source": s, "reason": r, "records": n} for (s, r), n in sorted(found.records.items())],
         "fields": _fields(found.fields),
-        "first": [{"source": a.source, "record": a.where, "reason": a.reason, "detail": a.detail} for a in found.first],
+        "first": _first(found),
     }
+
+
+def _first(found: FileListing) -> list[dict[str, str]]:
+    return [{"source": a.source, "record": a.where, "reason": a.reason, "detail": a.detail} for a in found.first]
 
 
 def _fields(found: Counter[tuple[str, str, str]]) -> dict[str, int]:
     return {"/".join(key): n for key, n in sorted(found.items())}
 
 
-def _show_stream(value: dict[str, Any]) -> None:
-    if "problem" in value:
-        screen.print(f"the stream's dead letters cannot be read: {value['problem']}", style="yellow")
+def _show_stream(found: Listing | TandemError, topic: str) -> None:
+    if isinstance(found, TandemError):
+        screen.print(f"the stream's dead letters cannot be read: {found}", style="yellow")
         return
-    if value["foreign"]:
-        screen.print(f"{value['foreign']} records of topic {value['topic']!r} are no dead letters; they are left out", style="yellow")
-    if not value["records"]:
-        write(f"no dead letters in topic {value['topic']!r}")
+    if found.foreign:
+        screen.print(f"{found.foreign} records of topic {topic!r} are no dead letters; they are left out", style="yellow")
+    if not found.records.total():
+        write(f"no dead letters in topic {topic!r}")
         return
-    _tables(f"topic {value['topic']}", value, value["latest"], replayed=True)
+    _tables(f"topic {topic}", found, _latest(found), found.replayed)
 
 
-def _show_batch(value: dict[str, Any]) -> None:
-    if not value["records"]:
-        write(f"no dead letters in batch run {value['run']}")
+def _show_batch(found: FileListing) -> None:
+    if not found.records.total():
+        write(f"no dead letters in batch run {found.run}")
         return
-    _tables(
-        f"batch run {value['run']}; correct the files or the contract and run 'tandem batch' again", value, value["first"], replayed=False
-    )
+    _tables(f"batch run {found.run}; correct the files or the contract and run 'tandem batch' again", found, _first(found))
 
 
-def _tables(title: str, value: dict[str, Any], rows: list[dict[str, Any]], replayed: bool) -> None:
+def _tables(title: str, found: Listing | FileListing, rows: list[dict[str, str]], replayed: Counter[tuple[str, str]] | None = None) -> None:
     from pipelines.lake.run_records import with_fields
 
-    last = [Column("replayed", justify="right")] if replayed else []
+    last = [] if replayed is None else [Column("replayed", justify="right")]
     table = Table("source", "reason", Column("records", justify="right"), *last, box=None, title=title, title_justify="left")
-    for count in value["counts"]:
-        reason = with_fields(f"{count['source']}/{count['reason']}", value["fields"]).removeprefix(f"{count['source']}/")
-        table.add_row(count["source"], reason, f"{count['records']:,}", *([f"{count['replayed']:,}"] if replayed else []))
+    fields = _fields(found.fields)
+    for (source, name), records in sorted(found.records.items()):
+        reason = with_fields(f"{source}/{name}", fields).removeprefix(f"{source}/")
+        table.add_row(source, reason, f"{records:,}", *([] if replayed is None else [f"{replayed[source, name]:,}"]))
     results().print(table)
     if rows:
         write("")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -17,6 +16,9 @@ from pipelines.lake import layout
 from pipelines.project.config import parse_duration
 from transforms.errors import ConfigError
 from transforms.instants import micros_of
+
+if TYPE_CHECKING:
+    from pipelines.replay.topic_archive import Archived
 
 __all__ = ["app", "archive"]
 
@@ -101,26 +103,26 @@ def archive(
                 " the others could not read; give each files= of its own"
             )
     reader = open_broker(loaded.settings.kafka, loaded.data).open_reader()
-    totals: dict[str, dict[str, Any]] = {}
+    totals: dict[str, Archived] = {}
     try:
         with recorded(loaded, "archive", params={"since": since, "anew": anew}) as run:
             while True:
                 for one in chosen:
                     done = _pass(reader, one, loaded, steps, begin, anew, accept_missing, one.name in totals)
-                    totals[one.name] = _sum(totals.get(one.name), done)
+                    totals[one.name] = totals[one.name].followed_by(done) if one.name in totals else done
                 anew = False
                 if until == "latest" or stop.wait(pause):
                     break
-            run.add(counts={f"events/{name}": d["events"] for name, d in totals.items()})
+            run.add(counts={f"events/{name}": done.events for name, done in totals.items()})
     finally:
         reader.close()
     found = list(totals.values())
-    show({"sources": found}, json_, lambda: _archived(found))
+    show({"sources": [done.to_dict() for done in found]}, json_, lambda: _archived(found))
 
 
 def _pass(
     reader: Any, source: Any, loaded: Any, steps: Steps, begin: int | None, anew: bool, accept_missing: bool, again: bool
-) -> dict[str, Any]:
+) -> Archived:
     """Archive what there is of one topic now; ``again``: say nothing where nothing came."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -146,17 +148,7 @@ def _pass(
             f"{source.topic}: {done.events:,} events of {done.records:,} records into {done.files} files of {source.files}{merged};"
             f" lag {done.lag:,} records"
         )
-    return done.to_dict()
-
-
-def _sum(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
-    """What several passes did; the lag is the last one's."""
-    if before is None:
-        return now
-    rejected = Counter(before["rejected"]) + Counter(now["rejected"])
-    names = ("records", "events", "left_out", "passed_over", "tombstones", "files", "merged", "missing")
-    added = {key: before[key] + now[key] for key in names}
-    return {**now, **added, "rejected": dict(sorted(rejected.items()))}
+    return done
 
 
 def _skipped(data: Path, topic: str) -> dict[int, frozenset[int]]:
@@ -171,12 +163,12 @@ def _skipped(data: Path, topic: str) -> dict[int, frozenset[int]]:
     return out
 
 
-def _archived(found: list[dict[str, Any]]) -> Table:
+def _archived(found: list[Archived]) -> Table:
     table = Table("source", "records", "events", "before --since", "filtered", "tombstones", "rejected", "lag", box=None)
     for d in found:
-        rejected = ", ".join(f"{n:,} {reason}" for reason, n in d["rejected"].items()) or "none"
-        numbers = (f"{d[name]:,}" for name in ("records", "events", "left_out", "passed_over", "tombstones"))
-        table.add_row(d["source"], *numbers, rejected, f"{d['lag']:,}")
+        rejected = ", ".join(f"{n:,} {reason}" for reason, n in sorted(d.rejected.items())) or "none"
+        numbers = (f"{n:,}" for n in (d.records, d.events, d.left_out, d.passed_over, d.tombstones))
+        table.add_row(d.source, *numbers, rejected, f"{d.lag:,}")
     return table
 
 

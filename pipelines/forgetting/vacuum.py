@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from pipelines.forgetting.store_things import store_checkpoints, store_things
 from pipelines.forgetting.stream_segments import segment_of, spared_segments
@@ -32,7 +32,7 @@ from pipelines.streaming.state.taken_segments import Taken, note_taken, taken_of
 from serving.object_store.cache import cache_of
 from transforms.errors import DataError
 
-__all__ = ["Thing", "candidates", "vacuum"]
+__all__ = ["TakenThing", "Thing", "candidates", "vacuum"]
 
 _LASTING = ("stream", "serve", "watch", "replay", "demo")
 """Kinds of runs that do not hinder: a demo's steps are runs of their own."""
@@ -99,9 +99,18 @@ def _within(inner: list[str], outer: list[str]) -> bool:
     return c <= a and b <= d
 
 
+class TakenThing(TypedDict):
+    """What went: ``made`` is UTC in ISO 8601."""
+
+    kind: str
+    name: str
+    made: str
+    bytes: int
+
+
 def vacuum(
     repo: Repo, now: datetime, older_than: timedelta, keep: int = 10, kinds: tuple[str, ...] = (), dry_run: bool = False
-) -> list[dict[str, Any]]:
+) -> list[TakenThing]:
     """Take what is older than ``older_than``, not among the newest ``keep`` of its kind, and not needed; what went, with bytes.
 
     ``kinds``: only these (``runs``, ``training``, ``requests``, ``verify``, ``monitor``, ``models``, ``stream``). Raises DataError,
@@ -111,7 +120,7 @@ def vacuum(
         return _vacuum(repo, now, older_than, keep, kinds, dry_run)
 
 
-def _vacuum(repo: Repo, now: datetime, older_than: timedelta, keep: int, kinds: tuple[str, ...], dry_run: bool) -> list[dict[str, Any]]:
+def _vacuum(repo: Repo, now: datetime, older_than: timedelta, keep: int, kinds: tuple[str, ...], dry_run: bool) -> list[TakenThing]:
     things, needed = candidates(repo)
     by_kind: dict[str, list[Thing]] = defaultdict(list)
     for thing in things:
@@ -132,7 +141,7 @@ def _vacuum(repo: Repo, now: datetime, older_than: timedelta, keep: int, kinds: 
     going = [t for t in going if t.name not in needed_of_streams]
     for name, what in () if dry_run else taken.items():
         note_taken(layout.stream(repo.data, name), what)  # before it goes: whoever compares with the log is not to miss it
-    out = []
+    out: list[TakenThing] = []
     for thing in sorted(going, key=lambda t: (t.kind, t.made, t.name)):
         out.append({"kind": thing.kind, "name": thing.name, "made": thing.made.isoformat(), "bytes": thing.size})
         if not dry_run:

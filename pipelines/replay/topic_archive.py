@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -57,6 +57,21 @@ class Archived:
     merged: int = 0
     lag: int = 0
     missing: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def followed_by(self, now: Archived) -> Archived:
+        """What this pass and the next one of the same topic did; the lag is the last one's."""
+        return replace(
+            now,
+            records=self.records + now.records,
+            events=self.events + now.events,
+            rejected=self.rejected + now.rejected,
+            left_out=self.left_out + now.left_out,
+            passed_over=self.passed_over + now.passed_over,
+            tombstones=self.tombstones + now.tombstones,
+            files=self.files + now.files,
+            merged=self.merged + now.merged,
+            missing=self.missing + now.missing,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able form."""

@@ -18,10 +18,10 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from pipelines.lake import layout
 from pipelines.lake.files import write_json
@@ -41,14 +41,29 @@ LOCK = ".mlflow.lock"
 _MOST = 5000  # characters of a tag
 
 
-def wanted(data: Path, model: str) -> dict[str, Any]:
-    """What MLflow is to hold of a model: {"aliases": {alias: version}, "tags", "versions": {version: {"run", "tags"}}}. Cheap."""
+class WantedVersion(TypedDict):
+    """What MLflow is to hold of a version: the training that made it, and its tags."""
+
+    run: str
+    tags: dict[str, str]
+
+
+class WantedModel(TypedDict):
+    """What MLflow is to hold of a model. ``aliases``: alias -> version; None: nobody knows now, and MLflow keeps what it has."""
+
+    aliases: dict[str, int | None] | None
+    versions: dict[str, WantedVersion]
+    tags: dict[str, str]
+
+
+def wanted(data: Path, model: str) -> WantedModel:
+    """What MLflow is to hold of a model. Cheap."""
     folder = model_folder(data, model)
     try:
         aliases = current(folder)
     except ModelError:
-        aliases = None  # nobody knows now: MLflow keeps what it has
-    versions: dict[str, Any] = {}
+        aliases = None
+    versions: dict[str, WantedVersion] = {}
     scores = evaluations_of(data, model)
     history = [dict(e) for e in aliases.history] if aliases is not None else []
     for version in versions_on_disk(folder):
@@ -69,7 +84,7 @@ def wanted(data: Path, model: str) -> dict[str, Any]:
         if told:
             tags["tandem_changes"] = json.dumps(told[-20:])[:_MOST]
         versions[str(version)] = {"run": tags["tandem_run"], "tags": {_key(k): v[:_MOST] for k, v in tags.items() if v}}
-    out: dict[str, Any] = {"aliases": None, "versions": versions, "tags": {}}
+    out: WantedModel = {"aliases": None, "versions": versions, "tags": {}}
     if aliases is not None:
         out["aliases"] = {alias: getattr(aliases, alias) for alias in ALIASES}
         out["tags"] = {"tandem_last_change": json.dumps(history[-1])[:_MOST]} if history and history[-1]["action"] != "found" else {}
@@ -108,7 +123,7 @@ def _told(data: Path, model: str) -> str:
     return str((_json(model_folder(data, model) / STATE) or {}).get("mark", ""))
 
 
-def _mark(asked: dict[str, Any], uri: str) -> str:
+def _mark(asked: WantedModel, uri: str) -> str:
     return hashlib.sha256(json.dumps([asked, uri], sort_keys=True).encode()).hexdigest()
 
 
@@ -145,7 +160,7 @@ class _Mirror:
         self.data, self.uri, self.model, self.experiment = data, uri, model, experiment
         self.client = MlflowClient(uri, registry_uri=uri)
 
-    def bring(self, asked: dict[str, Any]) -> list[str]:
+    def bring(self, asked: WantedModel) -> list[str]:
         said: list[str] = []
         self._registered(asked["tags"])
         known = self._known()
@@ -190,7 +205,7 @@ class _Mirror:
             if not token:
                 return out
 
-    def _new(self, version: str, one: dict[str, Any]) -> Any:
+    def _new(self, version: str, one: WantedVersion) -> Any:
         """Upload the version as an MLflow model, and register that."""
         run, experiment = self._run(one["run"])
         folder = model_folder(self.data, self.model) / version
@@ -237,7 +252,7 @@ class _Mirror:
             return None, str(ours.experiment_id)
         return None, str(self.client.create_experiment(self.experiment, artifact_location=artifact_root(self.uri, self.data)))
 
-    def _aliases(self, asked: dict[str, Any]) -> None:
+    def _aliases(self, asked: Mapping[str, str]) -> None:
         have = {alias: str(v) for alias, v in self.client.get_registered_model(self.model).aliases.items()}
         for alias in ALIASES:
             if alias in asked and have.get(alias) != str(asked[alias]):

@@ -19,6 +19,7 @@ from pipelines.batch.beam_options import DIRECT
 from pipelines.lake import layout
 from pipelines.training.definition import Column, Model
 from pipelines.training.training_set import TrainingSet
+from serving.models import ModelSpecFile
 from transforms.errors import TandemError
 from transforms.plain_paths import plain_path
 from transforms.tensorflow_settings import settle_tensorflow
@@ -96,7 +97,7 @@ def _eval_config(model: Model, against: str) -> Any:
 
 
 def _build(
-    model: Model, training_set: TrainingSet, repo: Path, data: Path, spec: dict[str, Any], seed: int, params: Mapping[str, Any], push: bool
+    model: Model, training_set: TrainingSet, repo: Path, data: Path, spec: ModelSpecFile, seed: int, params: Mapping[str, Any], push: bool
 ) -> Any:
     # Not tfx.v1, which imports all of Google's client for Vertex AI as well.
     from tfx import components
@@ -299,7 +300,7 @@ def run_pipeline(
     training_set: TrainingSet,
     repo: Path,
     data: Path,
-    spec: dict[str, Any],
+    spec: ModelSpecFile,
     run_id: str,
     progress: Progress = lambda component, seconds: None,
     seed: int = 20130101,

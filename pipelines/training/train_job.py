@@ -34,8 +34,8 @@ from transforms.tensorflow_settings import settle_tensorflow
 
 if TYPE_CHECKING:
     from pipelines.training.tfx_pipeline import PipelineRun
-    from pipelines.training.training_report import Report
     from pipelines.training.training_set import TrainingSet
+    from serving.models import ModelSpecFile
     from serving.projections import FeatureSet
 
 __all__ = ["Trained", "make_set", "model_spec", "predict", "score_report", "scores", "train"]
@@ -67,23 +67,25 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def model_spec(model: Model, training_set: TrainingSet, run: str) -> dict[str, Any]:
-    """``tandem.json`` of a model version, but for the version and the creation time (see serving.models.ModelSpec)."""
-    return {
+def model_spec(model: Model, training_set: TrainingSet, run: str) -> ModelSpecFile:
+    """``tandem.json`` of a model version; whoever pushes it sets the version and the creation time."""
+    spec: ModelSpecFile = {
         "name": model.name,
         "version": 0,
         "fingerprints": training_set.fingerprints,
         "feature_service": model.features if isinstance(model.features, str) else "",
         "entity_keys": list(model.entity_keys),
-        "request_fields": [[f.name, f.dtype] for f in model.request_fields],
+        "request_fields": [[f.name, str(f.dtype)] for f in model.request_fields],
         "nullable": [f.name for f in model.request_fields if not f.required and f.name not in model.entity_keys],
         "features": [f"{c.view}:{c.feature}" for c in training_set.columns if not c.is_request],
-        **{k: training_set.manifest[k] for k in ("projections",) if k in training_set.manifest},
         "inputs": [[c.name, c.dtype] for c in training_set.columns],
         "output": "probability",
         "training_set": training_set.id,
         "run": run,
     }
+    if "projections" in training_set.manifest:
+        spec["projections"] = training_set.manifest["projections"]
+    return spec
 
 
 def predict(saved_model: Path, table: Any, inputs: list[tuple[str, str]], output: str = "probability", batch: int = 8192) -> Any:

@@ -15,6 +15,7 @@ from pipelines.registry.register import register
 from pipelines.training.train_job import model_spec
 from pipelines.training.user_code import load_function
 from serving.model_files import FILES, hash_files
+from serving.models import ModelSpecFile
 
 BEGIN = datetime(2013, 1, 8, tzinfo=UTC)
 
@@ -24,7 +25,7 @@ def push(repo: Repo, version: int, made: Any) -> None:
     import tensorflow as tf
 
     model = repo.attribute("labels:late_flights_model")
-    spec = {**model_spec(model, made, f"by-hand-{version}"), "version": version, "created": "2013-02-01T00:00:00Z"}
+    spec: ModelSpecFile = {**model_spec(model, made, f"by-hand-{version}"), "version": version, "created": "2013-02-01T00:00:00Z"}
     folder = repo.data / "models" / model.name
     folder.mkdir(parents=True, exist_ok=True)
     work = folder / f".push-{version}"

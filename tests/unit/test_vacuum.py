@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.forgetting import vacuum as vacuum_module
-from pipelines.forgetting.vacuum import vacuum
+from pipelines.forgetting.vacuum import TakenThing, vacuum
 from pipelines.lake import layout, runs
 from pipelines.lake.graphs import apply_graph
 from transforms.errors import TandemError
@@ -61,7 +61,7 @@ def repo(tmp_path: Path) -> Any:
     return SimpleNamespace(path=tmp_path, data=tmp_path, settings=settings, groups={})
 
 
-def names(found: list[dict[str, Any]]) -> set[str]:
+def names(found: list[TakenThing]) -> set[str]:
     return {each["name"] for each in found}
 
 
