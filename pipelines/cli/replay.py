@@ -27,7 +27,7 @@ from transforms.errors import ConfigError
 from transforms.instants import instant, micros_of
 
 if TYPE_CHECKING:
-    from pipelines.replay.replay_job import Reached
+    from pipelines.replay.replay_job import Reached, ReplaySummary
 
 __all__ = ["replay"]
 
@@ -108,11 +108,11 @@ def _when(us: int) -> str:
     return f"{instant(us):%Y-%m-%d %H:%M:%S}"
 
 
-def _table(summary: dict[str, Any]) -> Table:
-    names = ("events", "delayed", "late", "duplicated", "corrupted", "sent")
-    table = Table("source", *names, box=None)
-    for name, values in summary["sources"].items():
-        table.add_row(name, *(f"{values[n]:,}" for n in names))
+def _table(summary: ReplaySummary) -> Table:
+    table = Table("source", "events", "delayed", "late", "duplicated", "corrupted", "sent", box=None)
+    for name, of in summary["sources"].items():
+        counts = (of["events"], of["delayed"], of["late"], of["duplicated"], of["corrupted"], of["sent"])
+        table.add_row(name, *(f"{n:,}" for n in counts))
     table.caption = f"{summary['sent']:,} records in {summary['seconds']:.1f} s, {summary['records_per_second']:,} per second"
     table.caption_justify = "left"
     return table

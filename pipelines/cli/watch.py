@@ -30,7 +30,7 @@ from pipelines.project.config import parse_duration
 from transforms.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pipelines.watch.watch_job import Subject
+    from pipelines.watch.watch_status import Subject, WatchStatus
 
 __all__ = ["app", "metrics"]
 
@@ -66,7 +66,8 @@ def watch(
     from pipelines.project.recording import recorded
     from pipelines.watch.child_commands import Children
     from pipelines.watch.job_metrics import JobMetrics
-    from pipelines.watch.watch_job import Watch, intentions, status, utc_now
+    from pipelines.watch.watch_job import Watch, utc_now
+    from pipelines.watch.watch_status import intentions, status
 
     if as_of is not None:
         moment("--as-of", as_of)
@@ -121,7 +122,7 @@ def watch(
 
 
 def _subject(repo: Path, data: Path | None, model: str | None) -> Subject:
-    from pipelines.watch.watch_job import Subject
+    from pipelines.watch.watch_status import Subject
 
     loaded = load(repo, data, everything=True)
     names = [str(loaded.attribute(reference).name) for reference in loaded.settings.models]
@@ -135,14 +136,14 @@ def _subject(repo: Path, data: Path | None, model: str | None) -> Subject:
 def status(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, model: ModelOption = None, json_: JsonOption = False) -> None:
     """Show what the watch knows: triggers, what it would do next, retrainings, alerts."""
     quiet()
-    from pipelines.watch.watch_job import status as look
     from pipelines.watch.watch_job import utc_now
+    from pipelines.watch.watch_status import status as look
 
     found = look(_subject(repo, data, model), utc_now())
     show(found, json_, lambda: _table(found))
 
 
-def _table(found: dict[str, Any]) -> Table:
+def _table(found: WatchStatus) -> Table:
     who = ", ".join(f"pid {w['pid']} since {_when(w['since'])}, {w['metrics'] or 'once'}" for w in found["watching"])
     table = Table(title=f"watching: {who or 'nobody'}", title_justify="left", box=None, show_header=False)
     for name, facts in found["models"].items():

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import requests
 
@@ -28,6 +28,9 @@ from pipelines.verify.verify_table import render
 from transforms.errors import TandemError
 from transforms.instants import micros_of
 from transforms.own_program import tandem_command
+
+if TYPE_CHECKING:
+    from pipelines.replay.replay_job import ReplayedSource, ReplaySummary
 
 __all__ = ["Ahead", "run_live", "server", "start_over", "why_not"]
 
@@ -284,7 +287,7 @@ def _reads(repo: Repo) -> bool:
     return len(_progress(repo).get("lag", {})) == PARTITIONS * len({g.source.name for g in repo.groups.values()})
 
 
-def _delivered(repo: Repo, sent: Mapping[str, Any]) -> Callable[[], bool]:
+def _delivered(repo: Repo, sent: Mapping[str, ReplayedSource]) -> Callable[[], bool]:
     """Whether all that was sent (a replay's summary by source) is folded, and the rows that follow from it are written."""
     from pipelines.streaming.state.job_state import JobState
     from pipelines.streaming.supervisor import reached
@@ -300,7 +303,7 @@ class _Replay:
 
     def __init__(self, repo: Repo, start: datetime, end: datetime) -> None:
         self.repo, self.range = repo, (micros_of(start), micros_of(end))
-        self.summary: dict[str, Any] = {}
+        self.done: ReplaySummary | None = None
         self.error: Exception | None = None
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._run, name="replay", daemon=True)
@@ -311,7 +314,7 @@ class _Replay:
         how = Alterations(seed=1, disorder=DISORDER, late=LATE, corrupt=CORRUPT)
         options = ReplayOptions(start_us=self.range[0], end_us=self.range[1], speed=SPEED, partitions=PARTITIONS, how=how)
         try:
-            self.summary = run_replay(self.repo, options, stopped=self.stop.is_set)
+            self.done = run_replay(self.repo, options, stopped=self.stop.is_set)
         except Exception as error:
             self.error = error
 
@@ -322,6 +325,12 @@ class _Replay:
     def __exit__(self, *_: object) -> None:
         self.stop.set()
         self.thread.join(30)
+
+    @property
+    def summary(self) -> ReplaySummary:
+        """What was sent, once that is over."""
+        assert self.done is not None
+        return self.done
 
     def over(self) -> bool:
         """Whether all is sent. Raises what went wrong."""

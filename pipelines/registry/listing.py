@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from pipelines.lake import layout
 from pipelines.lake.graphs import applied_graphs
@@ -13,22 +13,51 @@ from pipelines.registry.scores import evaluations_of
 from serving.aliases import ALIASES, Aliases
 from serving.errors import ModelError
 
-__all__ = ["list_models", "spec_of", "state_of"]
+__all__ = ["ListedModel", "ListedVersion", "list_models", "spec_of", "state_of"]
 
 
-def list_models(data: Path, only: str | None = None) -> list[dict[str, Any]]:
-    """Every model: {"model", "champion", "challenger", "versions", "history", "problem", "fingerprint"}, versions newest first."""
+class ListedVersion(TypedDict):
+    """A version of a model. ``state``: see :func:`state_of`; ``created``: UTC in ISO 8601."""
+
+    version: int
+    aliases: list[str]
+    state: str
+    fingerprints: dict[str, str]
+    scores: dict[str, Any]
+    run: str
+    training_set: str
+    created: str
+    folder: str
+
+
+class ListedModel(TypedDict):
+    """A model. ``champions``: the champion and those before it; ``versions``: newest first; ``problem``: why nobody knows its aliases;
+    ``fingerprint`` and ``applied``: the applied graphs of the views that its versions read, for people and by view."""
+
+    model: str
+    champion: int | None
+    challenger: int | None
+    champions: list[int]
+    versions: list[ListedVersion]
+    history: list[dict[str, Any]]
+    problem: str
+    fingerprint: str
+    applied: dict[str, str]
+
+
+def list_models(data: Path, only: str | None = None) -> list[ListedModel]:
+    """Every model that has versions, or the one of this name."""
     return [_model(data, name) for name in models_of(data) if only in (None, name) and versions_on_disk(model_folder(data, name))]
 
 
-def _model(data: Path, name: str) -> dict[str, Any]:
+def _model(data: Path, name: str) -> ListedModel:
     folder, problem = model_folder(data, name), ""
     try:
         aliases = current(folder)
     except ModelError as e:
         aliases, problem = Aliases(), str(e)
     scores, applied = evaluations_of(data, name), applied_graphs(data)
-    versions = []
+    versions: list[ListedVersion] = []
     known = versions_on_disk(folder)
     gone = [v for e in aliases.history for v in [e.get("version") or e.get("champion")] if v is not None and v not in known]
     for version in sorted({*known, *gone}, reverse=True):
@@ -48,10 +77,11 @@ def _model(data: Path, name: str) -> dict[str, Any]:
             }
         )
     used = {view: applied.get(view, "") for v in versions for view in v["fingerprints"]}
-    pointers = {"champion": aliases.champion, "challenger": aliases.challenger, "champions": list(aliases.champions)}
     return {
         "model": name,
-        **pointers,
+        "champion": aliases.champion,
+        "challenger": aliases.challenger,
+        "champions": list(aliases.champions),
         "versions": versions,
         "history": [dict(e) for e in aliases.history],
         "problem": problem,

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -149,6 +149,40 @@ def write_clock(data: Path, event_us: int, wall_us: int, speed: float) -> None:
     write_json(path, {"event_us0": event_us, "wall_us0": wall_us, "speed": speed}, indent=None)
 
 
+class ReplayCounts(TypedDict):
+    """How many records of a source were sent; of its log's ``events`` how many were delayed and how many late; how many records were
+    copies, or corrupted."""
+
+    sent: int
+    events: int
+    delayed: int
+    late: int
+    duplicated: int
+    corrupted: int
+
+
+class ReplayedSource(ReplayCounts):
+    """What was sent of a source. ``last_offsets``: partition (decimal) -> the last record's offset."""
+
+    topic: str
+    format: str
+    last_offsets: dict[str, int]
+
+
+class ReplaySummary(TypedDict):
+    """What a replay did. ``reached_us``: the event time of the last record that was sent (microseconds; None: none was)."""
+
+    interrupted: bool
+    sent: int
+    unacknowledged: int
+    seconds: float
+    records_per_second: int
+    reached_us: int | None
+    seed: int
+    passed_over: dict[str, Any]
+    sources: dict[str, ReplayedSource]
+
+
 def run_replay(
     repo: Repo,
     options: ReplayOptions,
@@ -156,7 +190,7 @@ def run_replay(
     progress: Callable[[Reached], None] = lambda reached: None,
     say: Callable[[str], None] = lambda line: None,
     stopped: Callable[[], bool] = lambda: False,
-) -> dict[str, Any]:
+) -> ReplaySummary:
     """Send the logs of the repository's sources into their topics; returns the summary that ``tandem replay --json`` prints.
 
     Returns when every record is acknowledged by all replicas, or, what was sent being so, soon after ``stopped()``. While no
@@ -174,7 +208,7 @@ def run_replay(
     if line := passed_over_line(log.passed_over):
         say(line)
     partitions = prepare_topics(connection, [s.topic for s in sources], options.partitions, say, stopped)
-    counts = {s.name: dict.fromkeys(("sent", "events", "delayed", "late", "duplicated", "corrupted"), 0) for s in sources}
+    counts = {s.name: ReplayCounts(sent=0, events=0, delayed=0, late=0, duplicated=0, corrupted=0) for s in sources}
     begun, sent, reached = time.monotonic(), 0, options.start_us
     span = log.span()
     pace = _Pace(repo.data, options.speed)
@@ -263,20 +297,17 @@ def _records(
     return topics, place.tolist(), values, keys.to_numpy(zero_copy_only=False).tolist(), (part.column(1).to_numpy() // 1000).tolist()
 
 
-def _count(counts: dict[str, dict[str, int]], part: pa.RecordBatch, sources: list[EventSource]) -> None:
+def _count(counts: dict[str, ReplayCounts], part: pa.RecordBatch, sources: list[EventSource]) -> None:
     number, kind, role = (part.column(i).to_numpy() for i in (0, 2, 3))
     for i, source in enumerate(sources):
         mine = number == i
         original, into = mine & (role == ORIGINAL), counts[source.name]
-        for name, which in (
-            ("sent", mine),
-            ("events", original),
-            ("delayed", original & (kind == DELAYED)),
-            ("late", original & (kind == LATE)),
-            ("duplicated", mine & (role == DUPLICATE)),
-            ("corrupted", mine & (role == CORRUPT)),
-        ):
-            into[name] += int(which.sum())
+        into["sent"] += int(mine.sum())
+        into["events"] += int(original.sum())
+        into["delayed"] += int((original & (kind == DELAYED)).sum())
+        into["late"] += int((original & (kind == LATE)).sum())
+        into["duplicated"] += int((mine & (role == DUPLICATE)).sum())
+        into["corrupted"] += int((mine & (role == CORRUPT)).sum())
 
 
 class _Pace:

@@ -10,7 +10,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from typing import Any
@@ -103,7 +103,7 @@ class Steps:
             self.say(f"{name}: {seconds:.1f} s")
 
 
-def show(value: dict[str, Any], as_json: bool, table: Callable[[], Table] | None = None) -> None:
+def show(value: Mapping[str, object], as_json: bool, table: Callable[[], Table] | None = None) -> None:
     """The result: JSON on stdout, or a table."""
     if as_json:
         print(json.dumps(value, indent=2, default=str))

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from pipelines.alerting import Alert, AlertReceiver, AlertStore, deliver, from_report, from_runs, open_receiver
 from pipelines.lake import layout
 from pipelines.lake.files import write_json
-from pipelines.lake.run_records import RetrainRecord
-from pipelines.lake.runs import Run, list_runs
-from pipelines.project.config import Settings
+from pipelines.lake.runs import list_runs
 from pipelines.project.recording import Stopped
 from pipelines.watch.child_commands import Commands
 from pipelines.watch.decide import Decision, Look, Retrain, State, decide
 from pipelines.watch.observations import KIND, applied, event_days, gather, key_of, latest_report, plan
 from pipelines.watch.retrain import alone, retrain
-from transforms.definitions import EventSource
+from pipelines.watch.watch_status import Subject, last_look, look_file
 from transforms.errors import DataError, TandemError
 from transforms.locks import try_lock
 
-__all__ = ["Subject", "Watch", "intentions", "status"]
+__all__ = ["Watch"]
 
 _BEAT = timedelta(minutes=1)
 """The longest time without a look at the runs, so that a failed job is noticed soon."""
@@ -35,18 +31,6 @@ _IN_A_ROUND = 4
 """Actions for one model in one round: a look, a training, and what they lead to. A bound, should the world change while we act."""
 _JUDGED_OTHERWISE = frozenset({"monitor", "watch"})
 """Kinds whose exit code is no failure: a monitor that found something ends with 1."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is watched: a repository's folder, settings, data, sources, groups, and the names of its models."""
-
-    path: Path
-    settings: Settings
-    data: Path
-    sources: Mapping[str, EventSource]
-    groups: Mapping[str, Any]
-    models: tuple[str, ...]
 
 
 @dataclass
@@ -72,7 +56,7 @@ class Watch:
         if self.receiver is None:
             self.receiver = open_receiver(self.subject.settings.alerts)
         for model in self.subject.models:
-            self.known[model] = {"looked": _noted(self.subject.data, model).get("looked"), "triggers": {}, "held": ""}
+            self.known[model] = {"looked": last_look(self.subject.data, model).get("looked"), "triggers": {}, "held": ""}
 
     def round(self) -> datetime:
         """Everything that is due now, until nothing is; when to come back. Raises Stopped when the commands are to stop."""
@@ -97,7 +81,7 @@ class Watch:
         own = [r.head for r in runs if r.kind not in _JUDGED_OTHERWISE and r.head.parent not in retrainings]
         found = {"jobs": from_runs(own, now)}
         for model in self.subject.models:
-            report, noted = latest_report(data, model), _noted(data, model)
+            report, noted = latest_report(data, model), last_look(data, model)
             found[f"monitor/{model}"] = [] if report is None else from_report(report[1], alerts.level)
             wrong = Alert(
                 f"watch/{model}", "fail", f"{model}: the monitor could not run", str(noted.get("error")), "look", {"model": model}
@@ -115,7 +99,7 @@ class Watch:
 
     def _state(self, model: str) -> State:
         s = self.subject
-        noted = None if model in self.look_now else _noted(s.data, model).get("looked")
+        noted = None if model in self.look_now else last_look(s.data, model).get("looked")
         looked = datetime.fromisoformat(noted) if noted else None
         state = gather(s.data, model, s.sources.values(), s.groups, list_runs(s.data), s.settings.watch, looked, self.clock())
         return state if self.every is None else replace(state, policy=replace(state.policy, every=self.every))
@@ -160,7 +144,7 @@ class Watch:
                 self._wrong(error)
             elif report is not None:
                 self.say(f"monitor of {model}: {report[1].verdict} ({report[0].parent})")
-            write_json(_note_file(data, model), {"looked": now.isoformat(), "error": error})
+            write_json(look_file(data, model), {"looked": now.isoformat(), "error": error})
             self.known[model]["looked"] = now.isoformat()
             self.look_now.discard(model)
         return True
@@ -222,92 +206,6 @@ class Watch:
                     break
         except Stopped:
             self.say("asked to stop; a retraining that was under way goes on with the next start")
-
-
-def _note_file(data: Path, model: str) -> Path:
-    return layout.watch(data) / f"{model}.json"
-
-
-def _noted(data: Path, model: str) -> dict[str, Any]:
-    """When the watch last looked at a model, and what was wrong with that."""
-    try:
-        found = json.loads(_note_file(data, model).read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def status(subject: Subject, now: datetime) -> dict[str, Any]:
-    """How things stand: watches that run, what is decided for each model, retrainings, alerts."""
-    data = subject.data
-    runs = list_runs(data)
-    alerts = AlertStore(layout.alerts(data))
-    models: dict[str, dict[str, Any]] = {}
-    for model in subject.models:
-        noted = _noted(data, model)
-        looked = datetime.fromisoformat(noted["looked"]) if noted.get("looked") else None
-        try:
-            report = latest_report(data, model)
-            state = gather(data, model, subject.sources.values(), subject.groups, runs, subject.settings.watch, looked, now)
-        except TandemError as error:
-            models[model] = {"error": " ".join(str(error).split())}
-            continue
-        decision = decide(state, now)
-        models[model] = {
-            "champion": state.champion.version if state.champion else None,
-            "trained_until": state.trained_until,
-            "data_until": state.data_end,
-            "looked": looked,
-            "verdict": report[1].verdict if report else None,
-            "report": str(report[0].parent) if report else None,
-            "error": noted.get("error") or None,
-            "triggers": {t.name: t.why for t in decision.triggers},
-            "held": decision.held or None,
-            "next": type(decision.action).__name__.lower() if decision.action else f"wait until {decision.until:%Y-%m-%d %H:%M} UTC",
-        }
-    return {
-        "watching": [_running(r) for r in runs if r.kind == "watch" and r.status == "running"],
-        "models": models,
-        "retrainings": [_summary(r) for r in runs if r.kind == KIND][-5:],
-        "alerts": {"firing": alerts.firing(), "waiting": len(alerts.waiting())},
-    }
-
-
-def intentions(subject: Subject, now: datetime) -> dict[str, list[str]]:
-    """What a round would do now, per model, one line each; nothing is done, asked or written for it."""
-    data = subject.data
-    runs = list_runs(data)
-    out: dict[str, list[str]] = {}
-    for model in subject.models:
-        state = gather(data, model, subject.sources.values(), subject.groups, runs, subject.settings.watch, None, now)
-        lines = [f"tandem labels --model {model}", f"tandem monitor --model {model} --no-labels"]
-        decision = decide(replace(state, looked=now), now)
-        days = event_days(data, subject.sources.values(), now)
-        if isinstance(decision.action, Retrain) and days is not None:
-            graphs = applied(data, subject.groups)
-            span = plan(data, model, days, runs, graphs, subject.settings.watch.train_days, subject.settings.demo.warm_up_days)
-            first, last = f"{span.train_start:%Y-%m-%d}", f"{span.end:%Y-%m-%d}"
-            lines.append(f"retrain on {first} to {last}, as {'; '.join(f'{t.name}: {t.why}' for t in decision.triggers)}")
-            then = (
-                "promote it if the thresholds hold" if subject.settings.watch.promote else "push it, not promote it (watch.promote is off)"
-            )
-            lines.append(then)
-        elif decision.triggers:
-            lines.append(f"not retrain, though {', '.join(t.name for t in decision.triggers)} asks for it: {decision.held}")
-        else:
-            lines.append("not retrain, unless the monitor finds a reason")
-        out[model] = lines
-    return out
-
-
-def _running(run: Run) -> dict[str, Any]:
-    return {"pid": run.head.pid, "since": run.created, "metrics": run.record.links.get("metrics")}
-
-
-def _summary(run: Run) -> dict[str, Any]:
-    said = run.as_(RetrainRecord)
-    kept = {k: getattr(said, k) for k in ("model", "begun", "finished", "outcome", "version", "tries", "error", "detail")}
-    return {"run": run.id, "status": run.status, "triggers": [t.get("name") for t in said.triggers], **{k: v for k, v in kept.items() if v}}
 
 
 def utc_now() -> datetime:

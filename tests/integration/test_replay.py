@@ -24,7 +24,7 @@ from kafka.admin import ConfigResource
 
 from pipelines.project.config import KafkaSettings
 from pipelines.project.repository import Repo, load_repo
-from pipelines.replay.replay_job import Reached, ReplayOptions, run_replay
+from pipelines.replay.replay_job import Reached, ReplayOptions, ReplaySummary, run_replay
 from pipelines.replay.schedule import Alterations, partitions_of
 from pipelines.services.kafka_broker import Broker
 from pipelines.sources.archive import archive, archive_schema
@@ -197,6 +197,7 @@ def test_speed_and_clock(repo: Repo) -> None:
     assert min(p.event_us0 for p in paces) == start
     sends = [reached for reached, _ in seen if reached.sent]
     assert [r.sent for r in sends] == sorted(r.sent for r in sends)
+    assert summary["reached_us"] is not None
     if len(paces) == 1:  # a machine that stalls sets the clock back
         assert summary["seconds"] == pytest.approx((summary["reached_us"] - start) / 1e6 / 3600, abs=2.5)
 
@@ -253,7 +254,7 @@ def test_a_stopped_replay_keeps_its_word_on_what_it_sent(repo: Repo, broker: Bro
 @pytest.mark.slow
 def test_a_broker_that_goes_away_is_waited_for(repo: Repo, tmp_path: Path) -> None:
     said: list[str] = []
-    summaries: list[dict[str, Any]] = []
+    summaries: list[ReplaySummary] = []
     begun, gone = threading.Event(), threading.Event()
     with kafka_server(tmp_path / "mine") as mine:
         kafka = KafkaSettings(bootstrap_servers=mine.bootstrap)

@@ -23,7 +23,8 @@ from pipelines.project.secrets import Secret
 from pipelines.registry.alias_file import current
 from pipelines.watch.job_metrics import JobMetrics, page
 from pipelines.watch.observations import event_days, plan
-from pipelines.watch.watch_job import Watch, intentions, status
+from pipelines.watch.watch_job import Watch
+from pipelines.watch.watch_status import intentions, status
 from tests.integration.fake_tandem import MODEL, champion
 from tests.integration.watch_world import BROKEN, CALM, DRIFT, SOURCE, Clock, InProcess, World, utc
 from tests.webhook_server import WebhookServer

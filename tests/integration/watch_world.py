@@ -12,7 +12,7 @@ from typing import Any
 from pipelines.lake.runs import list_runs
 from pipelines.project.config import Settings, TrackingSettings, WatchSettings
 from pipelines.project.recording import ProjectRef, recorded
-from pipelines.watch.watch_job import Subject
+from pipelines.watch.watch_status import Subject
 from tests.integration import fake_tandem
 from tests.integration.fake_tandem import MODEL
 from transforms.definitions import Count, Entity, EventSource, FeatureGroup, Field, hours, minutes
