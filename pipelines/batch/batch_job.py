@@ -8,44 +8,36 @@ per feature group at the end.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from pipelines.batch import steps
 from pipelines.batch.analysis import analyze_groups
 from pipelines.batch.batch_engine import BatchEngine
 from pipelines.batch.beam_options import BeamEngine
-from pipelines.batch.beam_transforms import ApplyTransformGraph, ReadEventLog, WindowFeatures
 from pipelines.batch.continued import continued
-from pipelines.batch.job_notes import keep_spans, keep_stats, with_past
-from pipelines.batch.learn_steps import Workers
 from pipelines.batch.left_behind import left_behind
-from pipelines.batch.run_files import RunFiles, run_files
+from pipelines.batch.row_jobs import RowJobs
+from pipelines.batch.run_files import run_files
 from pipelines.batch.run_key import begin_of, declared, lost, run_key, sources_of, superseded
-from pipelines.batch.work_place import WorkPlace
 from pipelines.lake import layout, provenance, runs, shared
-from pipelines.lake.counted import counted
-from pipelines.lake.graphs import apply_graph, carried_over, graph_for, hash_of, remember_definitions, since
-from pipelines.lake.run_records import with_fields
+from pipelines.lake.graphs import carried_over, graph_for, hash_of, remember_definitions, since
 from pipelines.project import recording
 from pipelines.project.repository import Repo
 from pipelines.sources.event_files import in_range, passed_over_record
-from pipelines.sources.null_fields import LEAST_EVENTS, null_line
 from pipelines.sources.tables.snapshots import take_snapshot
 from transforms.data_folder import snapshot_name
-from transforms.definitions import EventSource, FeatureGroup, micros
-from transforms.errors import ConfigError, DataError, GraphError, RejectLimitError, TandemError
+from transforms.definitions import FeatureGroup
+from transforms.errors import ConfigError, DataError, GraphError, TandemError
 from transforms.graph import TransformGraph
+from transforms.instants import micros_of
 from transforms.run_cover import Cover, write_cover
 
-__all__ = ["BatchResult", "apply_run", "graphs_of", "newest_graphs", "run_batch"]
+__all__ = ["BatchResult", "graphs_of", "newest_graphs", "run_batch"]
 
 
 @dataclass(frozen=True)
@@ -54,11 +46,6 @@ class BatchResult:
 
     run: runs.Run
     reused: bool
-
-
-def us(moment: datetime) -> int:
-    """Microseconds since the epoch, exactly."""
-    return micros(moment - datetime(1970, 1, 1, tzinfo=UTC))
 
 
 def run_batch(
@@ -89,15 +76,15 @@ def run_batch(
     if start >= end:
         raise ConfigError(f"range {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}: the end must be after the start")
     sources = sources_of(repo.groups.values())
-    begin_us = begin_of(repo.groups.values(), us(start), us(end))
+    begin_us = begin_of(repo.groups.values(), micros_of(start), micros_of(end))
     tables = {n: take_snapshot(data, s, progress) for n, s in sources.items() if s.table is not None}
     shared.send_files(data, [snapshot_name(n) for n in tables])
     for name, source in sources.items():
         if source.table is None and source.files:
             first = begin_us[name] if before is None else None  # that the files of then are as they were is looked at, too
-            shared.have_files(data, [source.files], lambda file, first=first: in_range(file, first, us(end)))  # type: ignore[misc]
+            shared.have_files(data, [source.files], lambda file, first=first: in_range(file, first, micros_of(end)))  # type: ignore[misc]
     progress("listing and hashing input files")
-    events = run_files(data, sources, begin_us, us(end), before, progress)
+    events = run_files(data, sources, begin_us, micros_of(end), before, progress)
     if not any(events.files.values()) and not any(events.past.values()):
         raise ConfigError(
             f"no event files between {start:%Y-%m-%d} and {end:%Y-%m-%d} below {data}; correct --start and --end or data: (if there were no"
@@ -140,7 +127,7 @@ def run_batch(
             if not made:
                 tiles = before.tiles if before is not None else {}
                 with _in_one_line():
-                    _make(repo, run, sources, events, tiles, begin_us, us(start), us(end), graphs, engine, progress)
+                    RowJobs(repo, run, sources, events, tiles, begin_us, micros_of(start), micros_of(end), graphs, engine, progress).make()
             done = _publish(repo, run)
             for line in left_behind(done, complete, repo.groups):
                 progress(line)
@@ -167,136 +154,11 @@ def _said(error: Exception) -> str:
     return re.sub(r"^[\w.]+: ", "", last)  # the name of its class
 
 
-def _make(
-    repo: Repo,
-    run: runs.Run,
-    sources: Mapping[str, EventSource],
-    events: RunFiles,
-    tiles: Mapping[str, Sequence[str]],
-    begin_us: Mapping[str, int],
-    start: int,
-    end: int,
-    graphs: dict[str, str],
-    engine: BatchEngine,
-    progress: Callable[[str], None],
-) -> None:
-    for leftover in ("rows", "offline", "dead_letters", "tiles", "learn", "engine"):
-        shutil.rmtree(run.folder / leftover, ignore_errors=True)
-    place, settings = WorkPlace(repo.data, run, engine.elsewhere), repo.settings.batch
-    place.begin()
-    created_us = us(datetime.fromisoformat(run.created))
-    total = sum(len(f) for f in events.files.values())
-    progress(f"windows: {counted(total, 'file')} of {counted(events.files, 'source')} into {counted(repo.groups, 'feature group')}")
-    with engine.pipeline(run.folder) as pipeline:
-        stats, spans = [], []
-        for name, source in sources.items():
-            log = pipeline | f"Events of {name}" >> ReadEventLog(
-                source,
-                place.events(events.files[name]),
-                begin_us[name],
-                end,
-                created_us,
-                round(settings.max_future_hours * 3.6e9),
-                f"{place.top}/dead_letters",
-                events.begins[name],
-                None if engine.alone else settings.split_bytes,
-            )
-            stats.append(log.stats)
-            spans.append(log.spans)
-            for group in (g for g in repo.groups.values() if g.source.name == name):
-                length = steps.slice_us(group, settings.slice_days)
-                made = log.valid | f"Features {group.name}" >> WindowFeatures(
-                    group,
-                    settings.shards,
-                    length,
-                    start,
-                    end,
-                    f"{place.top}/rows",
-                    f"{place.top}/tiles",
-                    place.files(tiles.get(group.name, ())),
-                )
-                stats.append(made.stats)
-        keep_stats(stats, f"{place.top}/stats.json")
-        keep_spans(spans, f"{place.top}/spans.json")
-    place.bring(("rows", "tiles", "dead_letters"), ("stats.json", "spans.json"))
-    counts = json.loads((run.folder / "stats.json").read_text())
-    rejected = {k.removeprefix("rejected/"): n for k, n in sorted(counts.items()) if k.startswith("rejected/")}
-    read_total = sum(n for k, n in counts.items() if k.startswith("read/"))
-    misplaced = {k.removeprefix("misplaced/"): n for k, n in sorted(counts.items()) if k.startswith("misplaced/")}
-    if misplaced:
-        named = ", ".join(f"{n:,} of {source}" for source, n in misplaced.items())
-        progress(
-            f"events in a date= folder of another day (UTC): {named}; a run that does not read that day does not see them:"
-            " put each below its own day, or give folders by other days another name"
-        )
-    nulls = _null_fields(counts)
-    for where, total in nulls.items():
-        of, _, field = where.partition("/")
-        progress(null_line(repo.sources[of], field, total))
-    run.save(
-        events={k.removeprefix("read/"): n for k, n in sorted(counts.items()) if k.startswith("read/")},
-        filtered={k.removeprefix("filtered/"): n for k, n in sorted(counts.items()) if k.startswith("filtered/")},
-        empty={k.removeprefix("empty/"): n for k, n in sorted(counts.items()) if k.startswith("empty/")},
-        misplaced=misplaced,
-        null_fields=nulls,
-        spans=with_past(json.loads((run.folder / "spans.json").read_text()), events.spans),
-        rejected=rejected,
-        rejected_fields={k.removeprefix("rejected_fields/"): n for k, n in sorted(counts.items()) if k.startswith("rejected_fields/")},
-        rows={k.removeprefix("rows/"): n for k, n in sorted(counts.items()) if k.startswith("rows/")},
-        tiles={"end_us": end, "shards": settings.shards, "groups": {n: counts.get(f"tiles/{n}", 0) for n in repo.groups}},
-    )
-    share = sum(rejected.values()) / max(read_total, 1)
-    if share > settings.max_reject_share:
-        worst = max(rejected, key=lambda k: rejected[k])
-        raise RejectLimitError(
-            f"{sum(rejected.values())} of {read_total} events were rejected ({share:.2%}, limit {settings.max_reject_share:.2%}),"
-            f" most of them {with_fields(worst, run.manifest['rejected_fields'])};"
-            f" see {run.folder / 'dead_letters'}, fix the data or raise batch.max_reject_share"
-        )
-    made_files = {n: sorted(str(p) for p in (run.folder / "rows" / n).rglob("*.parquet")) for n in repo.groups}
-    fingerprints = dict(graphs)
-    if not fingerprints:
-        progress("analyzing: means, quantiles and vocabularies of the preprocessing functions")
-        work: dict[str, Any] = {n: (g, repo.preprocessing_fn(g), made_files[n]) for n, g in repo.groups.items()}
-        workers = Workers(engine, place) if engine.has_code else None
-        fingerprints = analyze_groups(
-            work, layout.graphs(repo.data), progress=progress, temp_dir=run.folder, share_rows=settings.learn_rows, workers=workers
-        )
-        shutil.rmtree(run.folder / "learn", ignore_errors=True)
-    progress("transforming rows")
-    with engine.pipeline(run.folder) as pipeline:
-        stats = []
-        for name in repo.groups:
-            graph = place.graph(name, fingerprints[name])
-            transformed = pipeline | f"Graph of {name}" >> ApplyTransformGraph(
-                name, place.files(made_files[name]), graph, f"{place.top}/rows", f"{place.top}/offline", created_us
-            )
-            stats.append(transformed.stats)
-        keep_stats(stats, f"{place.top}/nonfinite.json")
-    place.bring(("offline",), ("nonfinite.json",))
-    place.end()
-    odd = json.loads((run.folder / "nonfinite.json").read_text())
-    if odd:
-        named = ", ".join(f"{n:,} of {feature}" for feature, n in odd.items())
-        progress(f"values that are NaN or infinite: {named}; they are stored as they are, and null over HTTP: correct the preprocessing")
-    run.save(status="publishing", fingerprints=fingerprints, nonfinite=odd)
-
-
-def _null_fields(counts: Mapping[str, int]) -> dict[str, int]:
-    """``<source>/<field>`` -> the valid events read, of the fields that are null in all of them, where these are enough to tell."""
-    taken = {k.removeprefix("read/"): n for k, n in counts.items() if k.startswith("read/")}
-    for key, n in counts.items():
-        if key.startswith("rejected/"):
-            taken[key.split("/")[1]] -= n
-    found = {k.removeprefix("null/"): n for k, n in sorted(counts.items()) if k.startswith("null/")}
-    return {name: n for name, n in found.items() if n == taken[name.split("/")[0]] and n >= LEAST_EVENTS}
-
-
 def _publish(repo: Repo, run: runs.Run) -> runs.Run:
     """Make the run's rows visible, a whole group at a time; may be repeated after a crash."""
     record = run.record
-    after, upto = (us(datetime.fromisoformat(t)) for t in record.range)
-    created, prints = us(datetime.fromisoformat(run.created)), dict(record.fingerprints)
+    after, upto = (micros_of(datetime.fromisoformat(t)) for t in record.range)
+    created, prints = micros_of(datetime.fromisoformat(run.created)), dict(record.fingerprints)
     for name, group in repo.groups.items():
         made, target = layout.offline(run.folder) / name, layout.offline_run(repo.data, name, run.id)
         if not target.is_dir():  # also without rows: that a run has none is what it says
@@ -359,14 +221,3 @@ def plain_graphs(repo: Repo) -> dict[str, str]:
             " (groups without a preprocessing_fn need none)"
         )
     return analyze_groups({name: (group, None, ()) for name, group in repo.groups.items()}, layout.graphs(repo.data))
-
-
-def apply_run(repo: Repo, run: runs.Run) -> dict[str, str]:
-    """Make the graphs of a complete run the applied ones (``CURRENT``), without registry and online store; returns group -> fingerprint.
-
-    Raises GraphError, with nothing changed.
-    """
-    fingerprints = graphs_of(repo, run)
-    for name, fingerprint in fingerprints.items():
-        apply_graph(repo.data, name, fingerprint)
-    return fingerprints

@@ -13,7 +13,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.batch.batch_job import us
 from pipelines.feature_store.store import open_store
 from pipelines.lake import layout, provenance, runs
 from pipelines.project.repository import Repo
@@ -44,7 +43,7 @@ from serving.object_store.cache import given_place
 from transforms.columns import column_us
 from transforms.definitions import EVENT_TIMESTAMP
 from transforms.errors import DataError
-from transforms.instants import instant
+from transforms.instants import instant, micros_of
 from transforms.lateness import NEVER
 
 __all__ = ["VerifyOptions", "run_verify"]
@@ -156,7 +155,7 @@ def _taken(repo: Repo, name: str, kafka: dict[str, pa.Table]) -> tuple[dict[str,
 
 
 def _us_of(text: str) -> int:
-    return us(datetime.fromisoformat(text))
+    return micros_of(datetime.fromisoformat(text))
 
 
 def _archived(repo: Repo, record: StreamRecord, folder: Path, say: Say) -> dict[str, pa.Table]:

@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.batch.batch_job import apply_run, run_batch
+from pipelines.batch.batch_job import run_batch
 from tests import line_figures
+from tests.applied import apply_run
 from tests.integration.flights import (
     END,
     NOW,

@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
-from pipelines.batch.batch_job import apply_run
 from pipelines.cli.root import app
 from pipelines.lake import runs
 from pipelines.lineage import trace_html as html
@@ -25,6 +24,7 @@ from pipelines.lineage.trace import trace
 from pipelines.lineage.trace_record import Trace
 from pipelines.lineage.trace_text import lines, tree
 from pipelines.project import recording
+from tests.applied import apply_run
 from tests.integration.flights import NOW, World, environment, make_world, offline_rows
 from transforms.errors import DataError
 

@@ -21,12 +21,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.batch.batch_job import apply_run, run_batch
+from pipelines.batch.batch_job import run_batch
 from pipelines.feature_store.materialize import materialize
 from pipelines.feature_store.store import apply as feast_apply
 from pipelines.feature_store.store import open_store
 from pipelines.project.repository import load_repo
 from pipelines.verify.verification import VerifyOptions, run_verify
+from tests.applied import apply_run
 from tests.integration.flights import environment, feature_rows, offline_rows, us
 from tests.integration.pure_stream import kafka_log, stream
 from tests.oracle.compare import differences, to_dicts

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.batch.batch_job import apply_run
 from pipelines.verify.log import EventLog, batch_rows, compose, found_graphs, run_over
 from pipelines.verify.proof import Proof, prove
 from pipelines.verify.stream_record import load_record
+from tests.applied import apply_run
 from tests.integration.flights import World, make_world, us
 from tests.integration.pure_stream import Hooks, Log, kafka_log, stream
 
