@@ -107,64 +107,134 @@ def archive_topic(
     if not source.topic or not source.files:
         lacks = "files" if source.topic else "topic"
         raise ConfigError(f"source {source.name!r} has no {lacks}; give it both: topic='...', files='events/...'")
-    target, place = data / source.files, layout.archive(data) / f"{source.name}.json"
     with shared.try_alone(data, layout.archive(data) / f".{source.name}.lock") as free:
         if not free:
             raise DataError(f"source {source.name!r} is being archived by another process; wait for it to end")
         shared.have_files(data, [source.files, "archive"], strict=False)  # what a killed one left is made anew, and sent
-        known = {} if anew else dict(read_json(place) or {})
-        identity = patiently(lambda: reader.identity(source.topic), say)
-        if known and (known.get("topic"), known.get("identity")) != (source.topic, identity):
-            raise DataError(
-                f"topic {source.topic!r} is not the one that was archived before; --anew begins again, and removes what it wrote"
-            )
-        own = set(target.rglob(f"{PREFIX}*.parquet")) if target.is_dir() else set()
-        if not known and begin is None:
-            _check_foreign(data, source, own)
-        offsets = {int(p): int(o) for p, o in dict(known.get("next", {})).items()}
+        archive = _Archive(reader, source, kafka, data, begin, max_future_us, clock, say, skip, progress)
+        archive.begin(anew)
+        archive.pass_missing(accept_missing)
+        archive.copy()
+        archive.end()
+        return archive.done
+
+
+@dataclass
+class _Archive:
+    """One call of :func:`archive_topic`, by one who holds the archive: what it was asked, what it goes on from, and what it added."""
+
+    reader: PartitionReader
+    source: EventSource
+    kafka: KafkaSettings
+    data: Path
+    since: int | None
+    max_future_us: int
+    clock: Callable[[], int]
+    say: Callable[[str], None]
+    skip: Mapping[int, frozenset[int]]
+    progress: Callable[[int, int], None]
+
+    def __post_init__(self) -> None:
+        self.topic = str(self.source.topic)
+        self.done = Archived(self.source.name, self.topic)
+        self.target = self.data / str(self.source.files)
+        self.place = layout.archive(self.data) / f"{self.source.name}.json"
+        self.offsets: dict[int, int] = {}
+        """partition -> the offset before which all is archived."""
+
+    def begin(self, anew: bool) -> None:
+        """Go on from what was archived before, and look at the topic. Raises DataError for another topic, and for events of elsewhere."""
+        known = {} if anew else dict(read_json(self.place) or {})
+        self.identity = patiently(lambda: self.reader.identity(self.topic), self.say)
+        if known and (known.get("topic"), known.get("identity")) != (self.topic, self.identity):
+            raise DataError(f"topic {self.topic!r} is not the one that was archived before; --anew begins again, and removes what it wrote")
+        own = set(self.target.rglob(f"{PREFIX}*.parquet")) if self.target.is_dir() else set()
+        if not known and self.since is None:
+            _check_foreign(self.data, self.source, own)
+        self.offsets = {int(p): int(o) for p, o in dict(known.get("next", {})).items()}
+        self.missing: list[list[int]] = list(known.get("missing", []))
         for path in own:
-            if (file := ArchivedFile.of(path.name)) is not None and file.upto > offsets.get(file.partition, 0):
+            if (file := ArchivedFile.of(path.name)) is not None and file.upto > self.offsets.get(file.partition, 0):
                 path.unlink()  # of a process that was killed, or of an archive that is begun anew
-        done = Archived(source.name, source.topic)
-        state = {"topic": source.topic, "identity": identity, "missing": list(known.get("missing", []))}
+        self.partitions = range(patiently(lambda: self.reader.partitions(self.topic), self.say))
+        self.starts = {p: patiently(lambda p=p: self.reader.start(self.topic, p), self.say) for p in self.partitions}
+        self.ends = patiently(lambda: self.reader.ends(self.topic, self.partitions), self.say)
 
-        def keep() -> None:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            write_json(place, {**state, "next": {str(p): o for p, o in sorted(offsets.items())}}, durable=True)
-
-        partitions = range(patiently(lambda: reader.partitions(source.topic), say))
-        starts = {p: patiently(lambda p=p: reader.start(source.topic, p), say) for p in partitions}
-        ends = patiently(lambda: reader.ends(source.topic, partitions), say)
-        for partition in partitions:
-            expected, first = offsets.get(partition), starts[partition]
+    def pass_missing(self, accept: bool) -> None:
+        """Go on behind what retention took before it was archived, and note it. Raises DataError unless that is accepted."""
+        for partition in self.partitions:
+            expected, first = self.offsets.get(partition), self.starts[partition]
             if expected is not None and first > expected:
-                done.missing.append((partition, expected, first))
-        if done.missing:
-            line = _missing(source, done.missing)
-            if not accept_missing:
+                self.done.missing.append((partition, expected, first))
+        if self.done.missing:
+            line = _missing(self.source, self.done.missing)
+            if not accept:
                 raise DataError(f"{line}; --accept-missing goes on behind them, and keeps a note")
-            say(line)
-            offsets |= {partition: behind for partition, _, behind in done.missing}
-            state["missing"] = [*state["missing"], *map(list, done.missing)]
-            keep()
-        begun = {p: offsets.get(p, starts[p]) for p in partitions}
-        total = sum(max(0, ends[p] - begun[p]) for p in partitions)
-        for partition in partitions:
-            around = skip.get(partition, frozenset())
-            for upto in _copy(
-                reader, source, kafka, partition, begun[partition], ends[partition], target, begin, max_future_us, clock, done, say, around
-            ):
-                offsets[partition] = upto
-                keep()
-                progress(sum(offsets.get(p, begun[p]) - begun[p] for p in partitions), total)
-        shared.send_files(data, [source.files])
-        shared.send_files(data, ["archive"])  # before files are merged: none ever reaches beyond what is told here
-        for folder in sorted(target.glob("date=*")):
-            done.merged += merge_files(folder)
+            self.say(line)
+            self.offsets |= {partition: behind for partition, _, behind in self.done.missing}
+            self.missing += [list(gap) for gap in self.done.missing]
+            self._keep()
+
+    def copy(self) -> None:
+        """Write the events of all partitions, up to their ends as they were."""
+        begun = {p: self.offsets.get(p, self.starts[p]) for p in self.partitions}
+        total = sum(max(0, self.ends[p] - begun[p]) for p in self.partitions)
+        for partition in self.partitions:
+            for upto in self._copy(partition, begun[partition]):
+                self.offsets[partition] = upto
+                self._keep()
+                self.progress(sum(self.offsets.get(p, begun[p]) - begun[p] for p in self.partitions), total)
+
+    def end(self) -> None:
+        """Send what was written where the data lies in an object store, merge small files, and look how much came meanwhile."""
+        files = str(self.source.files)
+        shared.send_files(self.data, [files])
+        shared.send_files(self.data, ["archive"])  # before files are merged: none ever reaches beyond what is told here
+        for folder in sorted(self.target.glob("date=*")):
+            self.done.merged += merge_files(folder)
             remove_covered(folder)
-        shared.send_files(data, [source.files], removals=True)
-        done.lag = sum(max(0, end - offsets[p]) for p, end in patiently(lambda: reader.ends(source.topic, partitions), say).items())
-        return done
+        shared.send_files(self.data, [files], removals=True)
+        ends = patiently(lambda: self.reader.ends(self.topic, self.partitions), self.say)
+        self.done.lag = sum(max(0, end - self.offsets[p]) for p, end in ends.items())
+
+    def _keep(self) -> None:
+        self.place.parent.mkdir(parents=True, exist_ok=True)
+        done = {str(p): o for p, o in sorted(self.offsets.items())}
+        write_json(self.place, {"topic": self.topic, "identity": self.identity, "missing": self.missing, "next": done}, durable=True)
+
+    def _copy(self, partition: int, offset: int) -> Iterator[int]:
+        """Writes the events of a partition; yields the offset up to which all is written, whenever something is."""
+        done, source, schema, end = self.done, self.source, archive_schema(self.source), self.ends[partition]
+        judge, skip = record_format(source, self.kafka).judge, self.skip.get(partition, frozenset())
+        waiting: list[pa.RecordBatch] = []
+        first = offset
+        for fetched, checked in judged(self.reader, source, partition, offset, end, judge, self.max_future_us, self.clock, self.say, skip):
+            done.records += len(fetched.offsets)
+            done.rejected.update(checked.reasons.drop_null().to_pylist())
+            done.passed_over += checked.passed_over
+            done.tombstones += checked.tombstones
+            valid, offsets = checked.valid, fetched.offsets[checked.accepted]
+            times = valid.column(valid.schema.get_field_index(source.event_time)).cast(pa.int64()).to_numpy(zero_copy_only=False)
+            keep = np.ones(len(times), bool) if self.since is None else times >= self.since
+            done.left_out += int((~keep).sum())
+            where = [pa.array(np.full(valid.num_rows, partition, np.int32)), pa.array(offsets)]
+            waiting.append(pa.RecordBatch.from_arrays([*valid.columns, *where], schema=schema).filter(pa.array(keep)))
+            offset = fetched.next_offset
+            if sum(b.num_rows for b in waiting) >= ROWS:
+                self._write(pa.Table.from_batches(waiting, schema), ArchivedFile(partition, first, offset))
+                waiting, first = [], offset
+                yield offset
+        self._write(pa.Table.from_batches(waiting, schema), ArchivedFile(partition, first, offset))
+        yield offset
+
+    def _write(self, table: pa.Table, file: ArchivedFile) -> None:
+        """One file per day of the events; each appears whole."""
+        days = pc.cast(table.column(self.source.event_time), pa.int64()).to_numpy() // _DAY_US
+        for day in np.unique(days).tolist():
+            folder = self.target / f"date={instant(int(day) * _DAY_US):%Y-%m-%d}"
+            write_file(folder, file.name, [table.filter(pa.array(days == day)).combine_chunks()], table.schema)
+        self.done.files += len(np.unique(days))
+        self.done.events += table.num_rows
 
 
 def _missing(source: EventSource, gaps: list[tuple[int, int, int]]) -> str:
@@ -182,53 +252,3 @@ def _check_foreign(data: Path, source: EventSource, own: set[Path]) -> None:
             f"{source.files} holds {len(foreign):,} files that were not archived from topic {source.topic!r} ({foreign[0]}...), and events"
             " that are in both would count twice; say with --since from which event time on the topic is to be archived"
         )
-
-
-def _copy(
-    reader: PartitionReader,
-    source: EventSource,
-    kafka: KafkaSettings,
-    partition: int,
-    offset: int,
-    end: int,
-    target: Path,
-    begin: int | None,
-    max_future_us: int,
-    clock: Callable[[], int],
-    done: Archived,
-    say: Callable[[str], None],
-    skip: frozenset[int],
-) -> Iterator[int]:
-    """Writes the events of a partition up to ``end``; yields the offset up to which all is written, whenever something is."""
-    judge, schema = record_format(source, kafka).judge, archive_schema(source)
-    waiting: list[pa.RecordBatch] = []
-    first = offset
-    for fetched, checked in judged(reader, source, partition, offset, end, judge, max_future_us, clock, say, skip):
-        done.records += len(fetched.offsets)
-        done.rejected.update(checked.reasons.drop_null().to_pylist())
-        done.passed_over += checked.passed_over
-        done.tombstones += checked.tombstones
-        valid, offsets = checked.valid, fetched.offsets[checked.accepted]
-        times = valid.column(valid.schema.get_field_index(source.event_time)).cast(pa.int64()).to_numpy(zero_copy_only=False)
-        keep = np.ones(len(times), bool) if begin is None else times >= begin
-        done.left_out += int((~keep).sum())
-        where = [pa.array(np.full(valid.num_rows, partition, np.int32)), pa.array(offsets)]
-        waiting.append(pa.RecordBatch.from_arrays([*valid.columns, *where], schema=schema).filter(pa.array(keep)))
-        offset = fetched.next_offset
-        if sum(b.num_rows for b in waiting) >= ROWS:
-            done.files += _write(pa.Table.from_batches(waiting, schema), source, target, ArchivedFile(partition, first, offset))
-            done.events += sum(b.num_rows for b in waiting)
-            waiting, first = [], offset
-            yield offset
-    done.files += _write(pa.Table.from_batches(waiting, schema), source, target, ArchivedFile(partition, first, offset))
-    done.events += sum(b.num_rows for b in waiting)
-    yield offset
-
-
-def _write(table: pa.Table, source: EventSource, target: Path, file: ArchivedFile) -> int:
-    """One file per day of the events; each appears whole. The number of files."""
-    days = pc.cast(table.column(source.event_time), pa.int64()).to_numpy() // _DAY_US
-    for day in np.unique(days).tolist():
-        folder = target / f"date={instant(int(day) * _DAY_US):%Y-%m-%d}"
-        write_file(folder, file.name, [table.filter(pa.array(days == day)).combine_chunks()], table.schema)
-    return len(np.unique(days))
