@@ -19,7 +19,7 @@ from pipelines.cli.log_format import take_log_format
 from pipelines.cli.params import take_params
 from pipelines.lake.files import hide_from_others
 from pipelines.project.extensions import Extensions, owner, reason
-from pipelines.project.mistakes import kept_trace, of_system, one_line, told
+from pipelines.project.mistakes import kept_trace, of_system, one_line, ours_in
 from pipelines.reports.terminal import screen
 from serving import tracing
 from tandem import __version__
@@ -222,7 +222,7 @@ def main() -> None:
     except KeyboardInterrupt:
         code = _interrupted()
     except Exception as error:  # the user's code, or a library that nothing translated
-        code = fail(told(error) or RuntimeError(f"{one_line(error)} ({kept_trace(error)})"))
+        code = fail(ours_in(error) or RuntimeError(f"{one_line(error)} ({kept_trace(error)})"))
     if "tensorflow" in sys.modules:
         # TensorFlow's functions print errors when they are collected while the interpreter goes down; leave before that.
         tracing.finish()

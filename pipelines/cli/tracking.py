@@ -39,7 +39,7 @@ def track(
         failed = deliver(folder, settings.tracking, uri, settings.tracking.retry_seconds, lambda line: screen.print(line, highlight=False))
         if failed is None:  # another process does it
             outbox.wait(settings.tracking.retry_seconds + 30)
-            failed = outbox.troubles()
+            failed = outbox.problems()
     left = len(outbox.notes())
     show({"sent": max(0, waiting - left), "left": left, "store": shown(uri), "trackers": chosen, "failed": failed}, json_)
     if left:

@@ -83,7 +83,7 @@ def train(
             screen.print(f"best by {table['metric']} ({table['better']} is better): {table['best']}")
         if push_best:
             trained = workflow.train(loaded, first, last, steps, model, seed, table["best_params"])
-            _result(trained, True, {**table, "trained": _told(trained)} if json_ else None)
+            _result(trained, True, {**table, "trained": _to_json(trained)} if json_ else None)
         elif json_:
             show(table, json_)
         else:
@@ -96,7 +96,7 @@ def train(
         _again(earlier, json_)
         return
     trained = workflow.train(loaded, first, last, steps, model, seed, chosen[0], push, once)
-    _result(trained, push, _told(trained) if json_ else None)
+    _result(trained, push, _to_json(trained) if json_ else None)
 
 
 def _again(run: Run, json_: bool) -> None:
@@ -109,7 +109,7 @@ def _again(run: Run, json_: bool) -> None:
         raise typer.Exit(3)
 
 
-def _told(trained: Any) -> dict[str, Any]:
+def _to_json(trained: Any) -> dict[str, Any]:
     return {"run": trained.run, "pushed": str(trained.pushed or ""), "version": trained.version, "report": trained.report.to_dict()}
 
 

@@ -17,7 +17,7 @@ from pipelines.feature_store.put_back import unchanged_on_failure
 from pipelines.feature_store.services import check_fields, check_services
 from pipelines.feature_store.sql_registry import database_of, one_transaction, unreachable_registry
 from pipelines.lake.files import replaced
-from pipelines.project.mistakes import told
+from pipelines.project.mistakes import ours_in
 from pipelines.project.repository import Repo, load_module
 from serving.feast_mistakes import NO_ONLINE_STORE, mistake_in
 from serving.registry_place import feast_store, with_absolute_registry
@@ -38,7 +38,7 @@ def open_store(repo: Repo) -> Any:
         return feast_store(repo.path)
     except Exception as error:
         raise (
-            unreachable_registry(repo.path, error) or told(error) or ConfigError(f"feature_store.yaml: {mistake_in(error)}; correct it")
+            unreachable_registry(repo.path, error) or ours_in(error) or ConfigError(f"feature_store.yaml: {mistake_in(error)}; correct it")
         ) from None
 
 

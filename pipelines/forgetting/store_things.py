@@ -75,9 +75,9 @@ def store_things(repo: Repo, cache: Cache) -> Iterator[Thing]:
     for tree, head in heads.items():
         top, _, rest = tree.partition("/")
         if top == "training":
-            yield StoreThing("training", rest, head.modified, _told(cache, tree, layout.MANIFEST), cache=cache, trees=(tree,))
+            yield StoreThing("training", rest, head.modified, _text_of(cache, tree, layout.MANIFEST), cache=cache, trees=(tree,))
         elif top == "models" and rest.rpartition("/")[2].isdecimal():
-            text = _told(cache, tree, layout.SPEC_FILE)
+            text = _text_of(cache, tree, layout.SPEC_FILE)
             yield StoreThing(f"models/{rest.partition('/')[0]}", rest, head.modified, text, cache=cache, trees=(tree,))
         elif top in REPORTS:
             yield StoreThing(top, tree, head.modified, cache=cache, trees=(tree,))
@@ -117,7 +117,7 @@ def _days(cache: Cache) -> Iterator[Thing]:
         yield StoreThing("requests", f"requests/{name}", end_of(name.rpartition("=")[2]), cache=cache, files=tuple(heads))
 
 
-def _told(cache: Cache, tree: str, path: str) -> str:
+def _text_of(cache: Cache, tree: str, path: str) -> str:
     try:
         content = trees.read_file(cache, tree, path)
         if content is not None:

@@ -115,7 +115,7 @@ def _rows(
     """The names of those that stay, and up to which event timestamp the others hold rows. A group that is defined no more has none."""
     if group is None:
         return set(), None
-    keys, young = list(group.entity.keys), _young(group, points)
+    keys, young = list(group.entity.keys), _compared_after(group, points)
     newest, ours, last = _Newest(keys), dict[str, pa.Table](), dict[str, int]()
     for segment in sorted(segments, key=lambda s: s.name not in going):
         if segment.name not in going and all(young is not None and at > young for at in last.values()):
@@ -178,7 +178,7 @@ def _latest(rows: pa.Table, keys: Sequence[str]) -> pa.Table:
     return rows.take(pa.array(order[np.append(code[order][1:] != code[order][:-1], True)])).combine_chunks()
 
 
-def _young(group: FeatureGroup, points: Sequence[Checkpoint]) -> int | None:
+def _compared_after(group: FeatureGroup, points: Sequence[Checkpoint]) -> int | None:
     """The event timestamp (microseconds) after which rows are compared and corrected; None where there is no checkpoint to compare by."""
     marks = [point["output_watermark"].get(group.name) for point in points]
     if not marks:

@@ -101,7 +101,7 @@ def propose(sample: Sample, *, zone: str | None = None, explode: str | None = No
     taken = {"event_at"}
     for column in columns:
         column.name = _name(column, sample.envelope, taken)
-    _note_twins(columns)
+    _note_renamed(columns)
     changed = None if sample.envelope is None else _of_change(columns, sample.envelope)
     when, offset = _event_time(columns, event_time) if changed is None or event_time is not None else (changed, False)
     day = next((c for c in columns if c.required and c.parse == "Date()"), None)
@@ -170,7 +170,7 @@ def _leave_out_mixed(columns: list[Column], sample: Sample) -> None:
             column.left_out = f"as {'.'.join(map(str, found))} is not of one form in all records"
 
 
-def _note_twins(columns: list[Column]) -> None:
+def _note_renamed(columns: list[Column]) -> None:
     """Columns whose names differ by case alone, of which no record has two: one field, whose name was changed from one file to another."""
     first: dict[tuple[str, ...], Column] = {}
     for column in columns:

@@ -13,7 +13,7 @@ from pipelines.lake.run_records import BatchRecord
 from pipelines.planning.definition_changes import Change, definition_changes
 from pipelines.planning.definition_words import span
 from pipelines.planning.event_inputs import differences, event_inputs
-from pipelines.planning.present_state import Present, hull
+from pipelines.planning.present_state import Present, whole_range
 from pipelines.sources.event_files import in_range
 from pipelines.sources.recorded_files import recorded
 from transforms.definitions import FeatureGroup
@@ -98,7 +98,7 @@ def _against(
     learn = [c for c in changes if redefined]
     function = _function(learnt.declared.get(name), group)
     learn += function or _code(present, learnt, group)
-    covered = hull(r.range for r in alike)
+    covered = whole_range(r.range for r in alike)
     rows = _file_format(run.declared.get(name), group) + _engine(present, run) + _settings(present, run)
     lateness = _lateness(run.declared.get(name), group)
     if present.streams:
@@ -189,7 +189,7 @@ def _settings(present: Present, run: BatchRecord) -> list[Change]:
 
 def _inputs(present: Present, group: FeatureGroup, alike: list[BatchRecord]) -> list[Change]:
     """Event files that are not as the runs of the group's graph read them, the snapshot of a table among them; a table that moved on."""
-    covered = hull(r.range for r in alike)
+    covered = whole_range(r.range for r in alike)
     if covered is None:
         return []
     moved, _ = present.table_news(group.source)

@@ -26,7 +26,7 @@ from serving.errors import ModelError
 from transforms.definitions import EventSource, FeatureGroup
 from transforms.errors import DataError, TandemError
 
-__all__ = ["Present", "Stream", "TrainingSet", "Version", "bytes_of", "hull"]
+__all__ = ["Present", "Stream", "TrainingSet", "Version", "bytes_of", "whole_range"]
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Present:
     def trained_over(self, model: str) -> tuple[datetime, datetime] | None:
         """The range of the newest training of a model."""
         runs = [r for r in RunStore(self.data).as_written("train", "complete") if r.head.model == model]
-        return hull([r.head.range for r in runs[-1:]])
+        return whole_range([r.head.range for r in runs[-1:]])
 
     def table_news(self, source: EventSource) -> tuple[str, str]:
         """(how a source's table moved on since its snapshot, what a plan cannot tell of it): both empty where it is as it was."""
@@ -176,7 +176,7 @@ class Present:
         return False
 
 
-def hull(ranges: Iterable[Sequence[str]]) -> tuple[datetime, datetime] | None:
+def whole_range(ranges: Iterable[Sequence[str]]) -> tuple[datetime, datetime] | None:
     """From the first to the last moment of some ranges, as manifests have them; None of none."""
     moments = [[datetime.fromisoformat(t).astimezone(UTC) for t in r] for r in ranges if len(r) == 2]
     return (min(a for a, _ in moments), max(b for _, b in moments)) if moments else None

@@ -20,7 +20,7 @@ from pipelines.planning.feast_changes import defined, feast_changes, registry_of
 from pipelines.planning.group_plan import Judged, judge
 from pipelines.planning.model_changes import ModelChange, model_changes
 from pipelines.planning.plan_parts import NEW, PERHAPS, SAME, BatchPlan, Expected, GroupPlan, ModelPlan, Plan
-from pipelines.planning.present_state import Present, Stream, bytes_of, hull
+from pipelines.planning.present_state import Present, Stream, bytes_of, whole_range
 from pipelines.project.repository import Repo
 from pipelines.sources.recorded_files import as_inputs, recorded
 from transforms.errors import DataError, TandemError
@@ -145,7 +145,7 @@ def _range(present: Present, repo: Repo, judged: dict[str, Judged]) -> tuple[dat
     """What there are rows of; else what other runs cover, what tandem.yaml names, what the folders of the event files do."""
     known = [judged[n].range for n in repo.groups]
     ranges = [[t.isoformat() for t in r] for r in known if r is not None] or [r.range for _, r in present.batch_runs[:1]]
-    if (found := hull(ranges)) is not None:
+    if (found := whole_range(ranges)) is not None:
         return found
     demo = repo.settings.demo
     if demo.start is not None and demo.end is not None:
@@ -182,7 +182,7 @@ def _existing(
     """The complete run of the key that ``tandem batch`` would begin with, if there is one."""
     if any(present.table_news(s)[0] for s in sources_of(repo.groups.values()).values()):
         return None  # it takes another snapshot
-    alike = [r for r in (run.record for run, _ in present.batch_runs) if hull([r.range]) == span]
+    alike = [r for r in (run.record for run, _ in present.batch_runs) if whole_range([r.range]) == span]
     if not alike:
         return None
     records = [record for _, record in present.batch_runs]
@@ -245,7 +245,7 @@ def _rows(j: Judged, batch: BatchPlan) -> tuple[Expected, Expected]:
     now, before = json.loads(json.dumps(j.group.canonical())), j.run.definitions[name]
     if now["entity"] != before["entity"] or now["source"]["name"] != before["source"]["name"]:
         return Expected(None, False, "other keys"), Expected(None)
-    then = hull([j.run.range])
+    then = whole_range([j.run.range])
     assert then is not None
     days = (batch.range[1] - batch.range[0]) / (then[1] - then[0])
     windows = [len({us for a in d["aggregates"] for us in a["over"]}) for d in (before, now)]
@@ -327,7 +327,7 @@ def _commands(
         out.append("tandem apply")
     loads = [g for g in groups if g.keys is not None]
     spans = [b.range for b in batches if b.range] + [g.judged.range for g in loads if g.judged is not None and g.judged.range]
-    if loads and (span := hull([[t.isoformat() for t in s] for s in spans])):
+    if loads and (span := whole_range([[t.isoformat() for t in s] for s in spans])):
         delay = max(g.judged.group.source.out_of_orderness for g in loads if g.judged is not None)  # the last row is served so much later
         out.append(f"tandem materialize {_from_to((span[0], span[1] + delay))}")
     for stream, words in streams:

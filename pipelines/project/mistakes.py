@@ -12,7 +12,7 @@ from pipelines.lake.provenance import engine_root, masked
 from transforms.errors import TandemError
 from transforms.source_imports import LIBRARIES
 
-__all__ = ["kept_trace", "of_system", "one_line", "place_of", "told"]
+__all__ = ["kept_trace", "of_system", "one_line", "place_of", "ours_in"]
 
 _OURS = tuple(str(engine_root() / name) for name in ("pipelines", "serving", "transforms", "tandem"))
 
@@ -42,7 +42,7 @@ def one_line(error: BaseException, folder: Path | None = None) -> str:
     return f"{place}: {type(error).__name__}: {what}" if place else f"{type(error).__name__}: {what}"
 
 
-def told(error: BaseException) -> TandemError | None:
+def ours_in(error: BaseException) -> TandemError | None:
     """The error of ours that a library made one of its own of, as Feast does where it imports a store; None if there is none."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, TandemError):

@@ -37,7 +37,7 @@ def problem(trackers: list[str], uri: str, outbox: Outbox) -> str | None:
     """Why runs wait to be sent, in one line; None if all seems well. Takes a second at most, and loads nothing."""
     why = next((line for name in trackers if (line := tracker_class(name).unreachable(uri))), "")
     if not why:
-        found = {name: line for name, line in outbox.troubles().items() if name in trackers}
+        found = {name: line for name, line in outbox.problems().items() if name in trackers}
         why = next(iter(found.values()), "")
     if not why:
         return None

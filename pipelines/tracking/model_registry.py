@@ -80,9 +80,9 @@ def wanted(data: Path, model: str) -> WantedModel:
             **scores.tags(version, str(spec.get("run", ""))),
         }
         mine = [e for e in history if e.get("version", e.get("champion")) == version and e.get("action") != "found"]
-        told = [{k: e[k] for k in ("at", "action", "by", "reason", "forced", "missed", "evaluation") if k in e} for e in mine]
-        if told:
-            tags["tandem_changes"] = json.dumps(told[-20:])[:_MOST]
+        changes = [{k: e[k] for k in ("at", "action", "by", "reason", "forced", "missed", "evaluation") if k in e} for e in mine]
+        if changes:
+            tags["tandem_changes"] = json.dumps(changes[-20:])[:_MOST]
         versions[str(version)] = {"run": tags["tandem_run"], "tags": {_key(k): v[:_MOST] for k, v in tags.items() if v}}
     out: WantedModel = {"aliases": None, "versions": versions, "tags": {}}
     if aliases is not None:
@@ -98,7 +98,7 @@ def _key(text: str) -> str:
 
 def news(data: Path, uri: str) -> list[str]:
     """The models of which MLflow at ``uri`` does not have all. Cheap."""
-    return [m for m in models_of(data) if (asked := wanted(data, m))["versions"] and _told(data, m) != _mark(asked, uri)]
+    return [m for m in models_of(data) if (asked := wanted(data, m))["versions"] and _sent_mark(data, m) != _mark(asked, uri)]
 
 
 def catch_up(
@@ -110,7 +110,7 @@ def catch_up(
         folder = model_folder(data, name)
         with lock(folder / LOCK):  # two at once would register a version twice
             asked = wanted(data, name)
-            if _told(data, name) == _mark(asked, uri) and models is None:
+            if _sent_mark(data, name) == _mark(asked, uri) and models is None:
                 continue
             with _as_mlflows_own(uri):
                 for line in _Mirror(data, uri, experiment, name).bring(asked):
@@ -119,7 +119,7 @@ def catch_up(
     return len(names)
 
 
-def _told(data: Path, model: str) -> str:
+def _sent_mark(data: Path, model: str) -> str:
     return str((_json(model_folder(data, model) / STATE) or {}).get("mark", ""))
 
 
@@ -274,8 +274,8 @@ def write_mlflow_model(folder: Path, target: Path, run: str | None = None, model
         outputs=Schema([TensorSpec(np.dtype("float32"), (-1, 1), spec.get("output", "probability"))]),
     )
     made: dict[str, Any] = {"artifact_path": folder.name, "run_id": run, "signature": signature, "model_id": model_id}
-    told = {k: spec.get(k) for k in ("name", "version", "fingerprints", "feature_service", "training_set", "run", "created")}
-    model = Model(**made, metadata={"tandem": told})
+    facts = {k: spec.get(k) for k in ("name", "version", "fingerprints", "feature_service", "training_set", "run", "created")}
+    model = Model(**made, metadata={"tandem": facts})
     target.mkdir(parents=True)
     shutil.copytree(folder, target / "model")
     from importlib.metadata import version

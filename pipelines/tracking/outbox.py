@@ -87,7 +87,7 @@ class Outbox:
 
     # What went wrong, until it is fixed.
 
-    def trouble(self, tracker: str, line: str | None) -> None:
+    def note_problem(self, tracker: str, line: str | None) -> None:
         """Keep (or clear: None) why a tracker could not be reached."""
         path = self.folder / f"trouble-{tracker}.txt"
         if line is None:
@@ -96,7 +96,7 @@ class Outbox:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(line + "\n")
 
-    def troubles(self) -> dict[str, str]:
+    def problems(self) -> dict[str, str]:
         """Why trackers could not be reached, by tracker."""
         found = {}
         for path in self.folder.glob("trouble-*.txt"):

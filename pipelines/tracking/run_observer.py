@@ -44,16 +44,16 @@ class RunObserver:
     def started(self, run: Run, settings: Settings, data: Path) -> None:
         """Tell the trackers that a run has begun."""
         self._begun[run.id] = (settings, data)
-        _tell(run, settings, data, self.say, over=False)
+        _note_and_send(run, settings, data, self.say, over=False)
 
     def ended(self, run: Run) -> None:
         """Tell the trackers how a run ended."""
         begun = self._begun.pop(run.id, None)
         if begun is not None:
-            _tell(run, *begun, self.say, over=True)
+            _note_and_send(run, *begun, self.say, over=True)
 
 
-def _tell(run: Run, settings: Settings, data: Path, say: Say, over: bool) -> None:
+def _note_and_send(run: Run, settings: Settings, data: Path, say: Say, over: bool) -> None:
     """Leave a note per tracker and see that somebody delivers it."""
     try:
         chosen = trackers(settings)

@@ -53,13 +53,13 @@ class _Deliverer:
             return None  # the run was removed: nobody is to get it
         return read_record(folder, Run(folder, manifest).look().manifest)
 
-    def _tell(self, note: Note, depth: int = 0) -> None:
+    def _send(self, note: Note, depth: int = 0) -> None:
         record = self._record(note.run)
         if record is None:
             return
         tracker = self._tracker(note.tracker)
         if record.parent and depth < 10 and (note.tracker, record.parent) not in self.synced:
-            self._tell(Note(note.tracker, record.parent, 0, note.given), depth + 1)
+            self._send(Note(note.tracker, record.parent, 0, note.given), depth + 1)
         if tracker.only_ended and not record.over:
             self.outbox.open(note.tracker, note.run, True)
             return
@@ -103,7 +103,7 @@ class _Deliverer:
             if row.get(note.tracker, 0) >= _IN_A_ROW:
                 continue
             try:
-                self._tell(note)
+                self._send(note)
                 self.outbox.done(note)
                 row[note.tracker] = 0
             except Exception as error:
@@ -129,8 +129,8 @@ class _Deliverer:
         while True:
             failed = self.round()
             for name in self.settings.trackers:
-                before = self.outbox.troubles().get(name)
-                self.outbox.trouble(name, failed.get(name))
+                before = self.outbox.problems().get(name)
+                self.outbox.note_problem(name, failed.get(name))
                 if failed.get(name) and before is None:
                     self.say(failed[name])
                 elif before is not None and name not in failed:

@@ -72,11 +72,11 @@ class WandbTracker(Tracker):
         before = json.loads(synced.read_text()) if synced.exists() else {}
         if before.get("content") == content and before.get("mode") == self.mode:
             return dict(before["links"])
-        links = self._tell(record)
+        links = self._write(record)
         write_json(synced, {"content": content, "mode": self.mode, "links": links}, indent=None)
         return links
 
-    def _tell(self, record: Record) -> dict[str, str]:
+    def _write(self, record: Record) -> dict[str, str]:
         import wandb
 
         run = wandb.init(

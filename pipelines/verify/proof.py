@@ -173,7 +173,7 @@ def prove(
             vacuumed=record.taken.rows.get(name, NEVER),
         )
         proofs[name] = GroupProof(
-            group, comparison, cause, last, fingerprints[name], _strangers(comparison, group, cause, graphs(name), fingerprints[name])
+            group, comparison, cause, last, fingerprints[name], _of_other_graphs(comparison, group, cause, graphs(name), fingerprints[name])
         )
     return Proof(record, start, proofs, sources)
 
@@ -220,7 +220,7 @@ def _fingerprints(rows: pa.Table) -> dict[str, int]:
     return {str(c["values"]): int(c["counts"]) for c in rows.column(FINGERPRINT).combine_chunks().value_counts().to_pylist()}
 
 
-def _strangers(c: Comparison, group: FeatureGroup, cause: npt.NDArray[np.int8], graphs: Graphs, fingerprint: str) -> int:
+def _of_other_graphs(c: Comparison, group: FeatureGroup, cause: npt.NDArray[np.int8], graphs: Graphs, fingerprint: str) -> int:
     """How many rows are equal to batch's, but bear a fingerprint that no graph has, or whose graph makes other values of them."""
     equal = table_of(c.stream.take(pa.array(c.stream_at[(cause == EQUAL) & (c.stream_at >= 0)])))
     count = 0

@@ -85,7 +85,7 @@ def test_a_server_that_is_down_and_then_up(tmp_path: Path, capfd: pytest.Capture
         assert {first, second} <= set(told) and len(told) == 4
         assert all(one.status == "FINISHED" and "manifest.json" in one.files for one in told.values())
         assert sorted(one.parent or "" for one in told.values()) == sorted(["", "", first, second])
-        assert outbox.troubles() == {}
+        assert outbox.problems() == {}
         with recorded(place, "train") as running:
             end = time.monotonic() + 60
             while running.id not in mlflow_runs(address):  # seen while it goes on
@@ -125,15 +125,15 @@ def test_a_locked_store_is_waited_for(tmp_path: Path) -> None:
         second, seconds = job(place)
         assert seconds < 3
         end = time.monotonic() + 60
-        while not outbox.troubles():
+        while not outbox.problems():
             assert time.monotonic() < end
             time.sleep(0.1)
-        assert "locked" in outbox.troubles()["mlflow"]
+        assert "locked" in outbox.problems()["mlflow"]
     finally:
         holder.rollback()
         holder.close()
     wait(outbox)
-    assert {first, second} <= set(mlflow_runs(uri)) and outbox.troubles() == {}
+    assert {first, second} <= set(mlflow_runs(uri)) and outbox.problems() == {}
 
 
 def test_jobs_at_once_have_one_deliverer(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from pipelines.sources.file_formats.avro_file import container
 from pipelines.sources.formats.avro_format import decoder
-from pipelines.sources.formats.avro_times import MOST_DECIMAL_BYTES, told
+from pipelines.sources.formats.avro_times import MOST_DECIMAL_BYTES, with_times
 from pipelines.sources.formats.avro_weight import MOST_FREE_VALUES, VALUES_PER_BYTE, UnusableSchema
 from pipelines.sources.formats.schema_registry import RegisteredSchema
 from transforms import json_payload
@@ -222,7 +222,7 @@ def test_a_decimal_of_ever_so_many_bytes_is_none(where: str, carried: str) -> No
             schemaless_writer(file, "long", number)
         file.write(out.getvalue() + b"s" * 16)
         file.seek(0)
-        return next(container(file, told)[2])["x"]
+        return next(container(file, with_times)[2])["x"]
 
     right = [Decimal("1.23")] if where == "a list" else Decimal("1.23")
     assert read(5) == read(most) == right

@@ -82,12 +82,12 @@ def test_one_deliverer_at_a_time(tmp_path: Path) -> None:
 
 def test_troubles_and_open_runs_are_kept_and_cleared(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
-    outbox.trouble("mlflow", "it is down")
+    outbox.note_problem("mlflow", "it is down")
     outbox.open("mlflow", "train-1", True)
-    assert outbox.troubles() == {"mlflow": "it is down"} and outbox.opened() == [("mlflow", "train-1")]
-    outbox.trouble("mlflow", None)
+    assert outbox.problems() == {"mlflow": "it is down"} and outbox.opened() == [("mlflow", "train-1")]
+    outbox.note_problem("mlflow", None)
     outbox.open("mlflow", "train-1", False)
-    assert outbox.troubles() == {} and outbox.opened() == []
+    assert outbox.problems() == {} and outbox.opened() == []
 
 
 def test_what_is_told_costs_a_job_nothing_heavy(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from pipelines.sources.file_formats.avro_blocks import Overrun, blocks, places
 from pipelines.sources.file_formats.file_format import DamagedBehind, FileFormat, Look, Opened, RawBatch, Stretch, one_line, whole
-from pipelines.sources.formats.avro_times import has_several, integers, told
+from pipelines.sources.formats.avro_times import has_several, integers, with_times
 from pipelines.sources.formats.avro_weight import UnusableSchema, checked
 from transforms.instants import EPOCH, BeyondCalendar
 
@@ -158,7 +158,7 @@ class _Behind:
 
 def _read_as(schema: Any) -> Any:
     # By integers a column is made at once; but where only its values tell what they are, they must tell it.
-    return told(schema) if has_several(schema) else integers(schema)
+    return with_times(schema) if has_several(schema) else integers(schema)
 
 
 def _decode(opened: Opened, rows: int, part: Stretch | None = None) -> Iterator[pa.RecordBatch]:

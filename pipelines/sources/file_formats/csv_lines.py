@@ -51,19 +51,19 @@ class Splitter:
                     length += len(rest)
                 yield number, line[: 64 << 10], f"the line is {length + len(rest.rstrip()):,} bytes long, above the limit of {limit:,}"
                 continue
-            text = _chomped(line)
+            text = _without_line_end(line)
             if not text.strip() or (self.comment and text.startswith(self.comment)):
                 continue
             if self.quote is None or self.quote not in text or not self._open(text, False):
                 yield number, text, ""
                 continue
             last = b""
-            while len(line) + waiting <= MAX_RECORD_BYTES and (last := f.readline(limit + 1)) and self._open(_chomped(last), True):
+            while len(line) + waiting <= MAX_RECORD_BYTES and (last := f.readline(limit + 1)) and self._open(_without_line_end(last), True):
                 ahead.append(last)
                 waiting += len(last)
                 last = b""
             if last:
-                yield number, _chomped(b"".join((line, *ahead, last))), ""
+                yield number, _without_line_end(b"".join((line, *ahead, last))), ""
                 number += len(ahead) + 1
                 ahead.clear()
                 waiting = 0
@@ -77,7 +77,7 @@ class Splitter:
                 while (rest := f.readline(limit)) and not rest.endswith(b"\n"):
                     pass
                 continue
-            text = _chomped(line)
+            text = _without_line_end(line)
             if self.quote is None or self.quote not in text or not text.strip() or (self.comment and text.startswith(self.comment)):
                 continue
             if self._open(text, False):
@@ -114,5 +114,5 @@ class Splitter:
         return found[0]
 
 
-def _chomped(line: bytes) -> bytes:
+def _without_line_end(line: bytes) -> bytes:
     return line.removesuffix(b"\n").removesuffix(b"\r")

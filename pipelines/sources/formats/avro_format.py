@@ -27,7 +27,7 @@ from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from pipelines.project.config import KafkaSettings
 from pipelines.sources.formats.avro_resolution import Fill, filler, resolved
 from pipelines.sources.formats.avro_schemas import load_schema
-from pipelines.sources.formats.avro_times import MOMENTS, told
+from pipelines.sources.formats.avro_times import MOMENTS, with_times
 from pipelines.sources.formats.avro_weight import UnusableSchema, checked
 from pipelines.sources.formats.fault_injection import AVRO_KINDS, break_avro
 from pipelines.sources.formats.record_format import FormatOptions, RecordFormat
@@ -132,10 +132,10 @@ class AvroFormat(RecordFormat):
         if found is None:
             return ""
         try:
-            parsed: Any = parse_schema(told(load_schema(found, self.registry, named, [])), named)
+            parsed: Any = parse_schema(with_times(load_schema(found, self.registry, named, [])), named)
             both = [parsed]
             if (reader := self._readers_schema()) is not None:
-                both.append(parse_schema(told(reader[0]), own := dict(reader[1])))
+                both.append(parse_schema(with_times(reader[0]), own := dict(reader[1])))
                 named = {**own, **named}
         except Exception as error:  # of any kind: the text is somebody else's
             if isinstance(error, (ConfigError, RegistryAway)):
@@ -199,7 +199,7 @@ def decoder(
     try:
         fill = filler(resolved(schema, *reader) if reader is not None else Fill())
         scales = _plain(schema, source)
-        schema = told(schema)
+        schema = with_times(schema)
     except RecursionError:
         raise UnusableSchema("it is no Avro schema: nested too deep") from None
     try:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.sources.formats.avro_times import told_value
+from pipelines.sources.formats.avro_times import time_value
 
 __all__ = ["Fill", "filler", "resolved"]
 
@@ -110,7 +110,7 @@ def _default(kind: Any, value: Any) -> Any:
     if name in ("bytes", "fixed") and isinstance(value, str):
         return value.encode("latin-1", "replace")
     if isinstance(kind, dict) and type(value) is int:
-        return told_value(str(name), str(kind.get("logicalType")), value)
+        return time_value(str(name), str(kind.get("logicalType")), value)
     return value
 
 

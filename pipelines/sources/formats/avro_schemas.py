@@ -7,7 +7,7 @@ from typing import Any
 
 from fastavro import parse_schema
 
-from pipelines.sources.formats.avro_times import told
+from pipelines.sources.formats.avro_times import with_times
 from pipelines.sources.formats.avro_weight import UnusableSchema, checked
 from pipelines.sources.formats.schema_registry import RegisteredSchema, Registry
 
@@ -33,7 +33,7 @@ def load_schema(registered: RegisteredSchema, registry: Registry, named: dict[st
             raise UnusableSchema(f"it refers to version {reference.version} of {reference.subject}, which the registry does not know")
         inner = load_schema(found, registry, named, seen)
         try:
-            parse_schema(told(inner), named)
+            parse_schema(with_times(inner), named)
         except Exception as error:
             raise UnusableSchema(f"{reference.subject}, which it refers to, is no Avro schema: {str(error)[:200]}") from None
     try:
@@ -49,7 +49,7 @@ def written_by(number: int, registry: Registry, member: str | None = None) -> An
     if found is None:
         return None
     try:
-        schema = told(load_schema(found, registry, named, []))
+        schema = with_times(load_schema(found, registry, named, []))
         if member is not None:
             schema = {"type": "record", "name": "tandem.One", "fields": [{"name": member, "type": schema}]}
         parsed = parse_schema(schema, named)

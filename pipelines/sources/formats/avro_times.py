@@ -14,7 +14,7 @@ from typing import Any
 
 from transforms.instants import BeyondCalendar
 
-__all__ = ["MOMENTS", "OWN", "has_several", "integers", "told", "told_value"]
+__all__ = ["MOMENTS", "OWN", "has_several", "integers", "with_times", "time_value"]
 
 OWN = "tandem-"
 """Before the name of a logical type: it is read by this module."""
@@ -32,7 +32,7 @@ Change = Callable[[str, str, bool], str | None]
 """A type, its logical type, and whether null is all that stands beside it in a union -> its logical type from now on, None for none."""
 
 
-def told(schema: Any) -> Any:
+def with_times(schema: Any) -> Any:
     """A schema (JSON, of which anything may be no schema) whose values say what they are: ``date``, ``datetime``, ``time``, and
     :class:`~transforms.instants.BeyondCalendar` where these have none."""
     _registered()
@@ -41,7 +41,7 @@ def told(schema: Any) -> Any:
 
 def integers(schema: Any) -> Any:
     """A schema whose values are the integers that are written. In a union of several types dates and times of day tell what they are, as
-    in :func:`told`: an integer may be another type's."""
+    in :func:`with_times`: an integer may be another type's."""
     _registered()
 
     def change(kind: str, logical: str, alone: bool) -> str | None:
@@ -157,7 +157,7 @@ _READERS: dict[tuple[str, str], Callable[..., Any]] = {
 }
 
 
-def told_value(kind: str, logical: str, number: int) -> Any:
+def time_value(kind: str, logical: str, number: int) -> Any:
     """What a number of a type and logical type is, as those of records are; the number where they have no time."""
     read = _READERS.get((kind, logical.removeprefix(OWN)))
     return number if read is None else read(number)

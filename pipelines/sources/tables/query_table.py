@@ -30,7 +30,7 @@ class QueryTable(TableReader):
     def open(self) -> Iterator[Rows]:
         """See the base class."""
         with self._asked(self.table.sql) as (batches, values):
-            yield Rows(self._told(batches, values))
+            yield Rows(self._with_own_errors(batches, values))
 
     def count(self) -> int | None:
         """See the base class; None of what is no query that another can count, such as several statements."""
@@ -43,7 +43,7 @@ class QueryTable(TableReader):
             except duckdb.ParserException:
                 return None
         with self._asked(counted) as (batches, values):
-            return int(next(iter(self._told(batches, values))).column(0)[0].as_py())
+            return int(next(iter(self._with_own_errors(batches, values))).column(0)[0].as_py())
 
     @contextmanager
     def _asked(self, sql: str) -> Iterator[tuple[Any, list[str]]]:
@@ -135,7 +135,7 @@ class QueryTable(TableReader):
             raise ConfigError(f"source {self.name!r}: {self.table.uri} begins as a JSON object of options and is none") from None
         return found, [uri, *found.values()]
 
-    def _told(self, batches: Any, values: Any) -> Iterator[pa.RecordBatch]:
+    def _with_own_errors(self, batches: Any, values: Any) -> Iterator[pa.RecordBatch]:
         try:
             yield from batches
         except (pa.ArrowException, OSError) as error:  # the database went away, or a row cannot be read
