@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,53 @@ _AT_ONCE = 20_000_000
 """Rows times resamples: what the bootstrap draws at most (some seconds); with more rows it draws less often."""
 
 
-def differences(served: Floats, shadow: Floats, more_than: float) -> dict[str, Any]:
+class Differences(TypedDict):
+    """How two predictors' numbers differ over ``rows``; ``quantiles``: of the absolute differences, by quantile."""
+
+    rows: int
+    mean_served: float
+    mean_shadow: float
+    mean_difference: float
+    mean_absolute: float
+    max_absolute: float
+    quantiles: dict[str, float]
+    more_than: float
+    share_differing: float
+    rank_correlation: float | None
+
+
+class CalibrationBin(TypedDict):
+    """Rows of like predictions: the mean of these, and of the labels."""
+
+    rows: int
+    predicted: float
+    observed: float
+
+
+class PredictorQuality(TypedDict):
+    """How right one predictor was. ``calibration``: mean prediction over mean label; None without positives."""
+
+    auc: float | None
+    log_loss: float
+    brier: float
+    calibration: float | None
+    calibration_error: float
+    bins: list[CalibrationBin]
+
+
+class Quality(TypedDict):
+    """Which of two predictors was right, on the same ``rows``: :func:`quality`. ``intervals``: metric -> [low, high], or empty."""
+
+    rows: int
+    positives: int
+    served: PredictorQuality
+    shadow: PredictorQuality
+    intervals: dict[str, list[float]]
+    closer_share_shadow: float
+    better: str | None
+
+
+def differences(served: Floats, shadow: Floats, more_than: float) -> Differences:
     """How two predictors' numbers for the same N rows differ: by how much, how often by more than ``more_than``, and whether they order the
     rows alike (Spearman; None where one of them says the same of all)."""
     gap = np.abs(served - shadow)
@@ -64,30 +110,35 @@ def slices_of(table: pa.Table, columns: Sequence[str], least: int = 1) -> dict[s
     return out
 
 
-def quality(label: Floats, served: Floats, shadow: Floats, seed: int = 7) -> dict[str, Any]:
+def quality(label: Floats, served: Floats, shadow: Floats, seed: int = 7) -> Quality:
     """Which of two predictors was right: AUC, log loss, Brier score and calibration of each on the same N rows, and of the differences
     (shadow minus served) the paired bootstrap's 95% interval. ``better`` is the side for which the interval of the log loss leaves no
     doubt, else None."""
-    rows: dict[str, Any] = {"rows": len(label), "positives": int(label.sum())}
-    rows["served"], rows["shadow"] = (_quality(label, p) for p in (served, shadow))
-    rows["intervals"] = bootstrap(label, served, shadow, seed)
-    rows["closer_share_shadow"] = float((np.abs(shadow - label) < np.abs(served - label)).mean())
-    low, high = rows["intervals"]["log_loss"]
-    rows["better"] = "shadow" if high < 0 else "served" if low > 0 else None
-    return rows
+    intervals = bootstrap(label, served, shadow, seed)
+    low, high = intervals["log_loss"]
+    return {
+        "rows": len(label),
+        "positives": int(label.sum()),
+        "served": _quality(label, served),
+        "shadow": _quality(label, shadow),
+        "intervals": intervals,
+        "closer_share_shadow": float((np.abs(shadow - label) < np.abs(served - label)).mean()),
+        "better": "shadow" if high < 0 else "served" if low > 0 else None,
+    }
 
 
-def _quality(label: Floats, p: Floats) -> dict[str, Any]:
-    return {"auc": auc(label, p), "log_loss": log_loss(label, p), "brier": float(np.mean((p - label) ** 2)), **_calibration(label, p)}
-
-
-def _calibration(label: Floats, p: Floats) -> dict[str, Any]:
-    """Mean prediction over mean label, and the expected calibration error over ten bins of equal size."""
+def _quality(label: Floats, p: Floats) -> PredictorQuality:
+    """With the expected calibration error over ten bins of equal size."""
     parts = [i for i in np.array_split(np.argsort(p, kind="stable"), BINS) if len(i)]
-    bins = [{"rows": len(i), "predicted": float(p[i].mean()), "observed": float(label[i].mean())} for i in parts]
-    error = sum(b["rows"] * abs(b["predicted"] - b["observed"]) for b in bins) / len(p)
-    ratio = float(p.mean() / label.mean()) if label.any() else None
-    return {"calibration": ratio, "calibration_error": float(error), "bins": bins}
+    bins: list[CalibrationBin] = [{"rows": len(i), "predicted": float(p[i].mean()), "observed": float(label[i].mean())} for i in parts]
+    return {
+        "auc": auc(label, p),
+        "log_loss": log_loss(label, p),
+        "brier": float(np.mean((p - label) ** 2)),
+        "calibration": float(p.mean() / label.mean()) if label.any() else None,
+        "calibration_error": float(sum(b["rows"] * abs(b["predicted"] - b["observed"]) for b in bins) / len(p)),
+        "bins": bins,
+    }
 
 
 def bootstrap(label: Floats, served: Floats, shadow: Floats, seed: int = 7, resamples: int = RESAMPLES) -> dict[str, list[float]]:
@@ -137,6 +188,6 @@ def join_labels(shadow: pa.Table, labels: pa.Table) -> tuple[pa.Table, Floats]:
     return shadow.take(pa.array(take)), values
 
 
-def summary(parts: Mapping[str, npt.NDArray[np.bool_]], served: Floats, shadow: Floats, more_than: float) -> dict[str, Any]:
+def summary(parts: Mapping[str, npt.NDArray[np.bool_]], served: Floats, shadow: Floats, more_than: float) -> dict[str, Differences]:
     """``differences`` for each part of the rows."""
     return {key: differences(served[mask], shadow[mask], more_than) for key, mask in parts.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +25,7 @@ from transforms.definitions import micros
 from transforms.instants import instant
 from transforms.lateness import NEVER
 
-__all__ = ["summarize"]
+__all__ = ["Findings", "summarize"]
 
 Int = npt.NDArray[np.int64]
 
@@ -35,11 +36,37 @@ BEHIND_EDGES = (1, 10, 60, 300, 900, 3600, 3 * 3600, 12 * 3600)
 SAMPLES = 5
 
 
+@dataclass(frozen=True)
+class Findings:
+    """What was proven: of the stream's rows, and by group of the online store, of the server's answers, and of both stores."""
+
+    proof: Proof
+    online: Mapping[str, OnlineProof]
+    served: Mapping[str, ServedProof]
+    stores: Mapping[str, StoresProof]
+
+    @property
+    def unexplained(self) -> int:
+        """How many rows, values, keys and answers no cause was proven for."""
+        return self.proof.unexplained + sum(p.unexplained for part in (self.online, self.served, self.stores) for p in part.values())
+
+    def problems(self) -> list[str]:
+        """What is unexplained, a line each."""
+        out = self.proof.problems()
+        for name, o in self.online.items():
+            if o.unexplained:
+                out.append(f"{name}: {o.unexplained:,} of {o.keys:,} keys hold another row online than they should: {'; '.join(o.lines)}")
+        for name, s in self.served.items():
+            if s.unexplained:
+                out.append(f"{name}: {s.unexplained:,} of {s.answers:,} answers of the server are unexplained: {'; '.join(s.lines)}")
+        for name, both in self.stores.items():
+            if both.unexplained:
+                out.append(f"{name}: offline and online differ for {both.unexplained:,} keys: {'; '.join(both.lines)}")
+        return out
+
+
 def summarize(
-    proof: Proof,
-    online: Mapping[str, OnlineProof],
-    served: Mapping[str, ServedProof],
-    stores: Mapping[str, StoresProof],
+    found: Findings,
     *,
     started: datetime,
     seconds: float,
@@ -54,22 +81,8 @@ def summarize(
     code: Code,
     versions: Mapping[str, str],
 ) -> VerifyReport:
-    """All numbers, names and samples. ``unexplained`` counts everything that no cause was proven for.
-
-    ``stream_run`` is the id of the stream's latest run.
-    """
-    record = proof.record
-    problems = proof.problems()
-    for name, o in online.items():
-        if o.unexplained:
-            problems.append(f"{name}: {o.unexplained:,} of {o.keys:,} keys hold another row online than they should: {'; '.join(o.lines)}")
-    for name, s in served.items():
-        if s.unexplained:
-            problems.append(f"{name}: {s.unexplained:,} of {s.answers:,} answers of the server are unexplained: {'; '.join(s.lines)}")
-    for name, both in stores.items():
-        if both.unexplained:
-            problems.append(f"{name}: offline and online differ for {both.unexplained:,} keys: {'; '.join(both.lines)}")
-    unexplained = proof.unexplained + sum(p.unexplained for part in (online, served, stores) for p in part.values())
+    """All numbers, names and samples. ``stream_run`` is the id of the stream's latest run."""
+    proof, record, unexplained = found.proof, found.proof.record, found.unexplained
     groups = {name: _group(g, proof) for name, g in proof.groups.items()}
     rows = _added(g["rows"] for g in groups.values())
     values = _added(f for g in groups.values() for f in g["features"].values())
@@ -77,15 +90,15 @@ def summarize(
         verdict="unexplained" if unexplained else "proven",
         headline=_headline(values, unexplained),
         unexplained=unexplained,
-        problems=problems,
-        notices=[*notices, *(both.notice for both in stores.values() if both.notice)],
+        problems=found.problems(),
+        notices=[*notices, *(both.notice for both in found.stores.values() if both.notice)],
         values=values,
         rows=rows,
         groups=groups,
         sources={name: _source(s) for name, s in proof.sources.items()},
-        online={n: {"keys": o.keys, "causes": o.causes, "lines": o.lines} for n, o in online.items()},
-        stores={n: both.to_dict() for n, both in stores.items()},
-        served={n: _served(s) for n, s in served.items()},
+        online={n: {"keys": o.keys, "causes": o.causes, "lines": o.lines} for n, o in found.online.items()},
+        stores={n: both.to_dict() for n, both in found.stores.items()},
+        served={n: _served(s) for n, s in found.served.items()},
         time=_time(proof),
         range=[_text(log.start), _text(log.end)],
         stream={

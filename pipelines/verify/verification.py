@@ -37,7 +37,7 @@ from pipelines.verify.online import OnlineProof, check, store_reader
 from pipelines.verify.proof import Proof, prove
 from pipelines.verify.served import TIMEOUT_US, ServedProof, check_served
 from pipelines.verify.stream_record import StreamRecord, load_record
-from pipelines.verify.summary import summarize
+from pipelines.verify.summary import Findings, summarize
 from pipelines.verify.verify_report import VerifyReport
 from serving.object_store.cache import given_place
 from transforms.columns import column_us
@@ -95,10 +95,7 @@ def run_verify(repo: Repo, options: VerifyOptions, say: Say = lambda line: None)
     words = ["tandem", "verify", "--repo", str(repo.path), "--data", given_place(repo.data), "--name", options.name]
     words += ["--against", options.against] if options.against else []
     return summarize(
-        proof,
-        online,
-        served,
-        stores,
+        Findings(proof, online, served, stores),
         started=started,
         seconds=(datetime.now(UTC) - started).total_seconds(),
         folder=folder,
