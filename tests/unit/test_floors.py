@@ -154,6 +154,6 @@ def test_the_page_says_the_floors_and_rooms_that_are_checked() -> None:
     for number, floor in enumerate((FLOOR0, FLOOR1)):
         (named,) = re.findall(rf"^\| {number} \| ([^|]*) \|", page, re.MULTILINE)
         assert {f"transforms.{name.removeprefix('transforms.')}" for name in re.findall(r"`([\w.]+)`", named)} == set(floor)
-    table = page[page.index("| room | what is in it |") : page.index("## Folders")]
+    table = page[page.index("| package | what is in it |") : page.index("## Folders")]
     rooms = [name for row in re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)(?:/|\.py)`", row)]
     assert rooms == list(PIPELINES), "from the ground up"
