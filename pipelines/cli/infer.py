@@ -62,7 +62,10 @@ def infer(
             settings = load_settings(repo)
         except TandemError as error:
             raise DataError(f"{what} is no file or folder, and the broker of a topic would be that of {repo}: {error}") from None
-        reader = open_broker(settings.kafka, folder or settings.data).open_reader()
+        try:
+            reader = open_broker(settings.kafka, folder or settings.data).open_reader()
+        except TandemError as error:
+            raise DataError(f"{what} is no file or folder, and as a topic it cannot be read: {error}") from None
         try:
             found = infer_topic(
                 reader, what, name=name, rows=rows, explode=explode, event_time=event_time, zone=zone, group=group, kafka=settings.kafka,

@@ -197,6 +197,8 @@ def _format(data: Path) -> int:
         text = file.read_text().strip()
     except (FileNotFoundError, NotADirectoryError):
         return 1
+    except PermissionError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror}); give this user rights there, or run as the owner") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read ({error}); restore it: the format of this version is {FORMAT}") from None
     if not text.isdecimal():

@@ -51,7 +51,12 @@ def ours_in(error: BaseException) -> TandemError | None:
 
 
 def of_system(error: OSError) -> str:
-    """What the system refused, and of a full disk, whose error names no file where a write fails, what to do."""
+    """What the system refused, and of a full disk (whose error names no file where a write fails) or of rights that are missing, what to
+    do."""
+    if error.filename and error.errno == errno.EROFS:
+        return f"{error.filename}: {error.strerror}: mount it for writing, or name another folder (--data)"
+    if error.filename and error.errno in (errno.EACCES, errno.EPERM):
+        return f"{error.filename}: {error.strerror}: give this user rights there, run as the owner, or name another folder (--data)"
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return str(error)
     where = f"{error.filename}: " if error.filename else ""

@@ -32,6 +32,9 @@ def test_a_full_disk_is_told_with_what_to_do() -> None:
         line = of_system(error)
         assert line.endswith("then run the same command again") and str(error.strerror) in line and "\n" not in line
     assert of_system(OSError(errno.EDQUOT, "quota", "/data/x")).startswith("/data/x: ")
+    for number in (errno.EACCES, errno.EPERM, errno.EROFS):  # a bare "[Errno 13] Permission denied: '.../.lock'" says no fix
+        line = of_system(OSError(number, os.strerror(number), "/data/runs/.lock"))
+        assert line.startswith(f"/data/runs/.lock: {os.strerror(number)}: ") and line.endswith("or name another folder (--data)")
     assert of_system(FileNotFoundError(errno.ENOENT, "No such file", "a")) == "[Errno 2] No such file: 'a'"
 
 
