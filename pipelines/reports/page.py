@@ -83,7 +83,7 @@ def moment(text: str) -> str:
 def span(seconds: float) -> str:
     """A length of time as people read it, to three digits: ``45 s``, ``2.1 min``, ``5.33 d``."""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
+        if abs(seconds) >= size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds:.3g} s"
 

@@ -169,7 +169,9 @@ def test_a_list_may_break_its_line_and_a_word_may_not() -> None:
     assert made is not None and [[cell.css for cell in line] for line in made.lines] == [["text", "text list", ""], ["text", "text", ""]]
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (0.25, "0.25 s"), (59, "59 s"), (5100, "1.42 h"), (460749, "5.33 d")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (0.25, "0.25 s"), (59, "59 s"), (5100, "1.42 h"), (460749, "5.33 d"), (-16300, "-4.53 h")]
+)
 def test_a_length_of_time_has_the_unit_that_people_use(seconds: float, text: str) -> None:
     assert span(seconds) == text
 
