@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.batch import batch_job as batch_module
+from pipelines.batch.row_jobs import RowJobs
 from pipelines.lake import runs
 from tests.integration.flights import World, all_feature_rows, environment, feature_rows, make_world
 from transforms.errors import DataError
@@ -111,7 +111,7 @@ def test_a_stop_between_two_groups_is_completed_without_computing_again(world, w
     assert manifest["status"] == "failed" and manifest["stage"] == "publishing"
     assert len(world.visible()) == 1
     assert_nothing_partial(world, wanted)
-    monkeypatch.setattr(batch_module, "_make", lambda *a: pytest.fail("the rows were made already"))
+    monkeypatch.setattr(RowJobs, "make", lambda *a: pytest.fail("the rows were made already"))
     assert_completes(world, wanted)
 
 
@@ -158,7 +158,7 @@ def test_a_run_that_is_being_made_is_refused_in_one_line(world, wanted, monkeypa
     def stop(*args):
         raise Power
 
-    monkeypatch.setattr(batch_module, "_make", stop)
+    monkeypatch.setattr(RowJobs, "make", stop)
     with pytest.raises(Power):
         world.run()
     monkeypatch.undo()
