@@ -127,18 +127,21 @@ def version_(
     data: DataOption = None,
     kind: Annotated[str, typer.Option(help="Of which kind the newest is taken.")] = "batch",
     output: Annotated[Path | None, typer.Option(help="The file to write (default: print it).")] = None,
+    json_: JsonOption = False,
 ) -> None:
-    """Print the version of a run's data as JSON: hashes of what it read and made, the same for the same bytes."""
+    """Print the version of a run's data as JSON: hashes of what it read and made, the same for the same bytes.
+
+    With --output it is written to the file, and printed only with --json.
+    """
     from pipelines.lake.data_version import data_version, newest
     from pipelines.lake.runs import find
 
     folder = settings_of(repo, data).data
-    text = json.dumps(data_version(find(folder, run) if run is not None else newest(folder, kind)), indent=2)
-    if output is None:
-        write(text)
-        return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_text(output, text + "\n")
+    made = data_version(find(folder, run) if run is not None else newest(folder, kind))
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_text(output, json.dumps(made, indent=2) + "\n")
+    show(made, json_ or output is None)
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from pipelines.inference.envelope import Envelope, envelope_of
+from pipelines.lake.counted import counted
 from pipelines.sources.file_formats.compressed_file import opened
 from pipelines.sources.file_formats.file_format import COMPRESSED, UnreadableFileError, format_of, one_line
 from pipelines.sources.file_formats.json_lines_file import MAX_LINE_BYTES
@@ -81,7 +82,8 @@ def sample_files(
     path: Path, rows: int, explode: str | None = None, encoding: str | None = None, say: Callable[[str], None] = lambda line: None
 ) -> Sample:
     """The first ``rows`` records of a file, or as many in all from the files of a folder. Raises DataError, one line."""
-    files = _files(path)
+    files, there = _files(path)
+    say(f"looking at {files[0].name if there == 1 else counted(files, 'file')}" + (f" of {there:,}" if there > len(files) else ""))
     each = max(1, rows // len(files))
     records: list[Mapping[str, Any]] = []
     parts: list[int] = []
@@ -90,7 +92,6 @@ def sample_files(
     suffix = _suffix(files[0])
     columns: dict[str, None] = {}
     for file in files:
-        say(f"looking at {file.name}")
         if _suffix(file) in TEXTS and dialect is None:
             dialect = _dialect(file, encoding)
         try:
@@ -214,7 +215,8 @@ def _members(value: Any) -> Mapping[Any, Any] | None:
     return (entries_of(value) or None) if isinstance(value, list) and value else None
 
 
-def _files(path: Path) -> list[Path]:
+def _files(path: Path) -> tuple[list[Path], int]:
+    """The files to look at, and how many there are. Raises DataError."""
     if not path.exists():
         raise DataError(f"there is no file or folder {path}; correct the path")
     if path.is_file():
@@ -222,7 +224,7 @@ def _files(path: Path) -> list[Path]:
             raise DataError(
                 f"{path.name}: files of this suffix are not read; known are .parquet, .jsonl, .csv, .tsv, .avro, .arrow and .feather"
             )
-        return [path]
+        return [path], 1
     every = [p for p in sorted(path.rglob("*")) if p.is_file() and not any(x.startswith((".", "_")) for x in p.relative_to(path).parts)]
     known = [p for p in every if _suffix(p) in TEXTS or format_of(_suffix(p)) is not None]
     if not known:
@@ -231,8 +233,8 @@ def _files(path: Path) -> list[Path]:
     if len(suffixes & set(TEXTS)) and suffixes - set(TEXTS):
         raise DataError(f"{path} holds files of several kinds ({', '.join(sorted(suffixes))}); name one file or folder of one kind")
     if len(known) <= MOST_FILES:
-        return known
-    return [known[i * (len(known) - 1) // (MOST_FILES - 1)] for i in range(MOST_FILES)]
+        return known, len(known)
+    return [known[i * (len(known) - 1) // (MOST_FILES - 1)] for i in range(MOST_FILES)], len(known)
 
 
 def _suffix(path: Path) -> str:

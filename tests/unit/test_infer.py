@@ -448,3 +448,14 @@ def test_a_file_that_is_not_there_is_told_as_one_and_not_as_a_topic_alone(tmp_pa
     (tmp_path / "tandem.yaml").write_text("data: data\n")
     with pytest.raises(DataError, match=r"^orders\.csv is no file or folder, and as a topic it cannot be read: kafka\.bootstrap_servers"):
         infer("orders.csv", repo=tmp_path)
+
+
+@pytest.mark.parametrize(("days", "line"), [(1, "looking at clicks.jsonl"), (3, "looking at 3 files"), (31, "looking at 20 files of 31")])
+def test_files_are_counted_and_not_listed(tmp_path: Path, days: int, line: str) -> None:
+    for day in range(1, days + 1):
+        folder = tmp_path / f"date=2024-05-{day:02}"
+        folder.mkdir()
+        (folder / "clicks.jsonl").write_text(f'{{"id": "c{day}", "at": "2024-05-{day:02}T10:00:00Z"}}\n')
+    said: list[str] = []
+    infer_files(tmp_path, name="clicks", say=said.append)
+    assert said == [line]

@@ -14,7 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
+from typer.testing import CliRunner
 
+from pipelines.cli.root import app
 from pipelines.lake import provenance, runs
 from pipelines.lake.files import write_json
 from pipelines.project import recording
@@ -232,6 +234,7 @@ JOB = """
 import sys, time
 from pathlib import Path
 from pydantic import BaseModel
+from typer.testing import CliRunner
 from pipelines.lake import runs
 from pipelines.lake import provenance
 from pipelines.project import recording
@@ -415,3 +418,17 @@ def test_the_latest_run_of_a_kind(tmp_path: Path) -> None:
     assert runs.find(tmp_path, "latest").id == own.id
     assert runs.find(tmp_path, "latest", "batch").id == first.id
     assert runs.find(tmp_path, own.id, "batch").id == own.id  # by name whatever it is: who asked for it says what is wrong with it
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"], ["--output"], ["--output", "--json"]], ids=" ".join)
+def test_a_version_is_printed_unless_it_goes_to_a_file_alone(tmp_path, flags):
+    runs.begin(tmp_path / "data", "batch", {}, NOW).save(status="complete", range=["2024-05-01", "2024-05-02"], outputs=[], inputs={})
+    (tmp_path / "tandem.yaml").write_text("data: data\n")
+    file = tmp_path / "versions" / "batch.json"
+    given = [word for flag in flags for word in ([flag, str(file)] if flag == "--output" else [flag])]
+    done = CliRunner().invoke(app, ["runs", "version", "--repo", str(tmp_path), *given])
+    assert done.exit_code == 0, done.output
+    assert file.exists() == ("--output" in flags)
+    texts = [text for text in (file.read_text() if file.exists() else "", done.stdout) if text]
+    assert bool(done.stdout) == (flags != ["--output"]) and len(set(texts)) == 1
+    assert json.loads(texts[0])["kind"] == "batch" and len(json.loads(texts[0])["version"]) == 64
