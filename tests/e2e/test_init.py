@@ -50,7 +50,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "features.py" in said
     commands = [shlex.split(line) for line in said.splitlines() if line.startswith("  tandem ")]
     assert [c[1] for c in commands] == ["events", "batch", "apply", "materialize", "train", "serve"]
-    assert all(c[2:] == ["--repo", str(folder)] for c in commands)
+    assert all(c[2:4] == ["--repo", str(folder)] for c in commands)
+    option, day = commands.pop()[4:]  # by today's clock all rows of the invented events are too old to serve
+    assert option == "--as-of" and f"end: {day}\n" in (folder / "tandem.yaml").read_text()
+    assert not any(c[4:] for c in commands)
     return folder
 
 
