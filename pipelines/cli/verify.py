@@ -47,7 +47,7 @@ def verify(
     quiet()
     from pipelines.lake.provenance import hashed
     from pipelines.project.recording import recorded
-    from pipelines.verify.verification import VerifyOptions, run_verify
+    from pipelines.verify.verification import VerifyOptions, check_comparable, run_verify
     from pipelines.verify.verify_page import write_report
     from pipelines.verify.verify_table import render
 
@@ -57,6 +57,7 @@ def verify(
         return
     folder = output.resolve() if output is not None else None
     options = VerifyOptions(name=name, against=against, online=online, served=served, keep=keep, folder=folder)
+    check_comparable(loaded, options)
     with recorded(loaded, "verify", name=name) as run, steps.doing("verifying"):
         report = run_verify(loaded, options, steps.say)
         page = write_report(report)

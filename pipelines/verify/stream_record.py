@@ -14,20 +14,25 @@ import pyarrow as pa
 from pipelines.lake.graphs import carried_over
 from pipelines.streaming.state.checkpoint_records import Checkpoints, is_stream
 from pipelines.streaming.state.initial_tiles import batch_run_end, run_here
+from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.row_log import read_late, read_rows
 from pipelines.streaming.state.stream_link import link_of
 from pipelines.streaming.state.taken_segments import Taken, taken_of
 from pipelines.verify.causes import Position
 from transforms.definitions import CREATED, FeatureGroup
-from transforms.errors import DataError
-from transforms.instants import micros_of
+from transforms.errors import DataError, TandemError
+from transforms.instants import instant, micros_of
 from transforms.lateness import NEVER
 
-__all__ = ["FAR", "StreamRecord", "load_record", "position_of"]
+__all__ = ["FAR", "NothingToVerifyError", "StreamRecord", "check_begun", "load_record", "position_of"]
 
 Int = npt.NDArray[np.int64]
 FAR = 2**62
 """After every moment (microseconds)."""
+
+
+class NothingToVerifyError(DataError):
+    """The stream does not exist, or has done nothing yet that could be compared: that is no failure of a verification."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class StreamRecord:
     @property
     def output_watermark(self) -> int:
         """The greatest boundary that any shard emitted (microseconds; NEVER: none)."""
-        return max((int(p.output_watermark.max()) for p in self.positions.values()), default=NEVER)
+        return _furthest(self.positions)
 
 
 def position_of(checkpoints: Checkpoints, group: FeatureGroup) -> Position:
@@ -90,7 +95,9 @@ def position_of(checkpoints: Checkpoints, group: FeatureGroup) -> Position:
     shards = max(int(p["shards"]) for p in checkpoints.values())
     if set(checkpoints) < set(range(shards)):
         missing = min(set(range(shards)) - set(checkpoints))
-        raise DataError(f"shard {missing} of {shards} saved no checkpoints yet; let the stream run for a moment, then verify again")
+        raise NothingToVerifyError(
+            f"shard {missing} of {shards} saved no checkpoints yet; let the stream run for a moment, then verify again"
+        )
     output_watermark = np.full(shards, NEVER, np.int64)
     limits: dict[int, Int] = {}
     for number in range(shards):
@@ -102,30 +109,31 @@ def position_of(checkpoints: Checkpoints, group: FeatureGroup) -> Position:
     return Position(output_watermark, limits)
 
 
-def load_record(folder: Path, name: str, groups: Mapping[str, FeatureGroup]) -> StreamRecord:
-    """The record of the stream whose folder is ``folder`` (``data/stream/<name>``). Raises DataError, one line.
+@dataclass(frozen=True)
+class _Came:
+    """How far a stream came, by its checkpoints; as in :class:`StreamRecord`."""
 
-    A stream that runs, or was killed, has delivered more than its checkpoints vouch for: rows that were made after a shard's
-    checkpoint was saved are left out (``ahead``: how many).
-    """
-    from pipelines.streaming.state.job_state import JobState
+    job_state: JobState
+    positions: Mapping[str, Position]
+    begin: int
+    run: str | None
+    saved: Int
 
+
+def _came(folder: Path, name: str, groups: Mapping[str, FeatureGroup]) -> _Came:
     if (link := link_of(folder)) is not None and link.there():
         JobState(folder).have_checkpoints()
     if not is_stream(folder):
         known = sorted(p.name for p in folder.parent.glob("*") if is_stream(p))
-        raise DataError(
+        raise NothingToVerifyError(
             f"there is no stream called {name!r} below {folder.parent}"
             + (f"; there is {', '.join(known)}: name it with --name" if known else "; run 'tandem stream' first")
         )
     job_state = JobState(folder)
     records = job_state.load_checkpoint_records()
     checkpoints = {shard: r["checkpoint"] for shard, r in records.items()}
-    rows = {n: read_rows(folder, g) for n, g in groups.items()}
-    taken = taken_of(folder)  # after the rows: it was written before any went
-    late = {s: read_late(folder, source) for s, source in {g.source.name: g.source for g in groups.values()}.items()}
     if not checkpoints:
-        raise DataError(f"stream {name!r} saved no checkpoints yet; let it run for a moment, then verify again")
+        raise NothingToVerifyError(f"stream {name!r} saved no checkpoints yet; let it run for a moment, then verify again")
     redefined = [
         n
         for n, g in groups.items()
@@ -139,12 +147,42 @@ def load_record(folder: Path, name: str, groups: Mapping[str, FeatureGroup]) -> 
     run = next(iter(checkpoints.values())).get("run")
     begin = NEVER if run is None else batch_run_end(run_here(folder.parents[1], run))
     positions = {n: position_of(checkpoints, g) for n, g in groups.items()}
+    if _furthest(positions) <= begin:
+        after = "its beginning" if begin == NEVER else f"{instant(begin):%Y-%m-%d %H:%M}"
+        raise NothingToVerifyError(f"stream {name!r} has emitted nothing yet after {after}; let it run, then verify again")
     saved = np.array([micros_of(datetime.fromisoformat(records[n]["saved"])) for n in sorted(records)], np.int64)
-    vouched = {n: _before(rows[n], g, positions[n], saved) for n, g in groups.items()}
+    return _Came(job_state, positions, begin, None if run is None else Path(run).name, saved)
+
+
+def _furthest(positions: Mapping[str, Position]) -> int:
+    return max((int(p.output_watermark.max()) for p in positions.values()), default=NEVER)
+
+
+def check_begun(folder: Path, name: str, groups: Mapping[str, FeatureGroup]) -> None:
+    """Raise NothingToVerifyError, one line, where :func:`load_record` would; no row is read. Whatever else is wrong with the stream is the
+    verification's to find."""
+    try:
+        _came(folder, name, groups)
+    except NothingToVerifyError:
+        raise
+    except (TandemError, OSError):
+        return
+
+
+def load_record(folder: Path, name: str, groups: Mapping[str, FeatureGroup]) -> StreamRecord:
+    """The record of the stream whose folder is ``folder`` (``data/stream/<name>``). Raises DataError, one line, and of that
+    NothingToVerifyError where the stream has emitted nothing.
+
+    A stream that runs, or was killed, has delivered more than its checkpoints vouch for: rows that were made after a shard's
+    checkpoint was saved are left out (``ahead``: how many).
+    """
+    came = _came(folder, name, groups)
+    rows = {n: read_rows(folder, g) for n, g in groups.items()}
+    taken = taken_of(folder)  # after the rows: it was written before any went
+    late = {s: read_late(folder, source) for s, source in {g.source.name: g.source for g in groups.values()}.items()}
+    vouched = {n: _before(rows[n], g, came.positions[n], came.saved) for n, g in groups.items()}
     ahead = sum(rows[n].num_rows - vouched[n].num_rows for n in groups)
-    return StreamRecord(
-        name, positions, vouched, late, begin, None if run is None else Path(run).name, ahead, saved, job_state.skips(), taken
-    )
+    return StreamRecord(name, came.positions, vouched, late, came.begin, came.run, ahead, came.saved, came.job_state.skips(), taken)
 
 
 def _before(rows: pa.Table, group: FeatureGroup, position: Position, saved: Int) -> pa.Table:

@@ -36,7 +36,7 @@ from pipelines.verify.offline_online import compare_stores, materialized_rows
 from pipelines.verify.online import OnlineProof, check, store_reader
 from pipelines.verify.proof import Proof, prove
 from pipelines.verify.served import TIMEOUT_US, ServedProof, check_served
-from pipelines.verify.stream_record import StreamRecord, load_record
+from pipelines.verify.stream_record import StreamRecord, check_begun, load_record
 from pipelines.verify.summary import Findings, summarize
 from pipelines.verify.verify_report import VerifyReport
 from serving.object_store.cache import given_place
@@ -46,7 +46,7 @@ from transforms.errors import DataError
 from transforms.instants import instant, micros_of
 from transforms.lateness import NEVER
 
-__all__ = ["VerifyOptions", "run_verify"]
+__all__ = ["VerifyOptions", "check_comparable", "run_verify"]
 
 Say = Callable[[str], None]
 
@@ -64,6 +64,20 @@ class VerifyOptions:
     folder: Path | None = None
 
 
+def check_comparable(repo: Repo, options: VerifyOptions) -> None:
+    """Refuse what is no verification: raises ConfigError and DataError, one line each, where there is no such stream, it has emitted
+    nothing yet, or the run to compare with is none. Who records a verification asks first: of what was never begun nothing failed."""
+    check_begun(stream_folder(repo.data, options.name), options.name, repo.groups)
+    if options.against is not None:
+        _against(repo, options.against)
+
+
+def _against(repo: Repo, run_id: str) -> runs.Run:
+    run = runs.find(repo.data, run_id, "batch")
+    check_run(run, repo.groups)
+    return run
+
+
 def run_verify(repo: Repo, options: VerifyOptions, say: Say = lambda line: None) -> VerifyReport:
     """Compare one stream with batch, the online store and the request log; nothing is written of it.
 
@@ -74,8 +88,6 @@ def run_verify(repo: Repo, options: VerifyOptions, say: Say = lambda line: None)
     scratch = folder / "scratch"
     stream = stream_folder(repo.data, options.name)
     record = load_record(stream, options.name, repo.groups)
-    if record.output_watermark <= record.begin:
-        raise DataError(f"stream {options.name!r} has emitted nothing yet after {_when(record.begin)}; let it run, then verify again")
     try:
         log, run, source, refused = _expected(repo, options, record, scratch, say)
         groups = repo.groups
@@ -120,8 +132,7 @@ def _expected(
 ) -> tuple[EventLog, runs.Run, Repo, list[str]]:
     """The events, the batch run to compare with, the repository whose data folder holds its rows, and what is to be said of the events."""
     if options.against is not None:
-        run = runs.find(repo.data, options.against, "batch")
-        check_run(run, repo.groups)
+        run = _against(repo, options.against)
         start, end = (_us_of(t) for t in run.head.range)
         start, end = max(start, record.begin), min(end, record.output_watermark)
         if start >= end:

@@ -13,12 +13,13 @@ from typer.testing import CliRunner
 
 from pipelines.cli.root import app
 from pipelines.feature_store.online_sink import FeastStore
+from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.stream_job import run_stream
 from pipelines.streaming.stream_options import StreamOptions
 from pipelines.verify.verification import VerifyOptions, run_verify
 from tests.integration.stream_world import events, make_stream_world
 from transforms import aggregates, exact, fold, windows
-from transforms.errors import DataError
+from transforms.errors import ConfigError, DataError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -56,6 +57,26 @@ def test_an_honest_job_is_proven_and_reported(world):
 def test_what_cannot_be_verified_is_one_line(world):
     with pytest.raises(DataError, match=r"there is no stream called 'other' below"):
         run_verify(world.repo(), VerifyOptions(name="other"))
+
+
+@pytest.mark.parametrize("flags", [["--name", "other"], ["--name", "a/b"], ["--against", "batch-none"]], ids=" ".join)
+def test_what_was_never_begun_is_no_failed_run(world, flags):
+    before = sorted((world.data / "runs").iterdir())
+    done = CliRunner().invoke(app, ["verify", "--repo", str(world.path), *flags])
+    assert done.exit_code == 1 and isinstance(done.exception, (ConfigError, DataError))
+    assert sorted((world.data / "runs").iterdir()) == before
+
+
+def test_a_stream_that_is_damaged_is_a_failed_run(world, monkeypatch):
+    def damaged(folder):
+        raise DataError("checkpoints of shard 0 are damaged")
+
+    monkeypatch.setattr(JobState, "load_checkpoint_records", damaged)
+    before = set((world.data / "runs").iterdir())
+    assert CliRunner().invoke(app, ["verify", "--repo", str(world.path)]).exit_code == 1
+    (run,) = set((world.data / "runs").iterdir()) - before
+    said = json.loads((run / "manifest.json").read_text())
+    assert (said["kind"], said["status"], said["error"]) == ("verify", "failed", "checkpoints of shard 0 are damaged")
 
 
 def broken_constant(monkeypatch):
