@@ -28,7 +28,7 @@ from serving.shadow import Shadow
 from transforms.data_folder import applied_graph, under_way
 from transforms.definitions import ARROW_TYPES
 from transforms.errors import FingerprintError, StoreError, TandemError
-from transforms.instants import micros_of, now_us
+from transforms.instants import micros_of, now_us, to_minute
 
 __all__ = ["Dataplane", "Prediction"]
 
@@ -89,10 +89,24 @@ class Dataplane:
         """Read the registry, connect the store, load and warm the models, and begin to watch. A part that is not there yet is
         no error: it shows in :meth:`problems`, and is taken when it comes."""
         self.poll()
+        self._tell_of_the_future()
         self._watcher.start()
         for part in (self._log, self._shadow, self._shadow_log):
             if part is not None:
                 part.start()
+
+    def _tell_of_the_future(self) -> None:
+        """Say once where the store was filled beyond the clock: of an entity it has the newest row, and no earlier one to answer by."""
+        if self.features.problem or self.features.store_problem:
+            return
+        now = self.features.now_us()
+        with contextlib.suppress(StoreError):  # it shows in problems()
+            if ends := self.features.materialized_beyond(now):
+                log.warning(
+                    "online store: it has the newest row of each entity, up to %s (%s), and answers are as of %s: rows of the future are"
+                    " served, of negative age; serve as of the former, or later",
+                    to_minute(max(ends.values())), ", ".join(sorted(ends)), to_minute(now),
+                )  # fmt: skip
 
     def close(self) -> None:
         """Stop watching, run the challenger on what still waits, and write the rest of the logs."""

@@ -260,6 +260,17 @@ class OnlineFeatures:
         """The fingerprint whose rows the online store takes for the view; None if it takes any. Raises StoreError."""
         return self._asked(lambda store: store.applied_fingerprint(self.config, view) if isinstance(store, OrderedOnlineStore) else None)
 
+    def materialized_beyond(self, now: int) -> dict[str, int]:
+        """The views whose rows were materialized beyond ``now`` (us), each with up to when. Raises StoreError."""
+
+        def ends(store: OnlineStore) -> dict[str, int]:
+            if not isinstance(store, OrderedOnlineStore):
+                return {}
+            covered = {name: store.covered(self.config, name) for name in self.catalog.views}
+            return {name: found.upto_us for name, found in covered.items() if found is not None and found.upto_us > now}
+
+        return self._asked(ends)
+
     def _asked(self, question: Callable[[OnlineStore], T]) -> T:
         with self._lock:
             if self._store is None:

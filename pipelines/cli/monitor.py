@@ -115,14 +115,17 @@ def monitor(
     Exit codes: 0 nothing fails (it may be worth a look, or there was nothing to judge); 1 something fails; 2 wrong usage.
     """
     quiet()
-    from pipelines.monitoring.monitor_job import MonitorOptions, run_monitor
+    steps = Steps()
+    steps.say("loading libraries")
     from pipelines.monitoring.windows import duration
 
-    loaded, steps = load(repo, data, everything=True), Steps()
+    loaded = load(repo, data, everything=True)
     if model is None and not loaded.settings.models:
         show({"verdict": "ok", "headline": NO_MODEL, "checks": []}, json_)
         steps.say(NO_MODEL)
         return
+    from pipelines.monitoring.monitor_job import MonitorOptions, run_monitor
+
     options = MonitorOptions(
         model=model,
         since=_maybe("--since", since),

@@ -69,12 +69,14 @@ def train(
 ) -> None:
     """Training set, TFX pipeline, evaluation; pushes the model if it is blessed. With several values: experiments, compared."""
     quiet()
+    steps = Steps()
+    steps.say("loading libraries")
     from pipelines.training.experiments import combinations, parse_sets, read_grid
 
     sets = parse_sets(set_ or [])
     loaded = load(repo, data)
     demo = loaded.settings.demo
-    first, last, steps = moment("--start", start, demo.start), moment("--end", end, demo.end), Steps()
+    first, last = moment("--start", start, demo.start), moment("--end", end, demo.end)
     chosen = [{**one, **more} for one in (read_grid(grid) if grid is not None else [{}]) for more in combinations(sets)]
     if len(chosen) > 1 or grid is not None:
         table = workflow.experiments(loaded, chosen, first, last, steps, model, seed, metric, jobs)

@@ -185,6 +185,7 @@ def _training(
         return out
     if not m.metrics:
         return [*out, Artifact("model", "different", "the run ended before it had a model")] if m.status == "complete" else out
+    say("loading TensorFlow and TFX")
     from pipelines.training.tfx_pipeline import run_pipeline
 
     seed = int(m.seeds["seed"])

@@ -199,12 +199,19 @@ def _of(base: Baseline, table: pa.Table) -> Quality:
 
 
 def recomputed(found: Mapping[str, Recomputed], settings: MonitorSettings) -> list[Check]:
-    """Per feature view: real bugs, and the share of answers from a row that was not the one due for longer than is allowed."""
+    """Per feature view: real bugs, the share of answers from a row of the future, and of those from a row that was not the one due for
+    longer than is allowed."""
     out = []
     for name, r in found.items():
         bugs = r.count("real bug")
         others = ", ".join(f"{n:,} {kind} ({cause})" for kind, causes in r.causes.items() for cause, n in causes.items()) or "none differs"
         out.append(above("recomputed", name, bugs, settings.real_bugs, f"{r.answers:,} answers computed anew: {others}"))
+        ahead = r.count("ahead of the clock")
+        detail = f"{ahead:,} of {r.answers:,} answers from a row that lies after the moment of the answer"
+        if ahead:
+            detail += ": the online store was filled beyond the server's clock (tandem serve --as-of, or a clock that is wrong)"
+        # Of however few answers: a row of the future is a fact, not an estimate.
+        out.append(above("ahead", name, ahead / max(r.answers, 1), settings.ahead_share, detail))
         late = int((r.behind_s > settings.stale_minutes * 60).sum())
         share = late / r.answers if r.answers else 0.0
         detail = f"{late:,} of {r.answers:,} answers from a row that another had replaced more than {settings.stale_minutes:g} min before"
@@ -225,6 +232,7 @@ _WORDS = {
     "auc": "AUC",
     "log_loss": "log loss",
     "recomputed": "served values that nothing explains",
+    "ahead": "rows of the future",
     "stale": "stale rows",
 }
 

@@ -37,6 +37,7 @@ CHECKS = {
     "auc": "Area under the ROC curve against the training report's.",
     "log_loss": "Log loss against the training report's.",
     "recomputed": "Served values against the same features computed anew from the event log, as of the answer: real bugs.",
+    "ahead": "Answers made of a row whose event timestamp lies after the instant that the server judged by.",
     "stale": "Answers made of a row that another had replaced for longer than allowed.",
 }
 

@@ -127,6 +127,8 @@ class MonitorSettings(Section):
     """Fewer labels say nothing about AUC, log loss and calibration."""
     real_bugs: int = Field(default=0, ge=0)
     """Served values that differ from their recomputation for no reason but a defect."""
+    ahead_share: float = Field(default=0.1, ge=0, le=1)
+    """The share of answers that were given from a row that lies after the moment that the server judged by."""
     stale_share: float = Field(default=0.1, ge=0, le=1)
     """The share of answers that were given from a row that was not the newest one due."""
     stale_minutes: float = Field(default=60, ge=0)

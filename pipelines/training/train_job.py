@@ -198,6 +198,7 @@ def _train(
         counts=rows,
         outputs=provenance.hashed(data, {"training_set": training_set.path}),
     )
+    say("loading TensorFlow and TFX")
     from pipelines.training.tfx_pipeline import run_pipeline
 
     below = data if push else layout.experiments(data, run.id)

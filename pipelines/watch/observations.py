@@ -30,7 +30,7 @@ KIND = "retrain"
 """The kind of the run that a retraining is; its steps are runs of their own below it."""
 DRIFT = frozenset({"drift", "skew", "prediction_drift", "prediction_skew"})
 DECAY = frozenset({"auc", "log_loss", "calibration"})
-BROKEN = frozenset({"unit", "recomputed"})
+BROKEN = frozenset({"unit", "recomputed", "ahead"})
 """Names of the monitor's checks, by what follows from their failure."""
 _DAY = timedelta(days=1)
 

@@ -207,7 +207,7 @@ def test_a_quiet_day_is_quiet(repo: Repo, tmp_path: Path) -> None:
     names = {c["name"] for c in result["checks"] if c["status"] != "skipped"}
     assert names == {
         "skew", "drift", "prediction_skew", "prediction_drift", "nulls", "unknown", "ages", "calibration", "auc", "log_loss",
-        "recomputed", "stale",
+        "recomputed", "ahead", "stale",
     }  # fmt: skip
     assert result["labels"]["labelled"] == PER_DAY and result["quality"]["rows"] == PER_DAY
     assert result["recomputed"]["depot_load"]["kinds"] == {"equal": PER_DAY}

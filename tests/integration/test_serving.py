@@ -15,6 +15,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from serving.app import create_app
+from serving.online_store.base import Covered
 from serving.request_log import read_requests
 from tests.integration.serving_world import GOOD, NOW, PRINT, make_repo, push, settings, write_rows
 from tests.redis_server import redis_server
@@ -443,3 +444,21 @@ print(sorted({{m.split('.')[0] for m in sys.modules}} & {{'apache_beam', 'pipeli
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     assert done.stdout.strip().splitlines()[-1:] == ["[]"], done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(("minutes", "told"), [(-1, 0), (0, 0), (1, 1)])
+def test_a_store_that_was_filled_beyond_the_clock_is_told_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, minutes: int, told: int
+) -> None:
+    """It has no earlier rows: whoever serves as of before its last materialization answers from the future."""
+    feast = make_repo(tmp_path)
+    upto = round((NOW + timedelta(minutes=minutes)).timestamp() * 1e6)
+    feast._get_provider().online_store.cover(feast.config, "aircraft", Covered(stamp=1, upto_us=upto))
+    with TestClient(create_app(settings(tmp_path))) as client:
+        for _ in range(2):
+            client.post("/get-online-features", json={"features": ["aircraft:last_delay"], "entities": {"tailnum": ["N1"]}})
+    lines = [r.message for r in caplog.records if "rows of the future" in r.message]
+    assert len(lines) == told
+    assert not told or (
+        f"up to {NOW + timedelta(minutes=1):%Y-%m-%d %H:%M} (aircraft)" in lines[0] and f"as of {NOW:%Y-%m-%d %H:%M}" in lines[0]
+    )

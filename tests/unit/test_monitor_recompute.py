@@ -10,7 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.monitoring.checks import verdict
+from pipelines.monitoring.judge import headline, recomputed
 from pipelines.monitoring.recompute import Recomputed, judge
+from pipelines.project.config import MonitorSettings
 from transforms.definitions import TIMESTAMP, Count, Entity, EventSource, FeatureGroup, Field, Max, hours, minutes
 
 T0 = round(datetime(2024, 5, 1, tzinfo=UTC).timestamp() * 1e6)
@@ -125,6 +128,15 @@ def test_each_cause(change: dict[str, Any], kind: str, cause: str) -> None:
     assert found.kinds == {"equal": 1, kind: 1}
     assert found.causes == {kind: {cause: 1}}
     assert found.count(cause) == 1 and found.samples[0]["cause"] == cause and found.samples[0]["request"] == "r1"
+
+
+@pytest.mark.parametrize(("ahead", "right", "status"), [(0, 10, "ok"), (1, 9, "ok"), (2, 8, "fail"), (3, 0, "fail")])
+def test_rows_of_the_future_fail_however_few_answers_there_are(ahead: int, right: int, status: str) -> None:
+    found = judged(*[{**RIGHT, "stamp": 31}] * ahead, *[RIGHT] * right)
+    checks = {c.name: c for c in recomputed({"load": found}, MonitorSettings())}
+    assert (checks["ahead"].status, checks["ahead"].value) == (status, ahead / (ahead + right))
+    assert checks["recomputed"].status == "ok" and verdict(list(checks.values())) == status
+    assert headline(list(checks.values()), 10).startswith("rows of the future: load") == (status == "fail")
 
 
 def test_how_far_behind() -> None:
