@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context, copy_context
@@ -14,6 +13,7 @@ from fastapi import Request, Response
 from starlette.background import BackgroundTask
 
 from serving.addresses import network_of
+from serving.arrivals import Arrival, Arrivals, Shares
 from serving.context import RequestContext, new_request_id, usable_id
 from serving.errors import ClientGoneError, MediaTypeError, OverloadedError, TimedOutError, TooLargeError
 from serving.fair_queue import FairQueue, Waiting
@@ -29,8 +29,6 @@ _HEAVY_BYTES = 64 << 10
 """A body from which on a request is a large one: some thousand rows."""
 _FIXED_COST = 2_000
 """What a request costs beside the bytes of its body, in bytes."""
-_SLOW_SECONDS = 1.0
-"""A body that has been on its way for so long gives its bytes to others."""
 _BODIES_PER_PLACE = 4
 """Bodies that may be on their way for each request that may be worked on or wait."""
 
@@ -76,10 +74,8 @@ class _Job:
 class Admission:
     """Takes a request's body within limits and has it answered by a thread, within the time limit, or refuses it.
 
-    A body first gets a place, then bytes of one budget; of either a single client has half at most. Where there is no room the client's
-    own body that has been on its way for longest gives way (bytes: if it is slow), so those who send slowly, or never to the end, keep
-    nobody out who does not, behind one address either. Read requests wait in a
-    :class:`FairQueue`; large ones never have more than a quarter of the threads.
+    A body first gets a place, then bytes of one budget; of either a single client has half at most. Which body gives way where there is
+    no room is for :class:`Arrivals`. Read requests wait in a :class:`FairQueue`; large ones never have more than a quarter of the threads.
     """
 
     def __init__(self, settings: ServingSettings, limits: Limits) -> None:
@@ -89,9 +85,10 @@ class Admission:
         self._queue: FairQueue[_Job] = FairQueue()
         self._running = self._heavy = 0
         self._most_heavy = max(1, settings.threads // 4)
-        self._bodies = _Shares(max(2, _BODIES_PER_PLACE * (settings.threads + settings.max_waiting)))
-        self._bytes = _Shares(max(settings.max_waiting_bytes, 2 * settings.max_body_bytes))
-        self._arriving: dict[str, dict[_Arrival, None]] = {}
+        self._arrivals = Arrivals(
+            Shares(max(2, _BODIES_PER_PLACE * (settings.threads + settings.max_waiting))),
+            Shares(max(settings.max_waiting_bytes, 2 * settings.max_body_bytes)),
+        )
 
     async def answer(self, request: Request, work: Work, quick: Quick | None = None) -> Response:
         """The answer of ``work(body, context)``, or of ``quick`` where a request is not large; it carries the request's id as
@@ -114,32 +111,16 @@ class Admission:
             charge=_Charge(self._limits, client, principal.name),
         )
         self._check_head(head)
-        place, memory = _Held(self._bodies, client, self._make_room), _Held(self._bytes, client, self._make_slow_room)
-        try:
-            answer = await self._answered(request, work, quick, context, client, place, memory)
-        finally:
-            place.give_back()
-            memory.give_back()
-        return Answered(answer, context)
+        return Answered(await self._answered(request, work, quick, context, client), context)
 
-    async def _answered(
-        self, request: Request, work: Work, quick: Quick | None, context: RequestContext, client: str, place: _Held, memory: _Held
-    ) -> Answer:
+    async def _answered(self, request: Request, work: Work, quick: Quick | None, context: RequestContext, client: str) -> Answer:
         late, waiting, arrival = "the body did not arrive within {:g} s; send it again", None, None
         try:
             # No task of its own, as wait_for makes.
             async with asyncio.timeout(max(0.001, context.deadline - time.monotonic())) as patience:
-                arrival = _Arrival(place, memory, patience, asyncio.get_running_loop().time())
-                place.take(1)
-                own = self._arriving.setdefault(client, {})
-                own[arrival] = None
-                try:
-                    body = await self._body(request, memory)
-                finally:
-                    del own[arrival]
-                    if not own:
-                        self._arriving.pop(client, None)
-                place.give_back()
+                arrival = self._arrivals.enter(client, lambda: _end(patience))
+                body = await self._body(request, arrival)
+                self._arrivals.whole(arrival)
                 late = "no answer within {:g} s; try again"
                 heavy = len(body) >= _HEAVY_BYTES
                 if heavy:
@@ -159,28 +140,13 @@ class Admission:
                 return await asyncio.shield(future)
         except TimeoutError:
             if arrival is not None and arrival.gave_way:
-                raise OverloadedError("the body was too slow, and others came; send it again") from None
+                raise OverloadedError(arrival.gave_way) from None
             raise TimedOutError(late.format(self._settings.timeout_seconds)) from None
         finally:
             if waiting is not None:
                 self._queue.remove(waiting)  # still there if the time has passed
-
-    def _make_room(self, client: str, slow_seconds: float = 0.0) -> bool:
-        """Whether a body of this client, the first of those on their way, gave way; it has been so for ``slow_seconds``."""
-        loop = asyncio.get_running_loop()
-        for arrival in self._arriving.get(client, ()):
-            if not arrival.gave_way and not arrival.patience.expired():
-                if loop.time() - arrival.began < slow_seconds:
-                    return False
-                arrival.gave_way = True
-                arrival.place.give_back()
-                arrival.memory.give_back()
-                arrival.patience.reschedule(loop.time())
-                return True
-        return False
-
-    def _make_slow_room(self, client: str) -> bool:
-        return self._make_room(client, _SLOW_SECONDS)
+            if arrival is not None:
+                self._arrivals.leave(arrival)
 
     async def _quickly(self, quick: Quick, body: bytes, context: RequestContext) -> Answer | None:
         """What ``quick`` gives; it has a place among the threads meanwhile, so that no more is under way than else."""
@@ -237,7 +203,7 @@ class Admission:
         if declared.isdigit() and len(declared) < 20 and int(declared) > most:
             raise TooLargeError(f"the body has {int(declared)} bytes, more than {most}; split the request")
 
-    async def _body(self, request: Request, memory: _Held) -> bytes:
+    async def _body(self, request: Request, arrival: Arrival) -> bytes:
         most = self._settings.max_body_bytes
         parts, size, more = [], 0, True
         while more:
@@ -248,7 +214,7 @@ class Admission:
             size += len(part)
             if size > most:
                 raise TooLargeError(f"the body has more than {most} bytes; split the request")
-            memory.take(len(part))
+            self._arrivals.received(arrival, len(part))
             parts.append(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -269,69 +235,10 @@ class _Charge:
             to[0].charge(to[1], to[2], rows)
 
 
-class _Shares:
-    """A number of places (or bytes) of which one client has half at most. For the event loop alone."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._taken = 0
-        self._by: Counter[str] = Counter()
-
-    def holder(self, client: str, n: int) -> str:
-        """Whose share has to shrink for ``n`` more of this client: its own beyond half of all, else that of whoever has most."""
-        return client if self._by[client] + n > self._most // 2 else max(self._by, key=self._by.__getitem__, default=client)
-
-    def take(self, client: str, n: int) -> bool:
-        """Whether there was room."""
-        own = self._by[client] + n
-        if self._taken + n > self._most or own > self._most // 2:
-            return False
-        self._taken += n
-        self._by[client] = own
-        return True
-
-    def give_back(self, client: str, n: int) -> None:
-        """What was taken."""
-        self._taken -= n
-        self._by[client] -= n
-        if not self._by[client]:
-            del self._by[client]
-
-
-class _Held:
-    """What one request holds of some shares; ``make_room`` has a request of a client give way, if it can."""
-
-    __slots__ = ("_client", "_make_room", "_own", "_shares")
-
-    def __init__(self, shares: _Shares, client: str, make_room: Callable[[str], bool] = lambda client: False) -> None:
-        self._shares, self._client, self._own, self._make_room = shares, client, 0, make_room
-
-    def take(self, n: int) -> None:
-        """Raises OverloadedError where there is no room; then nothing is held any more: else whoever notices late refuses the next."""
-        if n:
-            while not self._shares.take(self._client, n):
-                if self._make_room(self._shares.holder(self._client, n)):
-                    continue
-                self.give_back()
-                raise OverloadedError("the server holds as many requests as it can; try again")
-            self._own += n
-
-    def give_back(self) -> None:
-        """All that is held."""
-        if self._own:
-            self._shares.give_back(self._client, self._own)
-            self._own = 0
-
-
-@dataclass(eq=False, slots=True)
-class _Arrival:
-    """A body on its way: what it holds, the time that it has, and since when (by the event loop's clock)."""
-
-    place: _Held
-    memory: _Held
-    patience: asyncio.Timeout
-    began: float
-    gave_way: bool = False
+def _end(patience: asyncio.Timeout) -> None:
+    """Let a time be over now, if it is not."""
+    if not patience.expired():
+        patience.reschedule(asyncio.get_running_loop().time())
 
 
 class _After(BackgroundTask):

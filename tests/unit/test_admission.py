@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.admission import _Held, _Shares
+from serving.arrivals import Arrival, Arrivals, Shares
 from serving.context import RequestContext
 from serving.errors import OverloadedError, RateLimitedError, TimedOutError
 from serving.fair_queue import FairQueue, Waiting
@@ -95,28 +95,119 @@ def test_every_request_leaves_once(steps: list[Any]) -> None:
         assert len(queue) == len(inside) <= 5
 
 
+class Arriving:
+    """Arrivals at a clock of the test's own; ``ended`` are those that gave way."""
+
+    def __init__(self, places: int = 100, memory: int = 10_000) -> None:
+        self.now = 0.0
+        self.all = Arrivals(Shares(places), Shares(memory), clock=lambda: self.now)
+        self.ended: list[Arrival] = []
+
+    def enter(self, client: str = "a") -> Arrival:
+        arrival = self.all.enter(client, lambda: self.ended.append(arrival))
+        return arrival
+
+    def empty(self) -> bool:
+        return not any((self.all.places._taken, self.all.places._by, self.all.memory._taken, self.all.memory._by, self.all._under_way))
+
+
 def test_one_client_has_half_of_the_room() -> None:
     """SECURITY M5: of the bytes of bodies as of the places."""
-    shares = _Shares(100)
-    a, b, c, again = (_Held(shares, name) for name in ("a", "b", "c", "a"))
-    a.take(50)
+    arriving = Arriving(memory=100)
+    a, b, c, again = (arriving.enter(name) for name in ("a", "b", "c", "a"))
+    received = arriving.all.received
+    received(a, 50)
     with pytest.raises(OverloadedError):
-        a.take(1)
-    a.take(50)  # who is refused has given back what it had
-    b.take(40)
-    c.take(10)
+        received(a, 1)
+    received(a, 50)  # who is refused has given back what it had
+    received(b, 40)
+    received(c, 10)
     with pytest.raises(OverloadedError):
-        c.take(1)
-    b.take(10)
-    b.give_back()
+        received(c, 1)
+    received(b, 10)
+    arriving.all.leave(b)
     with pytest.raises(OverloadedError):
-        again.take(1)
-    for held in (a, b, c, again):
-        held.give_back()
-        held.give_back()  # nothing a second time
-    a.take(50)
-    a.give_back()
-    assert not shares._taken and not shares._by
+        received(again, 1)
+    for arrival in (a, b, c, again):
+        arriving.all.leave(arrival)
+        arriving.all.leave(arrival)  # nothing a second time
+    assert arriving.empty() and not arriving.ended
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.3, 0.9])
+@pytest.mark.parametrize("rate", [160, 600, 5_000])
+def test_an_overload_of_bodies_that_do_arrive_keeps_none_of_them_from_being_done(seconds: float, rate: int) -> None:
+    """SECURITY M5: each that came took the place of the one that was nearest to its end, and hardly any was answered."""
+    arriving, places = Arriving(places=288), 144
+    under_way: list[tuple[float, Arrival]] = []
+    done = refused = 0
+    busy: list[float] = []  # the oracle: who comes when all places are taken is refused, and nothing else happens
+    could = 0
+    for i in range(3_000):
+        arriving.now = now = i / rate
+        while under_way and under_way[0][0] <= now:
+            _, arrival = under_way.pop(0)
+            if not arrival.gave_way:
+                arriving.all.received(arrival, 100)
+                arriving.all.whole(arrival)
+                arriving.all.leave(arrival)
+                done += 1
+        try:
+            under_way.append((now + seconds, arriving.enter()))
+        except OverloadedError:
+            refused += 1
+        busy = [end for end in busy if end > now]
+        if len(busy) < places:
+            busy.append(now + seconds)
+            could += 1
+    waiting = [arrival for _, arrival in under_way if not arrival.gave_way]
+    assert len(waiting) == len(arriving.all._under_way.get("a", ())) and done + len(waiting) + len(arriving.ended) + refused == 3_000
+    assert done + len(waiting) >= 0.97 * could
+    assert all("as many requests as it can" in arrival.gave_way for arrival in arriving.ended)
+
+
+def test_of_the_places_slow_bodies_give_way_first_and_then_what_brought_least() -> None:
+    """SECURITY H4, M5: heads without bodies, and bodies of a byte now and then, keep nobody out."""
+    arriving = Arriving(places=8, memory=100_000)
+    silent, steady, trickling, young = (arriving.enter() for _ in range(4))
+    for _ in range(10):
+        arriving.now += 0.2
+        arriving.all.received(steady, 300)
+        arriving.all.received(trickling, 1)
+        arriving.all.received(young, 299)
+    came = [arriving.enter() for _ in range(2)]
+    assert arriving.ended == [silent, trickling] and all("too slow" in a.gave_way for a in arriving.ended)
+    third = arriving.enter()
+    assert arriving.ended[2:] == [came[1]] and "as many requests as it can" in came[1].gave_way
+    arriving.all.received(came[0], 1)
+    assert arriving.enter() and arriving.ended[3:] == [third], "none of those that bring something"
+    arriving.enter("b")
+    assert len(arriving.ended) == 4, "and none of another client's while there is room"
+
+
+def test_nothing_is_taken_from_slow_bodies_where_it_is_not_enough() -> None:
+    """Bytes that wait for their answer give way to nobody: all slow bodies of that client gave theirs for a request that was refused."""
+    arriving = Arriving(memory=4_000)
+    slow = [arriving.enter() for _ in range(5)]
+    for arrival in slow[1:]:
+        arriving.all.received(arrival, 10)
+    arriving.now = 5.0
+    queued = [arriving.enter() for _ in range(2)]
+    for arrival in queued:
+        arriving.all.received(arrival, 900)
+        arriving.all.whole(arrival)
+    new = arriving.enter()
+    with pytest.raises(OverloadedError, match="as many requests as it can"):
+        arriving.all.received(new, 900)
+    assert not arriving.ended
+    arriving.all.received(arriving.enter(), 180)  # 2,000 are this client's: 20 are missing
+    assert arriving.ended == slow[1:3], "no more than are needed, and none that holds nothing"
+    with pytest.raises(OverloadedError):
+        arriving.all.received(slow[4], 2_000)
+    assert arriving.ended == slow[1:3], "nobody gives way to itself"
+    for arrival in (*slow, *queued):
+        arriving.all.leave(arrival)
+    assert arriving.all.memory._by == {"a": 180}
 
 
 def test_rates_and_rows_have_bursts_and_debts() -> None:

@@ -1,0 +1,144 @@
+"""Bodies on their way: the places and bytes that they hold, and which of them gives way to others."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from serving.errors import OverloadedError
+
+__all__ = ["Arrival", "Arrivals", "Shares"]
+
+_FULL = "the server holds as many requests as it can; try again"
+_SLOW = "the body was too slow, and others came; send it again"
+_SLOW_SECONDS = 1.0
+"""A body of which nothing came for so long is slow: a packet that was lost has come again by then, over a bad line, too."""
+_SLOW_RATE = 1024
+"""Bytes per second; a body that is older than ``_SLOW_SECONDS`` and came slower is slow, though it never stops."""
+
+
+class Shares:
+    """A number of places (or bytes) of which one client has half at most."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken = 0
+        self._by: Counter[str] = Counter()
+
+    def missing(self, client: str, n: int) -> tuple[str, int]:
+        """Who has to give back how much for ``n`` more of this client: itself beyond half of all, else whoever has most."""
+        own, all_ = self._by[client] + n - self._most // 2, self._taken + n - self._most
+        return (client, max(own, all_)) if own > 0 else (max(self._by, key=self._by.__getitem__, default=client), all_)
+
+    def take(self, client: str, n: int) -> bool:
+        """Whether there was room."""
+        own = self._by[client] + n
+        if self._taken + n > self._most or own > self._most // 2:
+            return False
+        self._taken += n
+        self._by[client] = own
+        return True
+
+    def give_back(self, client: str, n: int) -> None:
+        """What was taken."""
+        self._taken -= n
+        self._by[client] -= n
+        if not self._by[client]:
+            del self._by[client]
+
+
+@dataclass(eq=False, slots=True)
+class Arrival:
+    """A request's body: what it holds of the places and of the memory (bytes), and how it came (seconds of its clock, bytes)."""
+
+    client: str
+    end: Callable[[], None]
+    """Called when it has to give way: whoever reads it stops."""
+    began: float
+    last: float
+    """When something came."""
+    size: int = 0
+    place: int = 0
+    held: int = 0
+    gave_way: str = ""
+    """Why, for the client; empty: it did not."""
+
+    def slow(self, now: float) -> bool:
+        """Whether it may give way though others are younger."""
+        age = now - self.began
+        return now - self.last >= _SLOW_SECONDS or (age >= _SLOW_SECONDS and self.size < _SLOW_RATE * age)
+
+
+@dataclass
+class Arrivals:
+    """A body first gets a place, then bytes. Where there is no room, bodies of whoever has too many or most give way: slow ones, the one
+    that is silent for longest first, and no more than are needed. Of the places else the youngest of those that brought least: it or the
+    newcomer is refused in any case, and a newcomer's body is mostly there. So neither those who send slowly, or never to the end, keep
+    others out, nor do those who come in great numbers keep each other from being done. Nobody loses anything where it would not be enough.
+    For one thread.
+    """
+
+    places: Shares
+    memory: Shares
+    clock: Callable[[], float] = time.monotonic
+    _under_way: dict[str, dict[Arrival, None]] = field(default_factory=dict)
+
+    def enter(self, client: str, end: Callable[[], None]) -> Arrival:
+        """A body that is to come; it must :meth:`leave`. Raises OverloadedError where there is no place."""
+        now = self.clock()
+        arrival = Arrival(client, end, now, now)
+        if not self.places.take(client, 1):
+            owner, _ = self.places.missing(client, 1)
+            some = self._under_way.get(owner, {})
+            slow = [a for a in some if a.slow(now)]
+            if some:
+                self._end(*((min(slow, key=lambda a: a.last), _SLOW) if slow else (min(reversed(some), key=lambda a: a.size), _FULL)))
+            if not self.places.take(client, 1):
+                raise OverloadedError(_FULL)
+        arrival.place = 1
+        self._under_way.setdefault(client, {})[arrival] = None
+        return arrival
+
+    def received(self, arrival: Arrival, n: int) -> None:
+        """``n`` more bytes of it are here. Raises OverloadedError where there is no room; then it holds none any more: else whoever notices
+        late refuses the next."""
+        if not n:
+            return
+        arrival.last = now = self.clock()
+        arrival.size += n
+        if not self.memory.take(arrival.client, n):
+            owner, missing = self.memory.missing(arrival.client, n)
+            slow = [a for a in self._under_way.get(owner, ()) if a is not arrival and a.held and a.slow(now)]
+            if sum(a.held for a in slow) < missing:
+                self.leave(arrival)
+                raise OverloadedError(_FULL)
+            for other in sorted(slow, key=lambda a: a.last):
+                if missing > 0:
+                    missing -= other.held
+                    self._end(other, _SLOW)
+            self.memory.take(arrival.client, n)
+        arrival.held += n
+
+    def whole(self, arrival: Arrival) -> None:
+        """It is here: its place is free, its bytes are not, and it gives way to nobody."""
+        own = self._under_way.get(arrival.client, {})
+        own.pop(arrival, None)
+        if not own:
+            self._under_way.pop(arrival.client, None)
+        if arrival.place:
+            arrival.place = 0
+            self.places.give_back(arrival.client, 1)
+
+    def leave(self, arrival: Arrival) -> None:
+        """It is answered or refused: it holds nothing. Harmless a second time."""
+        self.whole(arrival)
+        if arrival.held:
+            self.memory.give_back(arrival.client, arrival.held)
+            arrival.held = 0
+
+    def _end(self, arrival: Arrival, why: str) -> None:
+        arrival.gave_way = why
+        self.leave(arrival)
+        arrival.end()
