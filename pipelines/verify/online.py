@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from pipelines.feature_store.store import ordered_store
 from pipelines.lake.row_compare import common_codes, locate, same, table_of
-from pipelines.verify.causes import CAUSES, EQUAL, IN_FLIGHT, OTHER_FINGERPRINT, UNEXPLAINED, Position
+from pipelines.verify.causes import CAUSES, EQUAL, IN_FLIGHT, OTHER_FINGERPRINT, OUTSIDE, UNEXPLAINED, Position
 from pipelines.verify.proof import GroupProof
 from transforms.columns import column_us
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, REVISION, TIMESTAMP, FeatureGroup
@@ -27,7 +27,6 @@ Stored = Callable[[FeatureGroup, pa.Table, pa.Schema], pa.Table]
 """(group, keys, the schema of its delivered rows) -> the stored rows of those keys that are there: keys, event timestamp, features."""
 
 ANOTHER_WRITER = "materialized"
-OUTSIDE = "outside the run"
 KEYS_AT_ONCE = 2_000
 
 
@@ -35,7 +34,7 @@ KEYS_AT_ONCE = 2_000
 class OnlineProof:
     """The keys of one group: how many, and by cause (``equal``, those of :data:`CAUSES`, ``materialized``: a row that batch has too,
     or that was materialized, and that the stream did not deliver; ``outside the run``: what was delivered, of a time that batch does not
-    have). ``lines``: a few of what nothing explains."""
+    have, and batch has no newer row). ``lines``: a few of what nothing explains."""
 
     group: str
     keys: int
@@ -111,8 +110,8 @@ def check(
         why[stand["delivered"] == state] = text
     why[is_delivered] = "what was delivered is not what batch has"
     outside = np.zeros(names.num_rows, np.bool_)
-    if span is not None:  # then the store holds what was delivered, and batch cannot say more
-        outside = is_delivered & ~is_batch & ~writer & (cause == UNEXPLAINED) & _outside(names, ours, group, span)
+    if span is not None:  # what batch's newest row differs for says nothing of a row that comes after it
+        outside = is_delivered & ~is_batch & ~writer & _outside(names, ours, theirs, group, span)
     bad = (cause == UNEXPLAINED) & ~writer & ~outside
     counts: dict[str, int] = {CAUSES[i]: int(((cause == i) & ~writer & ~outside).sum()) for i in range(len(CAUSES))}
     counts[ANOTHER_WRITER], counts[OUTSIDE] = int(writer.sum()), int(outside.sum())
@@ -170,13 +169,15 @@ def _beyond(names: pa.Table, rows: pa.Table, group: FeatureGroup, position: Posi
     return out
 
 
-def _outside(names: pa.Table, rows: pa.Table, group: FeatureGroup, span: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """Whose row is of a time that batch does not have."""
+def _outside(names: pa.Table, rows: pa.Table, due: pa.Table, group: FeatureGroup, span: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Whose row is of a time that batch does not have, and of which batch cannot say more: it has no row that is due of that key, or the
+    row lies behind all that it has."""
     place = locate(names, rows, group.entity.keys)
     out = np.zeros(names.num_rows, np.bool_)
     there = place >= 0
     boundary = column_us(rows, EVENT_TIMESTAMP)[place[there]] - group.delay_us
-    out[there] = (boundary <= span[0]) | (boundary > span[1])
+    unknown = locate(names, due, group.entity.keys)[there] < 0
+    out[there] = (boundary <= span[0]) & unknown | (boundary > span[1])
     return out
 
 

@@ -8,7 +8,8 @@ Otherwise one of these must hold, each by comparison with what is on record:
   the answer was given;
 * **late data**: the row was the one due, and right: the revision that corrected it was made after the answer;
 * **too late**, **behind an idle partition**, **other fingerprint**: the row is as delivered, and this is why it is not batch's;
-* **ahead of the clock**: the row is right, but its event timestamp lies after the instant that the server judged by.
+* **ahead of the clock**: the row is right, but its event timestamp lies after the instant that the server judged by;
+* **outside the run**: the row is as delivered, of a time that the batch run compared with does not have, and none that it has was due.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.lake.row_compare import common_codes, locate, same, table_of
-from pipelines.verify.causes import CAUSES, EQUAL, OTHER_FINGERPRINT, UNEXPLAINED
+from pipelines.verify.causes import CAUSES, EQUAL, OTHER_FINGERPRINT, OUTSIDE, UNEXPLAINED
 from pipelines.verify.proof import GroupProof
 from pipelines.verify.stream_record import FAR
 from serving.request_rows import view_answers
@@ -33,8 +34,8 @@ __all__ = ["SERVED", "ServedProof", "check_served", "due_rows", "taken"]
 Int = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
-SERVED = (*CAUSES, "late data", "ahead of the clock")
-IN_FLIGHT, LATE_DATA, AHEAD = CAUSES.index("in flight"), len(CAUSES), len(CAUSES) + 1
+SERVED = (*CAUSES, "late data", "ahead of the clock", OUTSIDE)
+IN_FLIGHT, LATE_DATA, AHEAD, OTHER_TIME = CAUSES.index("in flight"), *range(len(CAUSES), len(SERVED))
 TIMEOUT_US = 5_000_000
 """A server answers within its time limit, so an answer's rows were read no longer before it than that."""
 
@@ -58,10 +59,17 @@ class ServedProof:
 
 
 def check_served(
-    log: pa.Table, proof: GroupProof, delivered: pa.Table, readable: Int, history: pa.Table | None, timeout_us: int = TIMEOUT_US
+    log: pa.Table,
+    proof: GroupProof,
+    delivered: pa.Table,
+    readable: Int,
+    history: pa.Table | None,
+    timeout_us: int = TIMEOUT_US,
+    span: tuple[int, int] | None = None,
 ) -> ServedProof | None:
     """Judge every logged answer of the group's view; None if there is none. ``readable``: for each delivered row when the online store had
-    it for sure; ``history``: rows of the batch run that came before."""
+    it for sure; ``history``: rows of the batch run that came before; ``span``: batch has the rows with first < boundary <= last (None: of
+    all that the stream delivered)."""
     group, name = proof.group, proof.group.name
     found_answers = view_answers(log, name, group.entity.keys)
     if found_answers is None:
@@ -95,6 +103,9 @@ def check_served(
     why[rest] = "its row is as delivered, and not as batch has it"
     # Delivered after the checkpoints that batch was made up to.
     cause[rest & ((newest < 0) | (revision > newest_revision))] = IN_FLIGHT
+    if span is not None:
+        boundary = stamp - group.delay_us
+        cause[rest & (place < 0) & ((boundary <= span[0]) | (boundary > span[1]))] = OTHER_TIME
     other = found & _other_graph(log, name, proof.fingerprint)
     cause[other & (delivered_so | right)] = OTHER_FINGERPRINT
 
@@ -103,7 +114,7 @@ def check_served(
     cause[stale] = UNEXPLAINED
     why[stale] = "a newer row had been delivered before"
     due = due_rows(asked, truth, as_of, keys)
-    behind = (due >= 0) & (due > np.where(found, stamp, -1)) & ~stale & ((cause == EQUAL) | (cause == LATE_DATA) | ~found)
+    behind = (due >= 0) & (due > np.where(found, stamp, -1)) & ~stale & (np.isin(cause, (EQUAL, LATE_DATA, OTHER_TIME)) | ~found)
     cause[~found & ~stale] = EQUAL
     cause[behind] = IN_FLIGHT
     cause[found & (stamp > as_of) & (cause == EQUAL)] = AHEAD

@@ -100,7 +100,7 @@ def run_verify(repo: Repo, options: VerifyOptions, say: Say = lambda line: None)
         proof = prove(record, groups, batch, log.events, prints, lambda n: found_graphs(repo.data, groups[n]), log.start, say, limit, end)
         online = _online(repo, stream, record, proof, say, span) if options.online else {}
         stores = compare_stores(repo, open_store(repo), say) if options.online else {}
-        served = _served(repo, stream, record, proof, say) if options.served else {}
+        served = _served(repo, stream, record, proof, say, span) if options.served else {}
     finally:
         if not options.keep:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -205,7 +205,7 @@ def _online(repo: Repo, folder: Path, record: StreamRecord, proof: Proof, say: S
     return out
 
 
-def _served(repo: Repo, folder: Path, record: StreamRecord, proof: Proof, say: Say) -> dict[str, ServedProof]:
+def _served(repo: Repo, folder: Path, record: StreamRecord, proof: Proof, say: Say, span: tuple[int, int] | None) -> dict[str, ServedProof]:
     """What the server answered, as far as its log goes back."""
     from serving.request_log import read_requests
 
@@ -218,7 +218,7 @@ def _served(repo: Repo, folder: Path, record: StreamRecord, proof: Proof, say: S
     readable, out = record.readable(delivered, repo.groups), {}
     for name, group in repo.groups.items():
         history = offline_rows(repo.data, group, record.run) if record.run is not None else None
-        found = check_served(requests, proof.groups[name], delivered[name], readable[name], history, timeout)
+        found = check_served(requests, proof.groups[name], delivered[name], readable[name], history, timeout, span)
         if found is not None:
             say(f"compared {found.answers:,} answers of {name}")
             out[name] = found

@@ -35,7 +35,8 @@ CAUSE_TEXTS = {
     "late data": "The server answered with the row that was due, and right: the revision that corrected it was made after the answer.",
     "ahead of the clock": "The row is right, but its event timestamp lies after the instant that the server judged by.",
     "materialized": "The store holds a row that batch has too and the stream did not deliver: it was materialized.",
-    "outside the run": "The store holds what the stream delivered, of a time that the batch run does not have (--against).",
+    "outside the run": "The store holds, or the server answered, what the stream delivered, of a time that the batch run does not have"
+    " (--against), and the run has no newer row that was due.",
     "a stream is further": "The store holds a row of a stream, made after the end of what was materialized.",
     "not materialized": "A batch run has a newer row, or one of before, that was not materialized.",
     "unexplained": "Nothing that is on record explains it. This is a defect.",

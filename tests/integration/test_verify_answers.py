@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ import pyarrow as pa
 import pytest
 
 from pipelines.streaming.state.row_log import read_rows
+from pipelines.verify.log import found_graphs
 from pipelines.verify.online import check, latest
+from pipelines.verify.proof import prove
 from pipelines.verify.served import check_served
 from pipelines.verify.stream_record import load_record
 
@@ -81,6 +84,63 @@ def test_a_store_that_lost_or_altered_a_row_is_found(plain, honest, expected, br
     causes, lines = kept_online(plain, expected, honest, store)
     assert causes["unexplained"] == (1 if break_ == "forgotten" else 3)
     assert any(("nothing is stored" if break_ == "forgotten" else "other values are stored") in line for line in lines)
+
+
+NAME, LOST = "origin_traffic", "JFK"
+
+
+def boundaries(rows, group):
+    return rows.column("event_timestamp").cast(pa.int64()).to_numpy() - group.delay_us
+
+
+@pytest.fixture(scope="module")
+def span(plain, expected):
+    """The middle of what batch has."""
+    at = np.unique(boundaries(expected.rows[NAME], plain.world.repo().groups[NAME]))
+    return int(at[len(at) // 3]), int(at[2 * len(at) // 3])
+
+
+def proven(plain, expected, record, span, leave_out=()):
+    """The proof of NAME against a run of ``span`` alone, as --against makes it, which has no row of the origins ``leave_out``."""
+    repo, (start, end) = plain.world.repo(), span
+    rows = {}
+    for name, table in expected.rows.items():
+        at = boundaries(table, repo.groups[name])
+        rows[name] = table.filter(pa.array((at > start) & (at <= end)))
+    rows[NAME] = rows[NAME].filter(pa.array([o not in leave_out for o in rows[NAME]["origin"].to_pylist()]))
+    found = prove(
+        record, repo.groups, rows, expected.log.events, plain.graphs, lambda n: found_graphs(repo.data, repo.groups[n]), start, end=end
+    )
+    return found.groups[NAME]
+
+
+def kept(plain, expected, honest, span, lost_after=None, leave_out=()):
+    """What is found of a store that holds what was delivered of NAME, of LOST nothing whose boundary lies after ``lost_after``."""
+    record = load_record(honest, "main", plain.world.repo().groups)
+    delivered = read_rows(honest, NAME)
+    if lost_after is not None:
+
+        def without(rows):
+            gone = np.array([o == LOST for o in rows["origin"].to_pylist()])
+            return rows.filter(pa.array(~(gone & (boundaries(rows, plain.world.repo().groups[NAME]) > lost_after))))
+
+        delivered, record = without(delivered), replace(record, rows={**record.rows, NAME: without(record.rows[NAME])})
+    store = Memory(ordered=True)
+    proof = proven(plain, expected, record, span, leave_out)
+    store.write(proof.group, delivered)
+    return check(proof, delivered, record.rows[NAME], record.positions[NAME], store.read, None, span=span)
+
+
+def test_a_store_that_goes_on_after_the_run_is_as_delivered(plain, honest, expected, span):
+    assert kept(plain, expected, honest, span).causes == {"outside the run": 3}
+
+
+def test_a_key_that_is_as_before_the_run_is_outside_if_the_run_says_nothing_of_it(plain, honest, expected, span):
+    """And hides nothing if it does: the stream lost the rows of a key in all of the run's time."""
+    found = kept(plain, expected, honest, span, lost_after=span[0])
+    assert found.causes == {"outside the run": 2, "unexplained": 1}
+    assert found.lines == [f"origin={LOST!r}: what was delivered is not what batch has"]
+    assert kept(plain, expected, honest, span, lost_after=span[0], leave_out=[LOST]).causes == {"outside the run": 3}
 
 
 @pytest.fixture(scope="module")
@@ -214,3 +274,24 @@ def test_not_found_must_be_so(answers):
 def test_an_answer_ahead_of_its_clock_is_called_so(answers):
     found = judged(answers, logged(newest_at_the_end(answers[1]), age_s=-10))
     assert set(found.causes) <= {"ahead of the clock", "too late"} and found.unexplained == 0
+
+
+def test_answers_of_rows_that_the_run_does_not_have_are_outside_of_it(plain, honest, expected, answers, span):
+    """They were called in flight. A newer row that the run has and that was due is what is missing, wherever the answer's row stands."""
+    proof = proven(plain, expected, load_record(honest, "main", plain.world.repo().groups), span)
+    _, delivered, readable = answers
+
+    def causes(rows, **how):
+        found = check_served(logged(rows, **how), proof, delivered, readable, None, span=span)
+        assert found is not None and found.unexplained == 0
+        return found.causes, found.behind_s
+
+    at = boundaries(delivered, proof.group)
+    after, before = (latest(delivered.filter(pa.array(mask)), ("origin",)) for mask in (at > span[1], at <= span[0]))
+    assert causes(after)[0] == {"outside the run": 3}
+    assert causes(before, after_s=0.001)[0] == {"outside the run": 3}
+    counts, behind = causes(before, after_s=0.001, age_s=21_000)
+    assert counts == {"in flight": 3} and (behind > 0).all()
+    altered = {f"{NAME}__count_1h": pa.array(after["count_1h"].to_numpy() + 1)}
+    found = check_served(logged(after, **altered), proof, delivered, readable, None, span=span)
+    assert found is not None and found.unexplained == 3
