@@ -11,7 +11,7 @@ from pipelines.inference.columns import EMPTY_LISTS, KEYS, describe
 from pipelines.inference.envelope import Envelope
 from pipelines.inference.names import identifier, taken_from, words
 from pipelines.inference.sampling import Sample
-from pipelines.inference.times import time_like
+from pipelines.inference.times import shown, time_like
 from transforms.errors import DataError
 
 __all__ = ["Disorder", "Proposal", "propose"]
@@ -107,6 +107,7 @@ def propose(sample: Sample, *, zone: str | None = None, explode: str | None = No
     day = next((c for c in columns if c.required and c.parse == "Date()"), None)
     if day is not None and event_time is None and when is day:  # a time of the day beside it tells more
         when, offset = next(((c, True) for c in columns if c.required and c.of_day), (when, offset))
+    _note_early(when)
     fields = [c for c in columns if offset or c is not when]
     if explode is not None and not any(c.unique and c.dtype in ("string", "int64") for c in fields):
         # Elements of one record share its time: their position tells them apart.
@@ -224,9 +225,22 @@ def _event_time(columns: list[Column], asked: str | None) -> tuple[Column, bool]
 
 
 def _after_1970(column: Column) -> bool:
-    """Whether the contract would take its moments as those of events."""
+    """Whether the contract would take most of its moments as those of events. Others may be a database's "no date" (1900-01-01)."""
     assert column.moments is not None
-    return bool((column.moments[column.moments != NONE] > 0).all())
+    known = column.moments[column.moments != NONE]
+    return 2 * int((known > 0).sum()) >= len(known)
+
+
+def _note_early(column: Column) -> None:
+    """Of an event time: the range is that of the moments that the contract would take, and the others are told."""
+    known = np.zeros(0, np.int64) if column.moments is None else column.moments[column.moments != NONE]
+    taken = known[known > 0]
+    if 0 < len(taken) < len(known):
+        column.low, column.high = shown(int(taken.min())), shown(int(taken.max()))
+        column.notes.append(
+            f"QUESTION: no date? {len(known) - len(taken):,} of {len(known):,} records lie before 1970 and will be dead letters"
+            " (nonpositive_timestamp)"
+        )
 
 
 def _before_1970(column: Column) -> str:
@@ -271,14 +285,14 @@ def _key_rank(column: Column) -> tuple[int, int]:
 
 
 def _disorder(column: Column, parts: list[int]) -> Disorder:
-    """Within each file, by the order of its records."""
+    """Within each file, by the order of its records; of moments that the contract would take."""
     if column.moments is None:
         return Disorder()
     behind = []
     start = 0
     for count in parts:
         part = column.moments[start : start + count]
-        part = part[part != NONE]
+        part = part[part > 0]
         start += count
         if len(part):
             behind.append(np.maximum.accumulate(part) - part)

@@ -18,7 +18,7 @@ from transforms.instants import micros_of, micros_of_text
 from transforms.json_payload import Refused
 from transforms.parsing import Epoch, IsoTime
 
-__all__ = ["epoch", "epoch_text", "moments", "text_times", "time_like", "times"]
+__all__ = ["epoch", "epoch_text", "moments", "shown", "text_times", "time_like", "times"]
 
 _UNITS = (("s", 1_000_000), ("ms", 1_000), ("us", 1))
 _DAY = 86_400
@@ -188,11 +188,12 @@ def _rising(values: list[Any]) -> bool:
 def moments(column: Column, us: list[int | None]) -> None:
     column.moments = np.array([NONE if v is None else v for v in us], dtype=np.int64)
     known = column.moments[column.moments != NONE]
-    column.low, column.high = (_shown(int(known.min())), _shown(int(known.max()))) if len(known) else (None, None)
+    column.low, column.high = (shown(int(known.min())), shown(int(known.max()))) if len(known) else (None, None)
     column.distinct = len(np.unique(known))
 
 
-def _shown(us: int) -> str:
+def shown(us: int) -> str:
+    """A moment (microseconds) as people read it, in UTC."""
     return (dt.datetime(1970, 1, 1) + dt.timedelta(microseconds=us)).isoformat(sep=" ", timespec="seconds")
 
 

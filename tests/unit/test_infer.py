@@ -23,8 +23,10 @@ from hypothesis import strategies as st
 
 from pipelines.inference.infer_source import infer_files
 from pipelines.inference.names import identifier, taken_from
-from pipelines.inference.proposal import propose
+from pipelines.inference.proposal import Proposal, propose
+from pipelines.inference.sampling import Sample
 from pipelines.inference.topic_records import sample_payloads
+from pipelines.inference.writing import definition
 from pipelines.sources.event_files import events, list_files
 from tests.shapes.makers import SHAPES
 from transforms.contract import check_json
@@ -263,6 +265,30 @@ def test_no_event_lies_before_1970() -> None:
     assert propose(sample_payloads(payloads)[0]).event_time.called == "sent"
     with pytest.raises(DataError, match=r"at begins at 1960-01-01 00:00:00 UTC, and no event lies before 1970 .* --event-time"):
         propose(sample_payloads(payloads)[0], event_time="at")
+
+
+@pytest.mark.parametrize("asked", [None, "at"])
+def test_a_date_that_is_none_is_told_and_left_out(asked: str | None) -> None:
+    """1900-01-01 is what databases hold for "no date": one ended the whole look, or made disorder of a hundred years."""
+
+    def of(early: int) -> Sample:
+        times = [f"2024-05-01T10:{i % 60:02}:00Z" for i in range(60)]
+        times[10 : 10 + early] = ["1900-01-01T00:00:00Z"] * early
+        return sample_payloads([json.dumps({"at": at, "id": i}).encode() for i, at in enumerate(times)])[0]
+
+    def written(made: Proposal) -> str:
+        return " ".join(definition(made, "orders", "events/orders", "", False, "").replace("#", "").split())
+
+    for early in (1, 30):
+        made = propose(of(early), event_time=asked)
+        assert (made.event_time.called, made.disorder.measured, made.disorder.most) == ("at", True, 0)
+        assert (made.event_time.low, made.event_time.high) == ("2024-05-01 10:00:00", "2024-05-01 10:59:00")
+        text = written(made)
+        assert f"QUESTION: no date? {early} of 60 records lie before 1970 and will be dead letters (nonpositive_timestamp)" in text
+        assert "1900" not in text
+    assert "QUESTION: no date" not in written(propose(of(0), event_time=asked))
+    with pytest.raises(DataError, match=r"at begins at 1900-01-01 00:00:00 UTC, and no event lies before 1970"):
+        propose(of(31), event_time=asked)
 
 
 def test_what_tells_things_apart_has_no_domain_and_is_no_number() -> None:
