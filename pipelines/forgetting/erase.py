@@ -27,11 +27,12 @@ import pyarrow.parquet as pq
 
 from pipelines.feature_store.store import open_store, ordered_store
 from pipelines.forgetting.found_files import Found, found_files
+from pipelines.forgetting.key_names import has_key
 from pipelines.forgetting.online_rows import without_online_rows
 from pipelines.forgetting.other_formats import is_other, other_holds, without_records
 from pipelines.forgetting.store_copies import StoreCopies, store_copies
-from pipelines.forgetting.stream_tiles import tiles_hold, without_tiles
-from pipelines.forgetting.subject import LINES, UNREADABLE, Subject, holds, opened, without_lines, without_rows
+from pipelines.forgetting.stream_tiles import tiles_have, tiles_hold, without_tiles
+from pipelines.forgetting.subject import LINES, UNREADABLE, Subject, holds, without_lines, without_rows
 from pipelines.forgetting.waiting_letters import letters_hold, without_letters
 from pipelines.lake import layout, shared
 from pipelines.lake.counted import counted
@@ -48,9 +49,6 @@ __all__ = ["Report", "erase"]
 
 _LEFT_ALONE = (*(f(Path()).name for f in (layout.models, layout.graphs, layout.mlflow_store, layout.mlflow_artifacts)), "registry.db")
 """Never rewritten; searched in the end."""
-_AUDIT = layout.audit(Path()).name
-_PIECE = 1 << 24
-"""Bytes of a file that are searched for a name at a time."""
 _WHOLE = ("tfx", "verify", "monitor", "reproduce", "demo", "replay", "alerts", "watch", "tracking")
 """Reports and copies: a file that holds the subject goes as a whole."""
 _ANSWER = ("tandem_request", "tandem_row", "tandem_at")
@@ -166,33 +164,33 @@ def _check_keys(repo: Repo, subject: Subject) -> None:
 
 
 def _check_names(repo: Repo, subject: Subject) -> None:
-    """Raises DataError for a name that no source has and no file holds, before anything is changed: a file without the key's column is
-    searched for the value alone, so a slip in the name would erase whatever else has that value. A name of definitions that are gone
-    stands in their files still."""
+    """Raises DataError for a name that no source has as a field and no file as a key, before anything is changed: a file without the key's
+    column is searched for the value alone, so a slip in the name would erase whatever else has that value. A name of definitions that are
+    gone is a key of their files still."""
     known = {f.name for s in repo.sources.values() for f in s.fields}
     for name in (name for name, _ in subject.keys if name not in known):
-        if not any(_names(file, name) for file in found_files(repo)):
+        tiles = any(tiles_have(folder, name) for folder in _streams(repo.data))
+        if not tiles and not any(_has_key(file, name) for file in _with_records(repo)):
             raise DataError(f"--entity {name}=...: nothing has such a key; the sources have {', '.join(sorted(known))}")
 
 
-def _names(file: Found, name: str) -> bool:
-    """Whether a file's bytes hold this word: headers, footers and records of all formats do, of their columns. What an erase itself writes
-    down (manifests, the audit log) says nothing."""
-    if file.path.name == layout.MANIFEST or file.top == _AUDIT:
-        return False
-    word = re.compile(rb"(?<![A-Za-z0-9_])" + re.escape(name.encode()) + rb"(?![A-Za-z0-9_])")
-    if word.search(file.name.encode()):
-        return True
-    try:
-        with opened(file.path) as data:
-            before = b""
-            while piece := data.read(_PIECE):
-                if word.search(before + piece):
-                    return True
-                before = (before + piece)[-len(name.encode()) - 1 :]
-    except UNREADABLE:
-        pass  # damaged: told by what reads it
-    return False
+def _has_key(file: Found, name: str) -> bool:
+    """Whether its records have this key; folders say so of events, while those that Tandem writes (``run=``) are its own."""
+    folders = Path(file.name).parts[:-1] if _has_lines(file) else ()
+    return has_key(file.path, folders, name, file.source, _is_letter(file))
+
+
+def _with_records(repo: Repo) -> Iterator[Found]:
+    """The files that records are erased from; lines of JSON in a folder that Tandem writes are reports and manifests."""
+    for file in found_files(repo):
+        records = file.path.name.lower().endswith(".parquet") or _is_letter(file) or _has_lines(file)
+        if file.top not in _LEFT_ALONE and file.path.name != layout.MANIFEST and records:
+            yield file
+
+
+def _has_lines(file: Found) -> bool:
+    """Whether it is one of events, as far as its folder says."""
+    return file.top not in layout.NOT_EVENTS or file.source is not None
 
 
 def _no_values(repo: Repo, keys: set[str]) -> frozenset[str]:
@@ -255,7 +253,7 @@ def _one_file(file: Found, subject: Subject, dry_run: bool, report: Report, answ
             count = 0
         _rewritten(count, place, file.name, report)
         return
-    elif (file.top not in layout.NOT_EVENTS or source is not None) and lines.endswith(LINES):
+    elif _has_lines(file) and lines.endswith(LINES):
         try:
             count = without_lines(path, subject, dry_run)
         except UNREADABLE:

@@ -7,7 +7,7 @@ and metadata, uncompressed.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,11 +17,12 @@ import pyarrow as pa
 from pipelines.forgetting.subject import Subject, column_holds, opened, packed
 from pipelines.lake.files import replaced
 from pipelines.sources.file_formats.avro_file import container
+from pipelines.sources.file_formats.csv_file import CsvFile
 from pipelines.sources.file_formats.file_format import COMPRESSED, RawBatch, UnreadableFileError, format_of
 from pipelines.sources.file_records import read, unread
 from transforms.definitions import Csv, EventSource, Field
 
-__all__ = ["is_other", "other_holds", "without_records"]
+__all__ = ["is_other", "named_columns", "other_holds", "without_records"]
 
 ARROW = (".arrow", ".arrows", ".ipc", ".feather")
 _ANY = EventSource(name="searched", fields=[Field("key", "string", required=True)], event_time="at", tie_breaker="key")
@@ -44,6 +45,22 @@ def _lines(path: Path, source: EventSource | None) -> Csv | None:
 def is_other(path: Path, source: EventSource) -> bool:
     """Whether a file is one of the source's events in a format of this module."""
     return not unread(path.name, source) and (_lines(path, source) is not None or _plain(path) in (".avro", *ARROW))
+
+
+def named_columns(path: Path, source: EventSource) -> Sequence[str]:
+    """The columns of an event file of these formats, also those that are no fields. Raises UnreadableFileError."""
+    if _lines(path, source):
+        return CsvFile(source).names(lambda: opened(path))
+    if _plain(path) == ".avro":
+        try:
+            with opened(path) as f:
+                return [field["name"] for field in container(f)[0]["fields"]]
+        except Exception as error:  # damaged bytes raise anything
+            raise UnreadableFileError(str(error)) from error
+    with opened(path) as f:
+        data = f.read()
+    names: list[str] = (pa.ipc.open_file(data) if data.startswith(b"ARROW1") else pa.ipc.open_stream(data)).schema.names
+    return names
 
 
 def without_records(path: Path, subject: Subject, source: EventSource, dry_run: bool = False) -> int:

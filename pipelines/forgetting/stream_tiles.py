@@ -13,7 +13,7 @@ from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.tile_store import TileFile, TileStore
 from transforms.errors import DataError
 
-__all__ = ["TilesFound", "tiles_hold", "without_tiles"]
+__all__ = ["TilesFound", "tiles_have", "tiles_hold", "without_tiles"]
 
 
 @dataclass
@@ -77,6 +77,11 @@ def _tables(folder: Path) -> Iterator[pa.Table]:
             except DataError:
                 continue
             yield from (pa.Table.from_batches([batch]) for batches in tiles.values() for batch in batches)
+
+
+def tiles_have(folder: Path, name: str) -> bool:
+    """Whether the saved tiles of a stream have a column of this name."""
+    return any(name in table.column_names for table in _tables(folder))
 
 
 def tiles_hold(folder: Path, subject: Subject) -> bool:

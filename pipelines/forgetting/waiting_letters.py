@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from transforms.event_source import EventSource
 from transforms.mapping import read_records
 from transforms.origin import Origin
 
-__all__ = ["letters_hold", "without_letters"]
+__all__ = ["letters_have", "letters_hold", "without_letters"]
 
 
 def without_letters(path: Path, subject: Subject, dry_run: bool) -> int:
@@ -27,6 +28,12 @@ def without_letters(path: Path, subject: Subject, dry_run: bool) -> int:
     if any(about) and not dry_run:
         keep_waiting(path, [not each for each in about])
     return sum(about)
+
+
+def letters_have(path: Path, has: Callable[[bytes], bool]) -> bool:
+    """Whether some payload, key or header of them is one that ``has`` says yes to. Raises OSError, ValueError for another file."""
+    _, records = waiting_records(path)
+    return any(has(part) for key, value, headers in records for part in (key, value, *(h for _, h in headers)) if part is not None)
 
 
 def letters_hold(path: Path, subject: Subject) -> bool | None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import subprocess
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import fastavro
 import pyarrow as pa
+import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 
@@ -260,6 +264,69 @@ def test_a_key_of_definitions_that_are_gone_is_erased_from_the_files_that_have_i
     table(path, customer=["ann", "bob"], count_1h=[1, 1])
     assert erase(made.repo(), Subject.parse(["customer=ann"])).found == {"offline/old_group": 1}
     assert pq.read_table(path).column("customer").to_pylist() == ["bob"]
+
+
+@pytest.mark.parametrize("word", ["name", "version", "run", "user", "hello"])
+def test_a_word_that_files_hold_is_no_key(tmp_path: Path, word: str) -> None:
+    """What a model says of itself, a run's manifest, a report, and the text of an event: none of these is a record's column or key."""
+    made = Orders(tmp_path / "w")
+    own = json.dumps({"name": "late", "version": 1, "run": "r", "user": "hello"})
+    places = ("models/late/1/tandem.json", "graphs/g/1/graph.json", "runs/r/report.json", "monitor/m/report.json", "runs/r/manifest.json")
+    for place in places:
+        (made.data / place).parent.mkdir(parents=True, exist_ok=True)
+        (made.data / place).write_text(own)
+    (made.data / "models/late/name=late").mkdir()
+    table(made.data / "models/late/name=late/version.parquet", name=["late"], version=[1], run=["r"], user=["x"], hello=["x"])
+    events = made.data / "events/orders"
+    events.mkdir(parents=True, exist_ok=True)
+    texts = ["hello user of mine, name the run", json.dumps(own), f"{word}=b"]
+    (events / "a.jsonl").write_text("".join(json.dumps({"order_id": "o", "shop": 1, "city": text}) + "\n" for text in texts))
+    table(events / "b.parquet", city=texts[::2])  # a cell that is JSON as a whole would be a payload
+    path = made.data / "offline/shop_orders/run=r/p.parquet"
+    path.parent.mkdir(parents=True)
+    table(path, shop=[100, 101], channel_last_24h=["web", "b"])
+    before = path.read_bytes()
+    with pytest.raises(DataError, match=rf"--entity {word}=\.\.\.: nothing has such a key"):
+        erase(made.repo(), Subject.parse([f"{word}=web"]))
+    assert path.read_bytes() == before
+
+
+GONE_KEYS: dict[str, Callable[[Path], Any]] = {
+    "lines.jsonl.gz": lambda p: p.write_bytes(gzip.compress(b'{"order_id": "o", "who": {"customer": "ann"}}\n')),
+    "payloads.parquet": lambda p: table(p, payload=[b'{"customer": "ann"}', b"\xff"]),
+    "customer=ann/rows.parquet": lambda p: table(p, order_id=["o"]),
+    "rows.arrow": lambda p: feather.write_feather(pa.table({"customer": ["ann", "bob"]}), p),
+    "rows.avro": lambda p: p.write_bytes(avro({"customer": "ann"})),
+}
+
+
+def avro(record: dict[str, str]) -> bytes:
+    out = io.BytesIO()
+    fastavro.writer(out, {"type": "record", "name": "r", "fields": [{"name": n, "type": "string"} for n in record]}, [record])
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("name", GONE_KEYS)
+def test_a_key_is_known_by_the_files_of_each_format_that_have_it(tmp_path: Path, name: str) -> None:
+    made = Orders(tmp_path / "w")
+    path = made.data / "events/orders" / name
+    path.parent.mkdir(parents=True)
+    GONE_KEYS[name](path)
+    assert erase(made.repo(), Subject.parse(["customer=ann"])).found == {"events/orders": 1}
+    with pytest.raises(DataError, match="nothing has such a key"):
+        erase(made.repo(), Subject.parse(["custom=ann"]))
+
+
+def test_a_key_is_known_by_the_header_of_a_file_with_delimiters(tmp_path: Path) -> None:
+    made = Orders(tmp_path / "w")
+    text = made.repo_path.joinpath("features.py").read_text().replace('files="events/orders"', 'files="events/orders", file_format=Csv()')
+    made.repo_path.joinpath("features.py").write_text(f"from tandem.transforms.definitions import Csv\n{text}")
+    path = made.data / "events/orders/a.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text("order_id,shop,customer,city\no1,1,annabel,the user name\no2,1,bob,b\n")
+    with pytest.raises(DataError, match="nothing has such a key"):
+        erase(made.repo(), Subject.parse(["user=annabel"]))
+    erase(made.repo(), Subject.parse(["customer=annabel"]), dry_run=True)  # taken for a key
 
 
 def test_what_stands_elsewhere_is_erased_there(tmp_path: Path) -> None:
