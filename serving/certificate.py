@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-__all__ = ["authorities_warning", "certificate_warning"]
+__all__ = ["authorities_warning", "certificate_warning", "parts_of"]
 
 _SOON = timedelta(days=14)
 
@@ -28,17 +29,30 @@ def certificate_warning(file: Path | None, now: datetime) -> str:
 
 
 def authorities_warning(file: Path | None, now: datetime) -> str:
-    """One line where all authorities of client certificates in a PEM file have expired, or do so within two weeks; else, and where it
-    cannot be read, nothing. One that has expired beside others is one that was followed."""
+    """One line where no authority of client certificates in a PEM file is in force, or none will be within two weeks; else, and where it
+    cannot be read, nothing. One that has expired beside others is one that was followed, one that is not in force yet is one that follows.
+    """
     if not (authorities := _certificates(file)):
         return ""
-    end = max(c.not_valid_after_utc for c in authorities)
     renew = "put a new one in its place, it is read again without a restart"
+    periods = sorted((c.not_valid_before_utc, c.not_valid_after_utc) for c in authorities)
+    if later := [begin for begin, _ in periods if begin > now and not any(b <= now < e for b, e in periods)]:
+        begin = _text(later[0])
+        return f"TLS: the authority of clients {file} is in force from {begin} on: until then no client's certificate is taken; {renew}"
+    end = max(end for begin, end in periods if begin <= now)
     if end <= now:
         return f"TLS: the authority of clients {file} expired at {_text(end)}: no client's certificate is taken; {renew}"
+    for next_, its_end in periods:
+        end = max(end, its_end) if next_ <= end else end
     if end - now < _SOON:
         return f"TLS: the authority of clients {file} expires at {_text(end)}; {renew}"
     return ""
+
+
+def parts_of(pem: bytes) -> frozenset[bytes]:
+    """What is in a PEM file, whatever stands around it: comments, the order, and how lines are broken make no difference."""
+    parts = re.findall(rb"-----BEGIN ([^\n-]+)-----(.*?)-----END \1-----", pem, re.DOTALL)
+    return frozenset(kind + b":" + b"".join(body.split()) for kind, body in parts)
 
 
 def _certificates(file: Path | None) -> list[Any]:

@@ -9,8 +9,8 @@
   times the memory that its bytes do.
 * A wish for another protocol (``Upgrade: h2c``) is passed over, and the request answered.
 * A client's certificate, and whether it has hung up, are in the scope of its requests (``tandem.certificate``, ``tandem.gone``).
-* Where the authorities of client certificates have changed, a connection whose certificate was checked by those of before ends with its
-  next request: the client makes another one, if it still may.
+* Where an authority of client certificates was taken out, a connection whose certificate was checked while it was there ends with its next
+  request (503): the client makes another one, if it still may. One that is added, or followed by another beside it, ends nothing.
 """
 
 from __future__ import annotations
@@ -105,11 +105,11 @@ class Limited(HttpToolsProtocol):
 
     limits: Connections
     tls: ssl.SSLContext | None = None
-    authorities = b""
-    """What the file of client authorities holds that ``tls`` has."""
+    authorities: frozenset[bytes] = frozenset()
+    """The authorities of client certificates that ``tls`` has."""
     address = ""
     _early = b""
-    _checked_by = b""
+    _checked_by: frozenset[bytes] = frozenset()
     _entered = False
     _head_bytes = 0
     _in_head = True
@@ -251,8 +251,11 @@ class Limited(HttpToolsProtocol):
             self.end()  # no answer of ours: those before it are not answered yet, and it would be taken for theirs
             return
         tls = self.transport.get_extra_info("ssl_object")
-        if tls is not None and self._checked_by != self.authorities and tls.getpeercert(binary_form=True):
-            self.end()
+        if tls is not None and not self._checked_by <= self.authorities and tls.getpeercert(binary_form=True):
+            if self.cycle is None or self.cycle.response_complete:
+                self._answer(503, "the authorities of client certificates have changed; connect again")
+            else:
+                self.end()  # as above
             return
         self._was_read()
         self._set_timer(self.limits.exchange_seconds, self.transport.abort)
@@ -264,8 +267,12 @@ class Limited(HttpToolsProtocol):
         if tls is not None:
             self.scope["tandem.certificate"] = tls.getpeercert(binary_form=True)  # type: ignore[typeddict-unknown-key]
 
+    def on_body(self, body: bytes) -> None:
+        if self._entered:
+            super().on_body(body)
+
     def on_message_complete(self) -> None:
-        if self.parser.should_upgrade():
+        if self.parser.should_upgrade() or not self._entered:
             return
         super().on_message_complete()
         self._in_head = True  # of the next one

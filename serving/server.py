@@ -16,7 +16,7 @@ from uvicorn.config import LOGGING_CONFIG
 
 from serving import json_logs
 from serving.app import create_app
-from serving.certificate import authorities_warning, certificate_warning
+from serving.certificate import authorities_warning, certificate_warning, parts_of
 from serving.connections import Connections, Limited, connection_class
 from serving.repository import Watcher
 from serving.settings import ServingSettings
@@ -138,11 +138,11 @@ def _secure(settings: ServingSettings, connection: type[Limited]) -> None:
     trusts for ever. Raises OSError, ssl.SSLError, and changes nothing then."""
     if settings.tls_cert is None:
         return
-    tls, authorities = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), b""
+    tls, authorities = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), frozenset[bytes]()
     tls.load_cert_chain(settings.tls_cert, settings.tls_key)
     tls.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")  # of TLS 1.2; those of 1.3 are all good
     if settings.tls_client_ca is not None:
-        authorities = settings.tls_client_ca.read_bytes()
+        authorities = parts_of(settings.tls_client_ca.read_bytes())
         tls.load_verify_locations(settings.tls_client_ca)
         # Where keys or tokens are taken too, a client may come without a certificate; then the guard asks it for one of these.
         tls.verify_mode = ssl.CERT_OPTIONAL
@@ -150,8 +150,8 @@ def _secure(settings: ServingSettings, connection: type[Limited]) -> None:
 
 
 class Reload:
-    """Takes a new certificate, key and authorities into use when their files change. Connections that are open keep theirs, unless their
-    client was checked by authorities that changed."""
+    """Takes a new certificate, key and authorities into use when their files change. Connections that are open keep theirs, unless an
+    authority is gone that was there when their client was checked."""
 
     def __init__(self, settings: ServingSettings, connection: type[Limited]) -> None:
         self._settings = settings

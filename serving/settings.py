@@ -111,8 +111,8 @@ class ServingSettings(BaseModel):
     tls_key: Path | None = None
     """Its private key, PEM; not encrypted, readable by the server alone."""
     tls_client_ca: Path | None = None
-    """The authorities (PEM) of client certificates, read again when they change: who was let in by those of before is so no more. A client
-    with a certificate is the principal that its subject names; without keys or tokens every client needs one."""
+    """The authorities (PEM) of client certificates, read again when they change: who was let in while one was there that is gone has to
+    connect again. A client with a certificate is the principal that its subject names; without keys or tokens every client needs one."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses of proxies whose ``X-Forwarded-For`` and ``X-Forwarded-Proto`` are believed."""
     max_connections: int = Field(default=1_000, ge=1)

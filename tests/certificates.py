@@ -30,21 +30,23 @@ _MAY_SIGN = x509.KeyUsage(
 
 
 class Authority:
-    """Issues certificates; ``pem`` is its own, which ends after ``ends``."""
+    """Issues certificates; ``pem`` is its own, which begins and ends after ``begins`` and ``ends``."""
 
-    def __init__(self, ends: timedelta = timedelta(days=90)) -> None:
+    def __init__(self, ends: timedelta = timedelta(days=90), begins: timedelta = timedelta(days=-1)) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._cert = self._signed("test authority", self._key.public_key(), ends).add_extension(
+        self._cert = self._signed("test authority", self._key.public_key(), ends, begins).add_extension(
             x509.BasicConstraints(ca=True, path_length=None), critical=True
         ).add_extension(_MAY_SIGN, critical=True).sign(self._key, hashes.SHA256())  # fmt: skip
         self.pem = self._cert.public_bytes(serialization.Encoding.PEM)
 
-    def _signed(self, common: str, public: ec.EllipticCurvePublicKey, ends: timedelta = timedelta(days=90)) -> x509.CertificateBuilder:
+    def _signed(
+        self, common: str, public: ec.EllipticCurvePublicKey, ends: timedelta, begins: timedelta = timedelta(days=-1)
+    ) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         made = x509.CertificateBuilder().subject_name(_name(common)).issuer_name(_name("test authority")).public_key(public)
         return (
             made.serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=1))
+            .not_valid_before(now + begins)
             .not_valid_after(now + ends)
             # Python 3.13 verifies strictly: every certificate says whose key signed it, and an authority what it may do.
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)

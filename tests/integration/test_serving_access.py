@@ -326,6 +326,11 @@ def test_authorities_of_clients_that_change_or_expire(world: Path, tmp_path: Pat
             context.load_cert_chain(tmp_path / f"{name}.pem", tmp_path / f"{name}.key")
             return httpx.Client(verify=context, base_url=f"https://localhost:{port}")
 
+        def connected(asking: httpx.Client) -> Any:
+            pool: Any = asking._transport
+            (connection,) = pool._pool.connections
+            return connection
+
         def refused(name: str) -> None:
             with client(name) as asking, pytest.raises((httpx.TransportError, ssl.SSLError)):
                 asking.get("/v2/models/delay")
@@ -339,10 +344,24 @@ def test_authorities_of_clients_that_change_or_expire(world: Path, tmp_path: Pat
             served.issue(cert, secret, "localhost", server=True)
             reload.look()
             assert stays.get("/v2/models/delay").status_code == 200, "of another certificate of ours it need not know"
-            ca.write_bytes(second.pem)
-            reload.look()
-            with pytest.raises(httpx.TransportError):
-                stays.get("/v2/models/delay")
+            before = connected(stays)
+            for kept in (first.pem + gone.pem + second.pem, b"# with the next one\n" + second.pem + first.pem + gone.pem):
+                ca.write_bytes(kept)
+                reload.look()
+                assert stays.get("/v2/models/delay").status_code == 200
+                assert connected(stays) == before, "an authority that is added ends no connection"
+            with client("two") as next_:
+                assert next_.get("/v2/models/delay").status_code == 200
+                ca.write_bytes(second.pem)
+                reload.look()
+                ended = stays.post("/v1/models/delay:predict", json=BODY)
+                assert ended.status_code == 503 and ended.headers["connection"] == "close"
+                assert ended.json()["error"] == "the authorities of client certificates have changed; connect again"
+                with pytest.raises((httpx.TransportError, ssl.SSLError)):
+                    stays.get("/v2/models/delay")
+                # It was checked by all that were there; it comes again, and is let in.
+                assert [next_.get("/v2/models/delay").status_code for _ in range(2)] == [503, 200]
+            assert "Invalid HTTP request" not in caplog.text
         refused("one")
         with client("two") as asking:
             assert asking.get("/v2/models/delay").status_code == 200

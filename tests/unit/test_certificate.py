@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.certificate import authorities_warning, certificate_warning
+from serving.certificate import authorities_warning, certificate_warning, parts_of
 from serving.connections import Connections, connection_class
 from serving.server import Reload
 from serving.settings import ServingSettings
@@ -60,6 +60,33 @@ def test_of_the_authorities_of_clients_the_last_end_counts(tmp_path: Path) -> No
         told = authorities_warning(file, now)
         assert (says in told and "without a restart" in told) if says else told == ""
     assert authorities_warning(None, now) == ""
+
+
+def test_authorities_that_are_not_in_force_yet_are_told(tmp_path: Path) -> None:
+    file, now, day = tmp_path / "ca.pem", datetime.now(UTC), timedelta(days=1)
+    short, long, far = Authority(3 * day).pem, Authority(90 * day).pem, Authority(90 * day, begins=10 * day).pem
+    after_next = Authority(90 * day, begins=2 * day).pem
+    for held, at, says in (
+        (long, now, ""),
+        (long, now - 2 * day, "is in force from"),
+        (far, now, "is in force from"),
+        (short + far, now, "expires at"),  # nobody is taken between the two
+        (short + far, now + 5 * day, "is in force from"),
+        (short + after_next, now, ""),
+        (short + Authority(5 * day, begins=2 * day).pem + Authority(90 * day, begins=4 * day).pem, now, ""),
+        (short + after_next, now - 2 * day, "is in force from"),
+    ):
+        file.write_bytes(held)
+        told = authorities_warning(file, at)
+        assert (says in told and "without a restart" in told) if says else told == ""
+
+
+def test_what_a_file_holds_is_told_apart_by_its_certificates_alone() -> None:
+    one, two = Authority().pem, Authority().pem
+    both = parts_of(one + two)
+    assert len(both) == 2 and parts_of(one) < both
+    assert both == parts_of(b"# the next\n" + two.replace(b"\n", b"\r\n") + b"subject=CN = x\n" + one + one)
+    assert parts_of(b"no certificate\n") == frozenset()
 
 
 def test_it_is_said_once_and_again_after_a_change(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
