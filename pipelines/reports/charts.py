@@ -111,12 +111,13 @@ def _counts(series: Sequence[Series], place: int) -> str:
 
 def time_ticks(start: datetime, end: datetime) -> list[str]:
     """Five texts for a time axis, spread evenly over it, no two alike: with the year where it changes, and with the time of day unless
-    all are midnights or a week and more apart."""
+    all are midnights or a week and more apart; to the second below a minute, to the microsecond below a second."""
     step = (end - start) / 4
     times = [start + step * i for i in range(5)]
     day = "%b %d" if start.year == end.year else "%Y-%m-%d"
     whole = step >= timedelta(days=7) or all(t.time() == time() for t in times)
-    return [f"{t:{day if whole else f'{day} %H:%M'}}" for t in times]
+    clock = "%H:%M" if step >= timedelta(minutes=1) else "%H:%M:%S" if step >= timedelta(seconds=1) else "%H:%M:%S.%f"
+    return [f"{t:{day if whole else f'{day} {clock}'}}" for t in times]
 
 
 def nice(value: float) -> float:

@@ -164,6 +164,19 @@ def test_the_texts_of_a_time_axis_are_all_different_and_say_the_moment(start: da
         assert hour or length >= timedelta(days=28) or (moment.hour, moment.minute) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("length", "texts"),
+    [
+        (timedelta(minutes=4), ["10:00", "10:01", "10:02", "10:03", "10:04"]),
+        (timedelta(minutes=2), ["10:00:00", "10:00:30", "10:01:00", "10:01:30", "10:02:00"]),
+        (timedelta(seconds=2), ["10:00:00.000000", "10:00:00.500000", "10:00:01.000000", "10:00:01.500000", "10:00:02.000000"]),
+    ],
+)
+def test_a_time_axis_of_minutes_says_the_second(length: timedelta, texts: list[str]) -> None:
+    start = datetime(2024, 3, 1, 10, tzinfo=UTC)
+    assert charts.time_ticks(start, start + length) == [f"Mar 01 {text}" for text in texts]
+
+
 def test_a_list_may_break_its_line_and_a_word_may_not() -> None:
     made = table(["name", "causes", "n"], [["a", "1,204 in flight, 3 too late", 1], ["b", "-", 2]], (0, 1))
     assert made is not None and [[cell.css for cell in line] for line in made.lines] == [["text", "text list", ""], ["text", "text", ""]]
