@@ -83,7 +83,7 @@ GROUPS: dict[str, tuple[Row, ...]] = {
     ),
     "Online": (
         Row("online", r"online store \((\w+)\)", "write 2,000 rows ({0})", "tandem", "feast", "Feast's writer"),
-        Row("online", r"^(1|100) entities from (\w+)", "read a batch of {0} ({1})", "tandem, comp", "packed", "limit: one MGET of Redis"),
+        Row("online", r"^(1|100) entities from (redis)", "read a batch of {0} ({1})", "tandem, comp", "packed", "limit: one MGET of Redis"),
         Row("online", r"^(1|100) entities from (\w+)", "read a batch of {0} ({1})", "tandem, comp", "feast SDK over its", "Feast SDK"),
         Row("graph", r"^a graph applied to (1|4,096) row", "transform a batch of {0} (CPU)", "numpy", "TensorFlow", "TensorFlow"),
         Row("graph", r"^one call of (\d+) row", "transform a batch of {0}", "TransformGraph", "tft", "tft layer, eager"),

@@ -118,6 +118,26 @@ def test_a_ratio_is_of_times_per_unit() -> None:
     assert (pair.what, pair.name, pair.ratio) == ("point-in-time join, from files", "Feast with DuckDB", 2.0)
 
 
+def test_a_limit_stands_beside_the_store_that_it_is_of() -> None:
+    """One MGET of Redis is no limit of SQLite, which answers in process."""
+    tables = []
+    for store in ("redis", "sqlite"):
+        for size in (1, 100):
+            part = Part(f"{size} entities from {store}: 3 views, 20 features, in process", "entities", "warm")
+            for line, seconds in (
+                ("tandem, compiled plan", 2.0),
+                ("feast SDK over its own store", 4.0),
+                ("packed rows in Redis, one MGET", 1.0),
+            ):
+                part.add(line, seconds, size)
+            tables.append(part)
+    found = pairs({"online": Run("online", "one", True, (1.0, 2.0), 3.0, 2.0, tables)})["Online"]
+    assert [(pair.what, pair.name) for pair in found] == [
+        *((f"read a batch of {size} (redis)", "limit: one MGET of Redis") for size in (1, 100)),
+        *((f"read a batch of {size} ({store})", "Feast SDK") for store in ("redis", "sqlite") for size in (1, 100)),
+    ]
+
+
 def test_nothing_is_published_where_there_is_nothing_or_no_place(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "README.md").write_text("no marks\n")
