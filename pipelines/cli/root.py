@@ -96,6 +96,15 @@ class _ByName(Mapping[str, Any]):
             self._made[name] = _made(name, getattr(import_module(module), attribute))
         return self._made[name] if name in COMMANDS else self._outside[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in COMMANDS or name in self._outside
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As of a dict; a KeyError while a command is imported is that command's fault, and does not make it one that is not there."""
+        if name not in self:
+            return default
+        return self[name]
+
     def __iter__(self) -> Iterator[str]:
         return iter((*COMMANDS, *self._outside))
 

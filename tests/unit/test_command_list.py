@@ -15,6 +15,7 @@ import typer
 from typer.testing import CliRunner
 
 import tandem
+from pipelines.cli import root
 from pipelines.cli.root import app
 from pipelines.lake.counted import counted
 
@@ -47,6 +48,17 @@ def test_a_list_says_what_each_command_is_for_in_whole(path: tuple[str, ...], wi
 def test_version() -> None:
     done = CliRunner().invoke(app, ["--version"])
     assert (done.exit_code, done.output) == (0, f"tandem {tandem.__version__}, Python {platform.python_version()}\n")
+
+
+def test_a_fault_in_a_commands_module_is_told_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A KeyError while one of our commands was imported became "No such command"."""
+    (tmp_path / "broken_command.py").write_text("{}['MISSING_SETTING']\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(root.COMMANDS, "broken", "broken_command:run")
+    done = CliRunner().invoke(app, ["broken"])
+    assert isinstance(done.exception, KeyError) and "MISSING_SETTING" in str(done.exception)
+    unknown = CliRunner().invoke(app, ["brokenn"])
+    assert unknown.exit_code == 2 and "No such command 'brokenn'" in unknown.output
 
 
 def test_a_command_waits_for_no_other_commands_imports() -> None:
