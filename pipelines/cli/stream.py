@@ -120,6 +120,8 @@ def stop(
         write(f"stream {name} stopped" + ("" if ended == "stopped" else f": {ended}"))
         if manifest.get("savepoint"):
             write(f"start from it with --savepoint {manifest['savepoint']}")
+        elif savepoint:
+            write("no savepoint was made; the next start goes on from the stream's own checkpoint")
 
 
 @app.command()

@@ -25,12 +25,19 @@ def stop_stream(data: Path, name: str, seconds: float = 120.0, savepoint: bool =
     facts = running(folder)
     if facts is None:
         return None
-    if savepoint and not facts.get("savepoints"):
-        raise ConfigError(f"--savepoint: engine {facts.get('engine')!r} has none; stop the stream without: it keeps its own checkpoint")
     job_state = JobState(folder)
+    if savepoint:
+        _need_savepoints(facts)
     job_state.request("savepoint" if savepoint else "stop")
     until = time.monotonic() + seconds
-    while running(folder) is not None:
+    while (now := running(folder)) is not None:
+        if savepoint and "engine" not in facts:  # it was asked while it waited for something, and may have begun all the same
+            facts = now
+            try:
+                _need_savepoints(facts)
+            except ConfigError:
+                job_state.clear("savepoint")
+                raise
         if time.monotonic() > until:
             raise DataError(f"stream {name!r} (pid {facts.get('pid')}) has not stopped after {seconds:g} s; see 'tandem stream status'")
         if savepoint and not job_state.requested("savepoint") and running(folder) is not None:
@@ -40,6 +47,12 @@ def stop_stream(data: Path, name: str, seconds: float = 120.0, savepoint: bool =
     if manifest.get("status") == "failed":
         raise DataError(f"stream {name!r} ended with an error: {manifest.get('error')}")
     return manifest
+
+
+def _need_savepoints(facts: Mapping[str, Any]) -> None:
+    """Raises ConfigError where it is known that the stream's engine has none."""
+    if "engine" in facts and not facts.get("savepoints"):
+        raise ConfigError(f"--savepoint: engine {facts['engine']!r} has none; stop the stream without: it keeps its own checkpoint")
 
 
 def stream_status(data: Path, name: str) -> dict[str, Any]:

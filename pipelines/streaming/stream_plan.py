@@ -141,7 +141,10 @@ class StreamPlan:
         return supervisor.run()
 
     def _go_on(self) -> None:
-        if self.job_state.requested("stop"):
+        savepoint = self.job_state.requested("savepoint")
+        if savepoint:
+            self.say("no savepoint was made: the stream has no job yet; it keeps its own checkpoint")
+        if savepoint or self.job_state.requested("stop"):
             raise StopAsked
 
     def _take_back(self, watch: Callable[[], None]) -> None:

@@ -146,9 +146,11 @@ def test_a_store_that_is_away_is_waited_for(tmp_path: Path, monkeypatch: pytest.
     _right(world)
 
 
-@pytest.mark.parametrize("waits_for", ["materialize", "apply"])
-def test_a_stop_ends_the_wait_for_a_lock(tmp_path: Path, waits_for: str) -> None:
-    """Ctrl-C and ``tandem stream stop`` leave the flag that is left here, once the stream has said what it waits for."""
+@pytest.mark.parametrize(
+    ("waits_for", "asked"), [("materialize", "stop"), ("apply", "stop"), ("materialize", "savepoint"), ("apply", "savepoint")]
+)
+def test_a_stop_ends_the_wait_for_a_lock(tmp_path: Path, waits_for: str, asked: str) -> None:
+    """Ctrl-C and ``tandem stream stop [--savepoint]`` leave the flag that is left here, once the stream has said what it waits for."""
     world, stream = _world(tmp_path, {})
     world.log(HISTORY)
     world.round()
@@ -161,7 +163,7 @@ def test_a_stop_ends_the_wait_for_a_lock(tmp_path: Path, waits_for: str) -> None
     def told(line: str) -> None:
         said.append(line)
         if "at work" in line:
-            JobState(stream_folder(world.data, "main")).request("stop")
+            JobState(stream_folder(world.data, "main")).request(asked)
 
     options = StreamOptions(runner="direct", until="latest", from_run="latest", anew=True)
     with open(lock, "a") as held:
@@ -172,6 +174,7 @@ def test_a_stop_ends_the_wait_for_a_lock(tmp_path: Path, waits_for: str) -> None
         assert late.is_alive(), "the stop ended the wait"
         late.cancel()
     assert (outcome["code"], outcome["status"]) == (0, "complete") and outcome["ended"].startswith("stopped")
+    assert any("no savepoint was made" in line for line in said) == (asked == "savepoint") and "savepoint" not in outcome
     assert [world.online(*NAMES, shop=shop) for shop in (1, 7, 8, 9)] == before, "nothing was begun"
     stream(anew=True)
     _right(world)
