@@ -152,7 +152,7 @@ def test_a_run_that_is_killed_before_its_note_is_told_by_the_next_one(tmp_path: 
     place = home(tmp_path, trackers=["mlflow"])
     code = (
         "import os, signal, sys; from pathlib import Path; from tests.tracking_world import *; from pipelines.tracking import run_observer;"
-        "run_observer._tell = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL);"
+        "run_observer._note_and_send = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL);"
         "training(home(Path(sys.argv[1]), trackers=['mlflow']))"
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT).returncode == -signal.SIGKILL
@@ -175,7 +175,7 @@ def test_a_job_can_wait_and_joins_the_run_of_mlflow(tmp_path: Path, monkeypatch:
     client.log_param(theirs.info.run_id, "seed", "7.0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     monkeypatch.setenv("MLFLOW_RUN_ID", theirs.info.run_id)
-    place = home(tmp_path, trackers=["mlflow"], wait_seconds=60)
+    place = home(tmp_path, trackers=["mlflow"], wait_seconds=600)  # MLflow makes its database meanwhile
     with recorded(place, "pipeline", seeds={"seed": 7}) as outer:
         inner = training(place)
     assert Outbox(place.data).notes() == [], "it waited"
