@@ -1,6 +1,7 @@
 """What all tests share: a quiet, CPU-only process that asks nobody on the network who it is."""
 
 import gc
+import logging
 import os
 import signal
 import warnings
@@ -70,6 +71,12 @@ def umask() -> Generator[None, None, None]:
     yield
     after = os.umask(before)
     assert after == before, f"the test leaves the umask {after:03o}, it was {before:03o}"
+
+
+@pytest.fixture(autouse=True)
+def log_level() -> None:
+    """Of the process: a command that a test runs in it makes the root logger quiet, and the next test would see no warnings."""
+    logging.getLogger().setLevel(logging.WARNING)
 
 
 @pytest.fixture(scope="session")
