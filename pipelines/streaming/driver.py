@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,8 @@ class Driver:
         self.facts: dict[str, Any] = {}
 
     @contextmanager
-    def held(self, seconds: float = 2.0) -> Iterator[None]:
-        """Hold the stream. Raises DataError while another driver does."""
+    def held(self, seconds: float = 2.0, begin: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Hold the stream, and ``begin`` before another process can know of it. Raises DataError while another driver does."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / ".driver.lock", "a") as lock:
             until = time.monotonic() + seconds  # somebody who looks whether a driver runs holds it for a moment
@@ -47,6 +47,8 @@ class Driver:
                     )
                 time.sleep(0.05)
             try:
+                begin()
+                self.publish()  # in place of what a driver that was killed left there
                 yield
             finally:
                 (self.folder / "driver.json").unlink(missing_ok=True)

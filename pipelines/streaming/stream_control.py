@@ -22,14 +22,15 @@ __all__ = ["resume_stream", "skip_record", "stop_stream", "stream_status"]
 def stop_stream(data: Path, name: str, seconds: float = 120.0, savepoint: bool = False) -> dict[str, Any] | None:
     """Ask a stream to stop, wait until it has; its run's manifest, None if none runs. Raises DataError when it takes longer, or failed."""
     folder = stream_folder(data, name)
-    facts = running(folder)
+    until = time.monotonic() + seconds
+    while (facts := running(folder)) == {} and time.monotonic() < until:
+        time.sleep(0.05)  # its driver has not begun: it forgets what was asked of the one before
     if facts is None:
         return None
     job_state = JobState(folder)
     if savepoint:
         _need_savepoints(facts)
     job_state.request("savepoint" if savepoint else "stop")
-    until = time.monotonic() + seconds
     while (now := running(folder)) is not None:
         if savepoint and "engine" not in facts:  # it was asked while it waited for something, and may have begun all the same
             facts = now
@@ -41,7 +42,8 @@ def stop_stream(data: Path, name: str, seconds: float = 120.0, savepoint: bool =
         if time.monotonic() > until:
             raise DataError(f"stream {name!r} (pid {facts.get('pid')}) has not stopped after {seconds:g} s; see 'tandem stream status'")
         if savepoint and not job_state.requested("savepoint") and running(folder) is not None:
-            raise DataError(f"stream {name!r} goes on: {job_state.said()[0][-1].partition(' ')[2]}")
+            said = job_state.said()[0] or [" no savepoint was made"]
+            raise DataError(f"stream {name!r} goes on: {said[-1].partition(' ')[2]}")
         time.sleep(0.1)
     manifest = runs.find(data, facts["run"]).manifest if facts.get("run") else {}
     if manifest.get("status") == "failed":

@@ -34,10 +34,13 @@ def run_stream(repo: Repo, options: StreamOptions, say: Callable[[str], None] | 
     """
     folder = stream_folder(repo.data, options.name)
     driver = Driver(folder)
-    with driver.held(), shared.only_here(repo.data, f"stream/{options.name}", f"the stream {options.name!r}"):
+
+    def begin() -> None:
+        JobState(folder).begin()
+
+    with driver.held(begin=begin), shared.only_here(repo.data, f"stream/{options.name}", f"the stream {options.name!r}"):
         shared.follow_erasures(repo.data)
         job_state = JobState(folder)
-        job_state.begin()
         said = job_state.said()[1]
         tracker = Tracker(job_state)
         with Screen(tracker) as screen, _signals(job_state) as signalled:

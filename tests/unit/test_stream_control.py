@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from pipelines.streaming.driver import Driver, stream_folder
+from pipelines.streaming.driver import Driver, running, stream_folder
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.stream_control import stop_stream
 from transforms.errors import ConfigError
@@ -46,3 +47,35 @@ def test_a_savepoint_is_not_asked_of_an_engine_that_has_none(tmp_path: Path) -> 
         with pytest.raises(ConfigError, match="engine 'any' has none"):
             stop_stream(tmp_path, "main", savepoint=True)
         assert not JobState(driver.folder).requested("savepoint")
+
+
+def test_what_a_driver_that_was_killed_left_says_nothing_of_the_next(tmp_path: Path) -> None:
+    """Its engine had no savepoints, and its run failed; the new driver's engine is not known yet."""
+    folder = stream_folder(tmp_path, "main")
+    folder.mkdir(parents=True)
+    (folder / "driver.json").write_text('{"pid": 1, "run": "stream-old", "engine": "old", "savepoints": false}')
+    with Driver(folder).held():
+        assert running(folder) == {"pid": os.getpid()}
+
+
+def test_what_is_asked_of_a_driver_that_begins_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It forgets what was asked of the one before, and only then is anything asked of it."""
+    folder = stream_folder(tmp_path, "main")
+    job_state = JobState(folder)
+    job_state.request("stop")
+    seen = list[bool]()
+    with ExitStack() as held:
+
+        def look(seconds: float) -> None:
+            assert not seen, "asked, and it has ended"
+            seen.append(job_state.requested("stop"))
+            held.close()
+
+        def begin() -> None:
+            assert running(folder) == {}, "held, and nothing of it is known"
+            job_state.begin()
+
+        held.enter_context(Driver(folder).held(begin=begin))
+        assert not job_state.requested("stop")
+        monkeypatch.setattr("pipelines.streaming.stream_control.time.sleep", look)
+        assert stop_stream(tmp_path, "main") == {} and seen == [True]
