@@ -14,9 +14,9 @@ __all__ = ["Arrival", "Arrivals", "Shares"]
 _FULL = "the server holds as many requests as it can; try again"
 _SLOW = "the body was too slow, and others came; send it again"
 _SLOW_SECONDS = 1.0
-"""A body of which nothing came for so long is slow: a packet that was lost has come again by then, over a bad line, too."""
-_SLOW_RATE = 1024
-"""Bytes per second; a body that is older than ``_SLOW_SECONDS`` and came slower is slow, though it never stops."""
+"""A body that needs so long for its next ``_SLOW_BYTES`` is slow: a packet that was lost has come again by then, over a bad line, too."""
+_SLOW_BYTES = 1024
+"""More than a byte, so that a body is slow that never quite stops; and counted anew each time, so that what came fast before is no excuse."""
 
 
 class Shares:
@@ -56,10 +56,11 @@ class Arrival:
     client: str
     end: Callable[[], None]
     """Called when it has to give way: whoever reads it stops."""
-    began: float
-    last: float
-    """When something came."""
+    mark: float
+    """When it began, or last had brought ``_SLOW_BYTES`` more."""
     size: int = 0
+    marked: int = 0
+    """Its size at that time."""
     place: int = 0
     held: int = 0
     gave_way: str = ""
@@ -67,14 +68,19 @@ class Arrival:
 
     def slow(self, now: float) -> bool:
         """Whether it may give way though others are younger."""
-        age = now - self.began
-        return now - self.last >= _SLOW_SECONDS or (age >= _SLOW_SECONDS and self.size < _SLOW_RATE * age)
+        return now - self.mark >= _SLOW_SECONDS
+
+    def grow(self, n: int, now: float) -> None:
+        """``n`` more bytes came."""
+        self.size += n
+        if self.size - self.marked >= _SLOW_BYTES:
+            self.mark, self.marked = now, self.size
 
 
 @dataclass
 class Arrivals:
     """A body first gets a place, then bytes. Where there is no room, bodies of whoever has too many or most give way: slow ones, the one
-    that is silent for longest first, and no more than are needed. Of the places else the youngest of those that brought least: it or the
+    that is slow for longest first, and no more than are needed. Of the places else the youngest of those that brought least: it or the
     newcomer is refused in any case, and a newcomer's body is mostly there. So neither those who send slowly, or never to the end, keep
     others out, nor do those who come in great numbers keep each other from being done. Nobody loses anything where it would not be enough.
     For one thread.
@@ -88,13 +94,13 @@ class Arrivals:
     def enter(self, client: str, end: Callable[[], None]) -> Arrival:
         """A body that is to come; it must :meth:`leave`. Raises OverloadedError where there is no place."""
         now = self.clock()
-        arrival = Arrival(client, end, now, now)
+        arrival = Arrival(client, end, now)
         if not self.places.take(client, 1):
             owner, _ = self.places.missing(client, 1)
             some = self._under_way.get(owner, {})
             slow = [a for a in some if a.slow(now)]
             if some:
-                self._end(*((min(slow, key=lambda a: a.last), _SLOW) if slow else (min(reversed(some), key=lambda a: a.size), _FULL)))
+                self._end(*((min(slow, key=lambda a: a.mark), _SLOW) if slow else (min(reversed(some), key=lambda a: a.size), _FULL)))
             if not self.places.take(client, 1):
                 raise OverloadedError(_FULL)
         arrival.place = 1
@@ -106,15 +112,15 @@ class Arrivals:
         late refuses the next."""
         if not n:
             return
-        arrival.last = now = self.clock()
-        arrival.size += n
+        now = self.clock()
+        arrival.grow(n, now)
         if not self.memory.take(arrival.client, n):
             owner, missing = self.memory.missing(arrival.client, n)
             slow = [a for a in self._under_way.get(owner, ()) if a is not arrival and a.held and a.slow(now)]
             if sum(a.held for a in slow) < missing:
                 self.leave(arrival)
                 raise OverloadedError(_FULL)
-            for other in sorted(slow, key=lambda a: a.last):
+            for other in sorted(slow, key=lambda a: a.mark):
                 if missing > 0:
                     missing -= other.held
                     self._end(other, _SLOW)

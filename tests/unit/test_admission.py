@@ -185,6 +185,29 @@ def test_of_the_places_slow_bodies_give_way_first_and_then_what_brought_least() 
     assert len(arriving.ended) == 4, "and none of another client's while there is room"
 
 
+def test_a_body_that_came_fast_and_then_drips_is_slow() -> None:
+    """SECURITY H4, M5: two clients held all memory by a burst, and kept it by a byte now and then: a third one was refused for ever."""
+    arriving = Arriving(memory=4_000_000)
+    drips = [arriving.enter(client) for client in "xy" for _ in range(2)]
+    for arrival in drips:
+        arriving.all.received(arrival, 999_990)
+    steady = arriving.enter("steady")
+    for _ in range(3):
+        arriving.now += 0.9
+        for arrival in drips:
+            arriving.all.received(arrival, 1)
+        arriving.all.received(steady, 5)
+    assert not arriving.ended
+    for _ in range(2):
+        arriving.now += 0.9
+        arriving.all.received(steady, 1_200)
+    assert len(arriving.ended) == 1, "there is room again"
+    third = arriving.enter("third")
+    arriving.all.received(third, 1_500_000)
+    assert len(arriving.ended) == 2 and {*arriving.ended} <= {*drips} and all("too slow" in a.gave_way for a in arriving.ended)
+    assert not steady.slow(arriving.now) and steady.slow(arriving.now + 1.0), "it is no slow one that only began slowly, until it stops"
+
+
 def test_nothing_is_taken_from_slow_bodies_where_it_is_not_enough() -> None:
     """Bytes that wait for their answer give way to nobody: all slow bodies of that client gave theirs for a request that was refused."""
     arriving = Arriving(memory=4_000)
