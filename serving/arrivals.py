@@ -16,7 +16,7 @@ _SLOW = "the body was too slow, and others came; send it again"
 _SLOW_SECONDS = 1.0
 """A body that needs so long for its next ``_SLOW_BYTES`` is slow: a packet that was lost has come again by then, over a bad line, too."""
 _SLOW_BYTES = 1024
-"""More than a byte, so that a body is slow that never quite stops; and counted anew each time, so that what came fast before is no excuse."""
+"""More than a byte, so that a body is slow that never quite stops; counted anew each time, so that what came fast before is no excuse."""
 
 
 class Shares:
