@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from pipelines.inference.column import NONE, Column
 from pipelines.inference.columns import EMPTY_LISTS, KEYS, describe
@@ -14,7 +16,7 @@ from pipelines.inference.sampling import Sample
 from pipelines.inference.times import shown, time_like
 from transforms.errors import DataError
 
-__all__ = ["Disorder", "Proposal", "propose"]
+__all__ = ["ORIGIN", "Disorder", "Proposal", "propose"]
 
 _BEGINS = {"event", "created", "occurred", "pickup", "start", "started", "ordered", "order", "begin", "sent"}
 _PLAIN = {"timestamp", "event_time", "event_timestamp", "event_ts", "event_at", "occurred_at"}
@@ -25,7 +27,10 @@ _LATER = {
 _NICE = (0, 1, 5, 10, 30, 60, 300, 600, 1_800, 3_600, 7_200, 21_600, 43_200, 86_400)
 """Seconds that people would write."""
 MOST_DISORDER = 86_400
+ORIGIN = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
+"""The day that is assumed where the data tells none."""
 _DAY_US = 86_400_000_000
+Moments = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -104,10 +109,13 @@ def propose(sample: Sample, *, zone: str | None = None, explode: str | None = No
     _note_renamed(columns)
     changed = None if sample.envelope is None else _of_change(columns, sample.envelope)
     when, offset = _event_time(columns, event_time) if changed is None or event_time is not None else (changed, False)
-    day = next((c for c in columns if c.required and c.parse == "Date()"), None)
-    if day is not None and event_time is None and when is day:  # a time of the day beside it tells more
-        when, offset = next(((c, True) for c in columns if c.required and c.of_day), (when, offset))
-    _note_early(when)
+    day: Column | None = None
+    if event_time is None and when.parse == "Date()":  # a time of the day beside it tells more
+        when, offset, day = next(((c, True, when) for c in columns if c.required and c.of_day), (when, offset, None))
+    elif when.of_day:
+        day = _likeliest([c for c in _times(columns) if c.parse == "Date()"])
+    moments = _moments(when, day)
+    _note_early(when if day is None else day, moments)
     fields = [c for c in columns if offset or c is not when]
     if explode is not None and not any(c.unique and c.dtype in ("string", "int64") for c in fields):
         # Elements of one record share its time: their position tells them apart.
@@ -116,7 +124,7 @@ def propose(sample: Sample, *, zone: str | None = None, explode: str | None = No
         fields.append(tie)
     else:
         tie = _tie_breaker([c for c in fields if sample.envelope and sample.envelope.is_place(c.steps)], fields)
-    disorder = _disorder(when, sample.parts)
+    disorder = _disorder(moments, sample.parts)
     return Proposal(
         sample,
         fields,
@@ -126,7 +134,7 @@ def propose(sample: Sample, *, zone: str | None = None, explode: str | None = No
         [c for c in described if c.left_out],
         explode=explode,
         offset=offset,
-        day=day if when.of_day else None,
+        day=day,
     )
 
 
@@ -207,11 +215,10 @@ def _event_time(columns: list[Column], asked: str | None) -> tuple[Column, bool]
                 " event time of this one by hand, as a computed field (value=...)"
             )
         return found[0], True
-    times = [c for c in columns if c.dtype == "timestamp" and c.required and c.moments is not None]
-    if possible := [c for c in times if _after_1970(c)]:
-        return min(possible, key=lambda c: (_time_rank(c), columns.index(c))), False
-    if times:
-        raise DataError(_before_1970(times[0]))
+    if times := _times(columns):
+        if (likeliest := _likeliest(times)) is None:
+            raise DataError(_before_1970(times[0]))
+        return likeliest, False
     seconds = [
         c for c in columns
         if c.dtype == "int64" and c.required and time_like(c.called) and isinstance(c.low, int) and c.low >= 0
@@ -224,6 +231,16 @@ def _event_time(columns: list[Column], asked: str | None) -> tuple[Column, bool]
     )
 
 
+def _times(columns: list[Column]) -> list[Column]:
+    """The moments that every record has."""
+    return [c for c in columns if c.dtype == "timestamp" and c.required and c.moments is not None]
+
+
+def _likeliest(times: list[Column]) -> Column | None:
+    """Of moments the event's, None where most of each are none of events."""
+    return min(filter(_after_1970, times), key=_time_rank, default=None)
+
+
 def _after_1970(column: Column) -> bool:
     """Whether the contract would take most of its moments as those of events. Others may be a database's "no date" (1900-01-01)."""
     assert column.moments is not None
@@ -231,14 +248,26 @@ def _after_1970(column: Column) -> bool:
     return 2 * int((known > 0).sum()) >= len(known)
 
 
-def _note_early(column: Column) -> None:
-    """Of an event time: the range is that of the moments that the contract would take, and the others are told."""
-    known = np.zeros(0, np.int64) if column.moments is None else column.moments[column.moments != NONE]
-    taken = known[known > 0]
-    if 0 < len(taken) < len(known):
-        column.low, column.high = shown(int(taken.min())), shown(int(taken.max()))
+def _moments(when: Column, day: Column | None) -> Moments | None:
+    """The events' moments, :data:`NONE` where one has none; a time of the day is one of its day. None where no column tells them."""
+    if not when.of_day:
+        return when.moments
+    assert when.moments is not None
+    if day is None:
+        return when.moments + int(ORIGIN.timestamp()) * 1_000_000
+    assert day.moments is not None
+    return when.moments + day.moments
+
+
+def _note_early(column: Column, moments: Moments | None) -> None:
+    """Of the column that tells the events' day: the range is that of events that the contract would take, and the others are told."""
+    if moments is None or column.moments is None:
+        return
+    known, taken = moments != NONE, moments > 0
+    if 0 < taken.sum() < known.sum():
+        column.low, column.high = shown(int(column.moments[taken].min())), shown(int(column.moments[taken].max()))
         column.notes.append(
-            f"QUESTION: no date? {len(known) - len(taken):,} of {len(known):,} records lie before 1970 and will be dead letters"
+            f"QUESTION: no date? {(known & ~taken).sum():,} of {known.sum():,} records lie before 1970 and will be dead letters"
             " (nonpositive_timestamp)"
         )
 
@@ -284,14 +313,14 @@ def _key_rank(column: Column) -> tuple[int, int]:
     return len(KEYS) + (0 if "id" in found else 1), -column.distinct
 
 
-def _disorder(column: Column, parts: list[int]) -> Disorder:
+def _disorder(moments: Moments | None, parts: list[int]) -> Disorder:
     """Within each file, by the order of its records; of moments that the contract would take."""
-    if column.moments is None:
+    if moments is None:
         return Disorder()
     behind = []
     start = 0
     for count in parts:
-        part = column.moments[start : start + count]
+        part = moments[start : start + count]
         part = part[part > 0]
         start += count
         if len(part):

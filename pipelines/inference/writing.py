@@ -5,7 +5,6 @@ Names and values are somebody else's: whatever they hold, they are written as st
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import re
 from dataclasses import MISSING, fields
@@ -13,7 +12,7 @@ from typing import Any
 
 from pipelines.inference.column import Column
 from pipelines.inference.names import identifier, words
-from pipelines.inference.proposal import Proposal
+from pipelines.inference.proposal import ORIGIN, Proposal
 from pipelines.inference.sampling import MOST_COLUMNS
 from transforms.definitions import Csv
 from transforms.tables import Table
@@ -24,7 +23,6 @@ USED = frozenset({"col", "days", "feast_views", "hours", "minutes", "seconds", "
 """Names of a definition that a source's own would hide."""
 
 _UNITS = ((86_400, "days"), (3_600, "hours"), (60, "minutes"), (1, "seconds"))
-_ORIGIN = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 MOST_LEFT_OUT = 12
 MOST_LETTERS = 80
 _COUNTED = {"id", "count", "cnt", "quantity", "qty", "age", "size", "length", "seq", "sequence", "offset", "zip", "year"}
@@ -253,7 +251,7 @@ def _envelope_lines(made: Proposal, used: set[str]) -> list[str]:
 def _time_lines(made: Proposal) -> list[str]:
     when = made.event_time
     if made.offset:
-        seconds, called = int(_ORIGIN.timestamp()), _said_plainly(str(when.steps[-1]))
+        seconds, called = int(ORIGIN.timestamp()), _said_plainly(str(when.steps[-1]))
         if when.of_day:
             unit, divided = ("ns", f'col("{when.name}") // 1_000') if when.of_day > 1_000_000 else ("us", f'col("{when.name}")')
             if made.day is not None:

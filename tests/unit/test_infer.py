@@ -291,6 +291,42 @@ def test_a_date_that_is_none_is_told_and_left_out(asked: str | None) -> None:
         propose(of(31), event_time=asked)
 
 
+def daily(unit: int, days: list[str]) -> tuple[Sample, list[str]]:
+    """A record at midnight and others of each of 28 days, with the day of each and its units since midnight; and what the days are."""
+    told = days + [f"2020-01-{1 + i // 14:02}" for i in range(len(days), 28 * 14)]
+    records = [{"id": i, "day": day, "time": i % 14 * 6_000 * unit} for i, day in enumerate(told)]
+    return sample_payloads([json.dumps(r).encode() for r in records])[0], told
+
+
+@pytest.mark.parametrize("unit", [1_000_000, 1_000_000_000])
+@pytest.mark.parametrize("asked", [None, "time"])
+@pytest.mark.parametrize("early", [0, 39])
+def test_a_time_of_the_day_is_one_of_its_day(unit: int, asked: str | None, early: int) -> None:
+    """Midnight (0) was told as a moment before 1970 and left out of the disorder, of which each midnight made a day; and a day that is no
+    date was not told."""
+    made = propose(daily(unit, ["1900-01-01"] * early)[0], event_time=asked)
+    assert made.day is not None
+    assert (made.event_time.called, made.event_time.low, made.event_time.high) == ("time", 0, 13 * 6_000 * unit)
+    assert (made.disorder.measured, made.disorder.most) == (True, 0)
+    assert (made.day.low, made.day.high) == (f"2020-01-{1 + early // 14:02} 00:00:00", "2020-01-28 00:00:00")
+    text = definition(made, "orders", "events/orders", "", False, "")
+    assert "1900" not in text
+    assert ("QUESTION: no date? 39 of 392 records" in text) is (early > 0) is ("no date" in text)
+
+
+def test_the_midnight_of_1970_is_no_moment_of_an_event_but_its_day_has_others() -> None:
+    made = propose(daily(1_000_000, ["1970-01-01"] * 14)[0])
+    assert made.day is not None
+    assert made.day.low == "1970-01-01 00:00:00"
+    assert "QUESTION: no date? 1 of 392 records" in " ".join(made.day.notes)
+
+
+def test_a_time_of_the_day_is_none_of_a_day_before_1970() -> None:
+    """A birthday beside it does not tell its day."""
+    sample, _ = daily(1_000_000, ["1960-02-01"] * 28 * 14)
+    assert propose(sample, event_time="time").day is None
+
+
 def test_what_tells_things_apart_has_no_domain_and_is_no_number() -> None:
     """There will be others than were seen: tomorrow's customer would be a dead letter."""
     payloads: list[bytes | None] = [
