@@ -27,10 +27,13 @@ class Shares:
         self._taken = 0
         self._by: Counter[str] = Counter()
 
-    def missing(self, client: str, n: int) -> tuple[str, int]:
-        """Who has to give back how much for ``n`` more of this client: itself beyond half of all, else whoever has most."""
-        own, all_ = self._by[client] + n - self._most // 2, self._taken + n - self._most
-        return (client, max(own, all_)) if own > 0 else (max(self._by, key=self._by.__getitem__, default=client), all_)
+    def missing(self, client: str, n: int) -> tuple[int, int]:
+        """How much would have to be given back for ``n`` more of this client: by itself, and by all, it among them. Below 1: nothing."""
+        return self._by.get(client, 0) + n - self._most // 2, self._taken + n - self._most
+
+    def greatest(self) -> str:
+        """Who has most; nobody: empty."""
+        return max(self._by, key=self._by.__getitem__, default="")
 
     def take(self, client: str, n: int) -> bool:
         """Whether there was room."""
@@ -79,11 +82,12 @@ class Arrival:
 
 @dataclass
 class Arrivals:
-    """A body first gets a place, then bytes. Where there is no room, bodies of whoever has too many or most give way: slow ones, the one
-    that is slow for longest first, and no more than are needed. Of the places else the youngest of those that brought least: it or the
-    newcomer is refused in any case, and a newcomer's body is mostly there. So neither those who send slowly, or never to the end, keep
-    others out, nor do those who come in great numbers keep each other from being done. Nobody loses anything where it would not be enough.
-    For one thread.
+    """A body first gets a place, then bytes. Where there is no room, slow bodies give way, the one that is slow for longest first, and no
+    more than are needed: those of the newcomer's client where that would have more than half; else, of the places, those of whoever has
+    most, and, of the bytes, those of all: whoever has most may hold them in whole bodies, which give way to nobody. Where none of whoever
+    has to give back places is slow, the youngest of those that brought least: it or the newcomer is refused in any case, and a newcomer's
+    body is mostly there. So neither those who send slowly, or never to the end, keep others out, nor do those who come in great numbers
+    keep each other from being done. Nobody loses anything where it would not be enough. For one thread.
     """
 
     places: Shares
@@ -96,7 +100,7 @@ class Arrivals:
         now = self.clock()
         arrival = Arrival(client, end, now)
         if not self.places.take(client, 1):
-            owner, _ = self.places.missing(client, 1)
+            owner = client if self.places.missing(client, 1)[0] > 0 else self.places.greatest()
             some = self._under_way.get(owner, {})
             slow = [a for a in some if a.slow(now)]
             if some:
@@ -115,15 +119,12 @@ class Arrivals:
         now = self.clock()
         arrival.grow(n, now)
         if not self.memory.take(arrival.client, n):
-            owner, missing = self.memory.missing(arrival.client, n)
-            slow = [a for a in self._under_way.get(owner, ()) if a is not arrival and a.held and a.slow(now)]
-            if sum(a.held for a in slow) < missing:
+            others = (a for some in self._under_way.values() for a in some if a is not arrival and a.held and a.slow(now))
+            if (giving := _enough(sorted(others, key=lambda a: a.mark), arrival.client, *self.memory.missing(arrival.client, n))) is None:
                 self.leave(arrival)
                 raise OverloadedError(_FULL)
-            for other in sorted(slow, key=lambda a: a.mark):
-                if missing > 0:
-                    missing -= other.held
-                    self._end(other, _SLOW)
+            for other in giving:
+                self._end(other, _SLOW)
             self.memory.take(arrival.client, n)
         arrival.held += n
 
@@ -148,3 +149,17 @@ class Arrivals:
         arrival.gave_way = why
         self.leave(arrival)
         arrival.end()
+
+
+def _enough(some: list[Arrival], client: str, own: int, all_: int) -> list[Arrival] | None:
+    """The first of them that hold, together, so many bytes of this client's own and so many of all; None: they do not."""
+    giving: dict[Arrival, None] = {}
+    for missing, others in ((own, [a for a in some if a.client == client]), (all_, some)):
+        left = missing - sum(a.held for a in giving)
+        for other in others:
+            if left > 0 and other not in giving:
+                giving[other] = None
+                left -= other.held
+        if left > 0:
+            return None
+    return list(giving)

@@ -208,6 +208,43 @@ def test_a_body_that_came_fast_and_then_drips_is_slow() -> None:
     assert not steady.slow(arriving.now) and steady.slow(arriving.now + 1.0), "it is no slow one that only began slowly, until it stops"
 
 
+def test_bytes_of_slow_bodies_are_given_back_whoever_has_most() -> None:
+    """SECURITY M5: whoever had most held it in whole bodies, and a byte of another one was refused, with silent bodies beside."""
+    arriving = Arriving(memory=100)
+    received, whole = arriving.all.received, arriving.enter("x")
+    received(whole, 40)
+    arriving.all.whole(whole)
+    silent = []
+    for i in range(6):
+        silent.append(arriving.enter(f"s{i}"))
+        received(silent[-1], 10)
+        arriving.now += 0.001
+    arriving.now = 60.0
+    late = arriving.enter("y")
+    received(late, 1)
+    assert arriving.ended == silent[:1] and "too slow" in silent[0].gave_way
+    received(late, 19)
+    assert arriving.ended == silent[:2], "the one that is slow for longest first, and no more than are needed"
+    arriving.now = 61.5
+    received(silent[2], 1)
+    assert arriving.ended == silent[:2] + silent[3:4], "a client with a slow body has others give way, too; nobody gives way to itself"
+    arriving.all.whole(late)
+    with pytest.raises(OverloadedError):
+        received(arriving.enter("y"), 31)
+    assert len(arriving.ended) == 3, "beyond its half a client gives back its own, and it has no slow one"
+
+
+def test_who_is_beyond_its_half_gives_first_of_its_own_and_then_as_others() -> None:
+    arriving = Arriving(memory=100)
+    other, young, whole, own = arriving.enter("a"), arriving.enter("b"), arriving.enter("c"), arriving.enter("y")
+    for arrival, n in ((other, 40), (young, 10), (whole, 45), (own, 5)):
+        arriving.all.received(arrival, n)
+    arriving.all.whole(whole)
+    arriving.now = 2.0
+    arriving.all.received(arriving.enter("y"), 48)
+    assert arriving.ended == [own, other, young], "5 of its own for its half, 43 of others' for all"
+
+
 def test_nothing_is_taken_from_slow_bodies_where_it_is_not_enough() -> None:
     """Bytes that wait for their answer give way to nobody: all slow bodies of that client gave theirs for a request that was refused."""
     arriving = Arriving(memory=4_000)
