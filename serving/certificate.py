@@ -10,6 +10,12 @@ from typing import Any
 __all__ = ["authorities_warning", "certificate_warning", "parts_of"]
 
 _SOON = timedelta(days=14)
+_LINE = rb"[^\n]{0,253}\n|[^\n]{1,254}"
+"""As OpenSSL reads them: a longer one is several."""
+_BLANK = bytes([*range(33), *range(128, 256)])
+"""What OpenSSL passes over at the end of a line."""
+_MARK = rb"(\A|\n-----END [^\n]+\n)\xef\xbb\xbf"
+"""A byte order mark, which it passes over where a file begins, and where another one was joined to it."""
 
 
 def certificate_warning(file: Path | None, now: datetime) -> str:
@@ -50,8 +56,10 @@ def authorities_warning(file: Path | None, now: datetime) -> str:
 
 
 def parts_of(pem: bytes) -> frozenset[bytes]:
-    """What is in a PEM file, whatever stands around it: comments, the order, and how lines are broken make no difference."""
-    parts = re.findall(rb"-----BEGIN ([^\n-]+)-----(.*?)-----END \1-----", pem, re.DOTALL)
+    """What OpenSSL finds in a PEM file that it takes, and that has no NUL: comments, the order, and how lines are broken make no
+    difference. What does not begin a line is a comment."""
+    text = re.sub(_MARK, rb"\1", b"\n".join(line.rstrip(_BLANK) for line in re.findall(_LINE, pem)))
+    parts = re.findall(rb"^-----BEGIN ([^\n]+)-----\n(.*?)^-----END \1-----", text, re.DOTALL | re.MULTILINE)
     return frozenset(kind + b":" + b"".join(body.split()) for kind, body in parts)
 
 

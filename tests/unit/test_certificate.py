@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import ssl
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -87,6 +89,47 @@ def test_what_a_file_holds_is_told_apart_by_its_certificates_alone() -> None:
     assert len(both) == 2 and parts_of(one) < both
     assert both == parts_of(b"# the next\n" + two.replace(b"\n", b"\r\n") + b"subject=CN = x\n" + one + one)
     assert parts_of(b"no certificate\n") == frozenset()
+
+
+_BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda pem: pem,
+        lambda pem: b"#" + pem,
+        lambda pem: b"#" + pem.replace(b"\n", b"\n#", pem.count(b"\n") - 1),
+        lambda pem: b"  " + pem.replace(b"\n", b"\n  ", pem.count(b"\n") - 1),
+        lambda pem: b"subject=x " + pem,
+        lambda pem: b"subject=x\n" + pem,
+        lambda pem: b"#" * 253 + pem,
+        lambda pem: b"#" * 254 + pem,
+        lambda pem: b"#" * 508 + pem,
+        lambda pem: b"\xef\xbb\xbf" + pem,
+        lambda pem: b"\n\xef\xbb\xbf" + pem,
+        lambda pem: pem.replace(b"\n", b"\r\n"),
+        lambda pem: pem.replace(b"\n", b" \t\n"),
+        lambda pem: pem.replace(_BEGIN, _BEGIN + b"\x01\xa0"),
+        lambda pem: pem.replace(_BEGIN, _BEGIN + b" x"),
+        lambda pem: pem.replace(_BEGIN, _BEGIN + b"\x7f"),
+        lambda pem: pem.replace(_BEGIN, _BEGIN.lower()),
+        lambda pem: pem.replace(_BEGIN, b"-" + _BEGIN),
+        lambda pem: pem.replace(b"CERTIFICATE", b"X509 CERTIFICATE"),
+        lambda pem: _BEGIN + b"\n" + b"".join(pem.split(b"\n")[1:-2]) + b"\n" + _END + b"\n",
+    ],
+)
+def test_an_authority_is_in_a_file_where_openssl_loads_it(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
+    """SECURITY: one that was taken out by a # before its first line was still seen, and connections of its clients went on."""
+    one, two = Authority().pem, Authority().pem
+    for i, held in enumerate((change(one) + two, two + change(one))):
+        (file := tmp_path / f"{i}.pem").write_bytes(held)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_verify_locations(file)
+        loaded = context.get_ca_certs(binary_form=True)
+        assert len(parts_of(held)) == len(loaded)
+        assert (ssl.PEM_cert_to_DER_cert(one.decode()) in loaded) == bool(parts_of(change(one)))
+        assert parts_of(two) <= parts_of(held)
 
 
 def test_it_is_said_once_and_again_after_a_change(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
