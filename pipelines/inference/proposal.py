@@ -29,6 +29,7 @@ _NICE = (0, 1, 5, 10, 30, 60, 300, 600, 1_800, 3_600, 7_200, 21_600, 43_200, 86_
 MOST_DISORDER = 86_400
 ORIGIN = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 """The day that is assumed where the data tells none."""
+_EARLY = "not after 1970-01-01 00:00:00 UTC"
 _DAY_US = 86_400_000_000
 Moments = npt.NDArray[np.int64]
 
@@ -237,8 +238,14 @@ def _times(columns: list[Column]) -> list[Column]:
 
 
 def _likeliest(times: list[Column]) -> Column | None:
-    """Of moments the event's, None where most of each are none of events."""
-    return min(filter(_after_1970, times), key=_time_rank, default=None)
+    """Of moments the event's, None where most of each are none of events. One that loses no record comes before one that does; that one is
+    told where its name is the likelier."""
+    possible = [c for c in times if _after_1970(c)]
+    likeliest = min(possible, key=lambda c: (_early(c.moments) > 0, _time_rank(c)), default=None)
+    by_name = min(possible, key=_time_rank, default=None)
+    if likeliest is not None and by_name is not None and by_name is not likeliest:
+        likeliest.notes.append(f"QUESTION: or {by_name.name}? {_early(by_name.moments):,} of {by_name.rows:,} records are {_EARLY}")
+    return likeliest
 
 
 def _after_1970(column: Column) -> bool:
@@ -246,6 +253,11 @@ def _after_1970(column: Column) -> bool:
     assert column.moments is not None
     known = column.moments[column.moments != NONE]
     return 2 * int((known > 0).sum()) >= len(known)
+
+
+def _early(moments: Moments | None) -> int:
+    """How many moments are none that the contract would take for an event's."""
+    return 0 if moments is None else int(((moments != NONE) & (moments <= 0)).sum())
 
 
 def _moments(when: Column, day: Column | None) -> Moments | None:
@@ -263,18 +275,18 @@ def _note_early(column: Column, moments: Moments | None) -> None:
     """Of the column that tells the events' day: the range is that of events that the contract would take, and the others are told."""
     if moments is None or column.moments is None:
         return
-    known, taken = moments != NONE, moments > 0
-    if 0 < taken.sum() < known.sum():
+    taken, early = moments > 0, _early(moments)
+    if early and taken.any():
         column.low, column.high = shown(int(column.moments[taken].min())), shown(int(column.moments[taken].max()))
         column.notes.append(
-            f"QUESTION: no date? {(known & ~taken).sum():,} of {known.sum():,} records lie before 1970 and will be dead letters"
+            f"QUESTION: no date? {early:,} of {(moments != NONE).sum():,} records are {_EARLY} and will be dead letters"
             " (nonpositive_timestamp)"
         )
 
 
 def _before_1970(column: Column) -> str:
     return (
-        f"{column.name} begins at {column.low} UTC, and no event lies before 1970 (nonpositive_timestamp); name another time with"
+        f"{column.name} begins at {column.low} UTC, and most of it is {_EARLY} (nonpositive_timestamp); name another time with"
         " --event-time, or add one to the data"
     )
 

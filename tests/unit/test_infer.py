@@ -263,7 +263,9 @@ def test_no_event_lies_before_1970() -> None:
         for i in range(99)
     ]
     assert propose(sample_payloads(payloads)[0]).event_time.called == "sent"
-    with pytest.raises(DataError, match=r"at begins at 1960-01-01 00:00:00 UTC, and no event lies before 1970 .* --event-time"):
+    with pytest.raises(
+        DataError, match=r"at begins at 1960-01-01 00:00:00 UTC, and most of it is not after 1970-01-01 00:00:00 UTC .* --event-time"
+    ):
         propose(sample_payloads(payloads)[0], event_time="at")
 
 
@@ -284,11 +286,33 @@ def test_a_date_that_is_none_is_told_and_left_out(asked: str | None) -> None:
         assert (made.event_time.called, made.disorder.measured, made.disorder.most) == ("at", True, 0)
         assert (made.event_time.low, made.event_time.high) == ("2024-05-01 10:00:00", "2024-05-01 10:59:00")
         text = written(made)
-        assert f"QUESTION: no date? {early} of 60 records lie before 1970 and will be dead letters (nonpositive_timestamp)" in text
+        told = f"QUESTION: no date? {early} of 60 records are not after 1970-01-01 00:00:00 UTC and will be dead letters"
+        assert f"{told} (nonpositive_timestamp)" in text
         assert "1900" not in text
     assert "QUESTION: no date" not in written(propose(of(0), event_time=asked))
-    with pytest.raises(DataError, match=r"at begins at 1900-01-01 00:00:00 UTC, and no event lies before 1970"):
+    with pytest.raises(DataError, match=r"at begins at 1900-01-01 00:00:00 UTC, and most of it is not after 1970-01-01 00:00:00 UTC"):
         propose(of(31), event_time=asked)
+
+
+@pytest.mark.parametrize("none", ["1900-01-01T00:00:00Z", "1970-01-01T00:00:00Z"])
+@pytest.mark.parametrize("early", [0, 1, 109])
+def test_a_time_that_loses_no_record_comes_before_one_that_does(none: str, early: int) -> None:
+    """1970-01-01 is no date either, and not before itself."""
+    records = [
+        {"id": i, "first_seen": f"2020-01-{1 + i // 14:02}T00:{i % 60:02}:00Z", "last_changed": f"2020-02-01T{i // 60:02}:{i % 60:02}:00Z"}
+        for i in range(392)
+    ]
+    for record in records[:early]:
+        record["first_seen"] = none
+    made = propose(sample_payloads([json.dumps(r).encode() for r in records])[0])
+    assert made.event_time.called == ("last_changed" if early else "first_seen")
+    told = f"QUESTION: or first_seen? {early} of 392 records are not after 1970-01-01 00:00:00 UTC"
+    assert (told in definition(made, "orders", "events/orders", "", False, "")) is (early > 0)
+    only = propose(sample_payloads([json.dumps({k: v for k, v in r.items() if k != "last_changed"}).encode() for r in records])[0])
+    text = definition(only, "orders", "events/orders", "", False, "")
+    assert only.event_time.called == "first_seen"
+    assert (f"{early} of 392 records are not after 1970-01-01 00:00:00 UTC and will be dead letters" in text) is (early > 0)
+    assert "before 1970" not in text
 
 
 def daily(unit: int, days: list[str]) -> tuple[Sample, list[str]]:
