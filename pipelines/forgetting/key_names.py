@@ -3,6 +3,7 @@ word as common as ``name`` or ``user`` stands in some file everywhere."""
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterable
@@ -45,14 +46,29 @@ def has_key(path: Path, folders: Iterable[str], name: str, source: EventSource |
 
 
 def json_has(data: bytes, name: str) -> bool:
-    """Whether a payload of JSON has this key in an object, at any depth; False for one that is no JSON."""
-    if re.search(b'"' + re.escape(json.dumps(name)[1:-1].encode()) + rb'"\s*:|"' + re.escape(name.encode()) + rb'"\s*:', data) is None:
+    """Whether a payload has this key: JSON in an object, at any depth; one that is no JSON as a whole (cut off, two objects in a line,
+    framed) where the name stands in quotes with a colon behind it."""
+    if _key(name).search(data) is None:
         return False
+    found = set[str]()
     try:
-        json.loads(data)
+        json.loads(data, object_pairs_hook=lambda pairs: found.update(key for key, _ in pairs))
     except (ValueError, RecursionError):
-        return False
-    return True
+        return True  # its bytes are searched for the value, too
+    return name in found
+
+
+@functools.lru_cache(maxsize=16)
+def _key(name: str) -> re.Pattern[bytes]:
+    """A key as JSON may spell it: each letter plain or escaped, ``u`` or ``\\u0075``."""
+    return re.compile(b'"' + b"".join(map(_spelled, name)) + rb'"\s*:')
+
+
+def _spelled(letter: str) -> bytes:
+    units = letter.encode("utf-16-be").hex()
+    code = b"".join(rb"\\u(?i:%b)" % units[i : i + 4].encode() for i in range(0, len(units), 4))
+    plain = (letter.encode(), json.dumps(letter)[1:-1].encode(), b"\\" + letter.encode() if letter == "/" else letter.encode())
+    return b"(?:%b|%b)" % (b"|".join(map(re.escape, plain)), code)
 
 
 def _parquet_has(path: Path, name: str) -> bool:
@@ -60,9 +76,10 @@ def _parquet_has(path: Path, name: str) -> bool:
         if name in file.schema_arrow.names:
             return True
         for batch in file.iter_batches():
-            for column in batch.columns:  # payloads of letters, and of events as they came
-                if pa.types.is_binary(column.type) or pa.types.is_string(column.type):
+            for column in batch.columns:  # payloads of letters, and of events as they came; framed ones are bytes
+                framed = pa.types.is_binary(column.type)
+                if framed or pa.types.is_string(column.type):
                     cells = (cell for cell in column.cast(pa.binary()).to_pylist() if cell is not None)
-                    if any(cell.lstrip()[:1] in (b"{", b"[") and json_has(cell, name) for cell in cells):
+                    if any((framed or cell.lstrip()[:1] in (b"{", b"[")) and json_has(cell, name) for cell in cells):
                         return True
     return False
