@@ -238,10 +238,10 @@ def _times(columns: list[Column]) -> list[Column]:
 
 
 def _likeliest(times: list[Column]) -> Column | None:
-    """Of moments the event's, None where most of each are none of events. One that loses no record comes before one that does; that one is
-    told where its name is the likelier."""
+    """Of moments the event's, None where most of each are none of events. One that loses more than one record of a hundred comes behind
+    those that do not, and is told where its name is the likelier."""
     possible = [c for c in times if _after_1970(c)]
-    likeliest = min(possible, key=lambda c: (_early(c.moments) > 0, _time_rank(c)), default=None)
+    likeliest = min(possible, key=lambda c: (100 * _early(c.moments) > c.rows, _time_rank(c)), default=None)
     by_name = min(possible, key=_time_rank, default=None)
     if likeliest is not None and by_name is not None and by_name is not likeliest:
         likeliest.notes.append(f"QUESTION: or {by_name.name}? {_early(by_name.moments):,} of {by_name.rows:,} records are {_EARLY}")
