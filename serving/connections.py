@@ -223,7 +223,10 @@ class Limited(HttpToolsProtocol):
     def _invalid(self) -> None:
         said = "Invalid HTTP request received."
         self.logger.warning(said)
-        self.send_400_response(said)
+        if self._is_its_turn():
+            self.send_400_response(said)
+        else:
+            self.end()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -315,7 +318,18 @@ class Limited(HttpToolsProtocol):
         if self._in_head and self._entered and (self.cycle is None or self.cycle.response_complete):
             self._answer(408, "the head of the request did not arrive in time")
 
+    def _is_its_turn(self) -> bool:
+        """Whether an answer of ours to what is being read is taken for that: not while one to a request before it, or a part of its own by
+        the application, is to come."""
+        cycle = self.cycle  # of the last request whose head is there
+        if cycle is None or cycle.response_complete:
+            return True
+        return not self._in_head and not self.pipeline and not cycle.response_started
+
     def _too_large(self) -> None:
+        if not self._is_its_turn():
+            self.end()
+            return
         self._answer(431, f"the head of the request has more than {self.limits.header_bytes} bytes; send fewer or shorter headers")
 
     def _answer(self, status: int, error: str) -> None:

@@ -185,6 +185,44 @@ def test_a_connection_that_asks_for_ever_more_is_cut(tmp_path: Path) -> None:
         assert exchange(port, GET.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")).startswith(b"HTTP/1.1 200")
 
 
+LARGE = b"GET / HTTP/1.1\r\nx: " + b"a" * 70_000 + b"\r\n\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("pause", [False, True])
+@pytest.mark.parametrize(
+    ("sent", "answers"),
+    [
+        ([b"GET /slow HTTP/1.1\r\n\r\n", LARGE], []),
+        ([b"GET /slow HTTP/1.1\r\n\r\n", b"GARBAGE\r\n\r\n"], []),
+        ([b"GET /slow HTTP/1.1\r\n\r\n", CHUNKED + b"GARBAGE\r\n"], []),
+        ([b"GET /slow HTTP/1.1\r\n\r\n", b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\n"], []),
+        ([CHUNKED, b"GARBAGE\r\n"], [b"400"]),
+        ([b"GARBAGE\r\n\r\n"], [b"400"]),
+        ([LARGE], [b"431"]),
+    ],
+)
+def test_a_refusal_is_not_taken_for_the_answer_of_the_request_before(
+    tmp_path: Path, sent: list[bytes], answers: list[bytes], pause: bool
+) -> None:
+    """SECURITY M5: a proxy that shares a connection would have given one client's 400 or 431 to another."""
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["path"] == "/slow":
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            return
+        await hello(scope, receive, send)
+
+    with running(made(tmp_path, timeout_seconds=20), slow) as (_, _, port), connect(port) as s:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for part in sent if pause else [b"".join(sent)]:
+                s.sendall(part)
+                time.sleep(0.1 if pause else 0)
+        answer = read_all(s)
+    assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == answers, answer[:300]
+
+
 UPGRADE = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
 
 
