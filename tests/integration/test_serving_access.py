@@ -1,19 +1,13 @@
-"""Who may do what over HTTP: keys, tokens, certificates, scopes and limits (SECURITY H7), and work that stops in time (M5, M6, M9)."""
+"""Who may do what over HTTP: keys, tokens, scopes and limits (SECURITY H7)."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
-import socket
-import ssl
-import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
@@ -24,13 +18,9 @@ from serving.access import Access
 from serving.api_keys import add_key
 from serving.app import create_app
 from serving.errors import UnauthenticatedError
-from serving.online_store.sqlite import OrderedSqliteOnlineStore
 from serving.request_log import read_requests
-from serving.server import Reload
 from serving.settings import OidcSettings, ServingSettings
 from serving.tokens import Tokens
-from tests.certificates import Authority
-from tests.integration.http_server import read_all, running
 from tests.integration.serving_world import GOOD, make_repo, push, settings
 from tests.unit.test_tokens import ISSUER, RSA, Provider, published, token
 from transforms.errors import ConfigError
@@ -269,140 +259,6 @@ def test_a_key_of_the_environment_or_a_file_of_it(world: Path, tmp_path: Path, m
         create_app(settings(world))
 
 
-def test_tls_client_certificates_and_a_certificate_that_changes(world: Path, tmp_path: Path) -> None:
-    """mTLS: the subject is the principal; its scopes are granted; a changed certificate is served without a restart."""
-    authority, stranger = Authority(), Authority()
-    cert, secret, ca = tmp_path / "cert.pem", tmp_path / "key.pem", tmp_path / "ca.pem"
-    authority.issue(cert, secret, "localhost", server=True)
-    ca.write_bytes(authority.pem)
-    for name, by in (("pricing", authority), ("nobody", authority), ("stranger", stranger)):
-        by.issue(tmp_path / f"{name}.pem", tmp_path / f"{name}.key", name)
-    given = settings(world, tls_cert=cert, tls_key=secret, tls_client_ca=ca, grants={"CN=pricing": ("model:delay",)})
-    app = create_app(given)
-    with running(given, app) as (server, _, port):
-
-        def get(path: str, name: str | None = None) -> httpx.Response:
-            context = ssl.create_default_context(cafile=str(ca))
-            if name:
-                context.load_cert_chain(tmp_path / f"{name}.pem", tmp_path / f"{name}.key")
-            with httpx.Client(verify=context) as client:
-                return client.get(f"https://localhost:{port}{path}")
-
-        assert get("/v2/health/live").status_code == 200
-        assert get("/v2/models/delay").status_code == 401
-        assert get("/v2/models/delay", "pricing").status_code == 200
-        assert get("/metrics", "pricing").status_code == 403
-        assert get("/v2/models/delay", "nobody").status_code == 403
-        with pytest.raises((httpx.TransportError, ssl.SSLError)):
-            get("/v2/models/delay", "stranger")
-        with socket.create_connection(("127.0.0.1", port), 20) as plain:
-            plain.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n")
-            assert b"live" not in read_all(plain)
-        connection: Any = server.config.http_protocol_class
-        reload, before = Reload(given, connection), ssl.get_server_certificate(("localhost", port))
-        secret.write_text("half")
-        reload.look()
-        assert ssl.get_server_certificate(("localhost", port)) == before
-        authority.issue(cert, secret, "localhost", server=True)
-        reload.look()
-        assert ssl.get_server_certificate(("localhost", port)) != before
-        assert get("/v2/models/delay", "pricing").status_code == 200
-
-
-def test_authorities_of_clients_that_change_or_expire(world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """SECURITY H7: an authority that was taken out of the file was trusted until the next start, and by connections that stayed open."""
-    served, first, second, gone = Authority(), Authority(), Authority(), Authority(timedelta(hours=-1))
-    cert, secret, trust, ca = (tmp_path / name for name in ("cert.pem", "key.pem", "trust.pem", "ca.pem"))
-    served.issue(cert, secret, "localhost", server=True)
-    trust.write_bytes(served.pem)
-    for name, by, ends in (("one", first, 9), ("two", second, 9), ("late", first, -0.5), ("orphan", gone, 9)):
-        by.issue(tmp_path / f"{name}.pem", tmp_path / f"{name}.key", "pricing", ends=timedelta(days=ends))
-    ca.write_bytes(first.pem + gone.pem)
-    given = settings(world, tls_cert=cert, tls_key=secret, tls_client_ca=ca, grants={"CN=pricing": ("model:delay",)})
-    with running(given, create_app(given)) as (server, _, port):
-
-        def client(name: str) -> httpx.Client:
-            context = ssl.create_default_context(cafile=str(trust))
-            context.load_cert_chain(tmp_path / f"{name}.pem", tmp_path / f"{name}.key")
-            return httpx.Client(verify=context, base_url=f"https://localhost:{port}")
-
-        def connected(asking: httpx.Client) -> Any:
-            pool: Any = asking._transport
-            (connection,) = pool._pool.connections
-            return connection
-
-        def refused(name: str) -> None:
-            with client(name) as asking, pytest.raises((httpx.TransportError, ssl.SSLError)):
-                asking.get("/v2/models/delay")
-
-        for name in ("two", "late", "orphan"):
-            refused(name)
-        with client("one") as stays:
-            assert stays.get("/v2/models/delay").status_code == 200
-            connection: Any = server.config.http_protocol_class
-            reload = Reload(given, connection)
-            served.issue(cert, secret, "localhost", server=True)
-            reload.look()
-            assert stays.get("/v2/models/delay").status_code == 200, "of another certificate of ours it need not know"
-            before = connected(stays)
-            for kept in (first.pem + gone.pem + second.pem, b"# with the next one\n" + second.pem + first.pem + gone.pem):
-                ca.write_bytes(kept)
-                reload.look()
-                assert stays.get("/v2/models/delay").status_code == 200
-                assert connected(stays) == before, "an authority that is added ends no connection"
-            with client("two") as next_:
-                assert next_.get("/v2/models/delay").status_code == 200
-                ca.write_bytes(second.pem)
-                reload.look()
-                ended = stays.post("/v1/models/delay:predict", json=BODY)
-                assert ended.status_code == 503 and ended.headers["connection"] == "close"
-                assert ended.json()["error"] == "the authorities of client certificates have changed; connect again"
-                with pytest.raises((httpx.TransportError, ssl.SSLError)):
-                    stays.get("/v2/models/delay")
-                # It was checked by all that were there; it comes again, and is let in.
-                assert [next_.get("/v2/models/delay").status_code for _ in range(2)] == [503, 200]
-            assert "Invalid HTTP request" not in caplog.text
-        refused("one")
-        with client("two") as asking:
-            assert asking.get("/v2/models/delay").status_code == 200
-            ca.write_bytes(gone.pem)
-            reload.look()
-        assert "authority of clients" in caplog.text and "expired at" in caplog.text
-        assert "authority of clients" in Access(given).warnings()[0], "of readiness, for who may read them"
-
-
-def test_a_certificate_that_expires_while_its_connection_is_open(tmp_path: Path) -> None:
-    """SECURITY H7: TLS looks at its end once, when the connection is made."""
-    authority, certificate, now = Authority(), tmp_path / "cert.pem", [time.time()]
-    authority.issue(certificate, tmp_path / "key.pem", "pricing", ends=timedelta(hours=1))
-    ca = {"tls_cert": certificate, "tls_key": certificate, "tls_client_ca": certificate}
-    asked = Access(settings(tmp_path, models=tmp_path, feature_repo=tmp_path, graphs=tmp_path, **ca), lambda: now[0])
-    request = Request({"type": "http", "headers": [], "tandem.certificate": ssl.PEM_cert_to_DER_cert(certificate.read_text())})
-    assert asyncio.run(asked.principal(request)).name == "CN=pricing"
-    now[0] += 3601
-    with pytest.raises(UnauthenticatedError):
-        asyncio.run(asked.principal(request))
-
-
-@pytest.mark.parametrize("name", ["a\nroot", "\x1b[31mred", "\u202eecila"])
-def test_a_certificate_of_a_name_that_is_no_plain_text_is_nobodys(tmp_path: Path, name: str) -> None:
-    """SECURITY H7: it would get into logs and metrics, as a token's would."""
-    authority, certificate = Authority(), tmp_path / "cert.pem"
-    authority.issue(certificate, tmp_path / "key.pem", name)
-    authority.issue(tmp_path / "good.pem", tmp_path / "key.pem", "pricing")
-    ca = {"tls_cert": certificate, "tls_key": certificate, "tls_client_ca": certificate}
-    asked = Access(settings(tmp_path, models=tmp_path, feature_repo=tmp_path, graphs=tmp_path, **ca))
-
-    def principal(der: bytes) -> Any:
-        return asyncio.run(asked.principal(Request({"type": "http", "headers": [], "tandem.certificate": der})))
-
-    assert principal(ssl.PEM_cert_to_DER_cert((tmp_path / "good.pem").read_text())).name == "CN=pricing"
-    for der in (ssl.PEM_cert_to_DER_cert(certificate.read_text()), b"0\x03abc"):
-        for _ in range(2):
-            with pytest.raises(UnauthenticatedError, match="who asks"):
-                principal(der)
-
-
 def test_a_server_that_asked_goes_on_asking(tmp_path: Path) -> None:
     """SECURITY H7: a worker that began after the file of keys was gone let everybody in."""
     file = tmp_path / "keys.json"
@@ -418,120 +274,3 @@ def test_a_server_that_asked_goes_on_asking(tmp_path: Path) -> None:
         asyncio.run(late.principal(request))
     file.write_text(text)
     assert asyncio.run(Access(told).principal(request)).name == "a"
-
-
-def test_an_expired_certificate_is_told_of_and_a_new_one_ends_it(world: Path, tmp_path: Path) -> None:
-    """Clients refuse it; readiness says so (to who does not look at certificates); the new one is taken without a restart."""
-    authority, cert, secret, ca = Authority(), tmp_path / "cert.pem", tmp_path / "key.pem", tmp_path / "ca.pem"
-    authority.issue(cert, secret, "localhost", server=True, ends=timedelta(minutes=-1))
-    ca.write_bytes(authority.pem)
-    given = settings(world, tls_cert=cert, tls_key=secret)
-    with running(given, create_app(given)) as (server, _, port):
-        ready, trusting = f"https://localhost:{port}/v2/health/ready", ssl.create_default_context(cafile=str(ca))
-        with httpx.Client(verify=trusting) as client, pytest.raises(httpx.ConnectError, match="certificate has expired"):
-            client.get(ready)
-        with httpx.Client(verify=False) as careless:  # a look at what it says, as a probe of an orchestrator
-            assert "expired at" in careless.get(ready).json()["warnings"][0]
-        connection: Any = server.config.http_protocol_class
-        reload = Reload(given, connection)
-        authority.issue(cert, secret, "localhost", server=True)
-        reload.look()
-        with httpx.Client(verify=trusting) as client:
-            assert client.get(ready).json() == {"ready": True}
-
-
-def test_a_client_that_hangs_up_is_a_499_of_one_line(world: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """SECURITY M9: in the middle of its body."""
-    given = settings(world)
-    app = create_app(given)
-    with caplog.at_level(logging.INFO), running(given, app) as (_, _, port):
-        with socket.create_connection(("127.0.0.1", port)) as s:
-            s.sendall(f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{{".encode())
-            time.sleep(0.3)
-        end = time.monotonic() + 20
-        while 'status="499"' not in (page := httpx.get(f"http://127.0.0.1:{port}/metrics").text):
-            assert time.monotonic() < end
-            time.sleep(0.05)
-        assert 'status="500"' not in page
-    lines = [r for r in caplog.records if "hung up" in r.getMessage()]
-    assert len(lines) == 1 and lines[0].exc_info is None and "Traceback" not in caplog.text
-
-
-def test_work_stops_at_its_deadline_between_reads(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SECURITY M6: no view is read, and no model run, for an answer that nobody waits for."""
-    with TestClient(create_app(settings(world, timeout_seconds=0.3))) as client:
-        plane = client.app.state.dataplane  # type: ignore[attr-defined]
-        real = OrderedSqliteOnlineStore.read_columns
-        read: list[str] = []
-
-        def slow(store: Any, config: Any, reads: Any) -> Any:
-            read.extend(r.table.name for r in reads)
-            time.sleep(0.5)
-            return real(store, config, reads)
-
-        monkeypatch.setattr(OrderedSqliteOnlineStore, "read_columns", slow)
-        model = plane.models.get("delay")
-        predict, ran = model.predict, []
-
-        def predicted(table: Any) -> Any:
-            ran.append(table)
-            return predict(table)
-
-        monkeypatch.setattr(model, "predict", predicted)
-        assert client.post(PREDICT, json=BODY).status_code == 503
-        time.sleep(1.0)
-        assert read == ["origin_traffic"] and not ran
-
-
-def test_bodies_are_held_within_a_budget(world: Path) -> None:
-    """SECURITY M5: a client with many large bodies on their way is refused before they are in memory; others are answered."""
-    given = settings(world, timeout_seconds=20.0, max_body_bytes=1 << 20, max_waiting_bytes=2 << 20)
-    with running(given, create_app(given)) as (_, _, port):
-        head = f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: {1 << 20}\r\n\r\n".encode()
-        held = [socket.create_connection(("127.0.0.1", port), 30) for _ in range(6)]
-        for s in held:
-            s.sendall(head + b" " * (600 << 10))
-        time.sleep(1.0)
-        told = []
-        for s in held:
-            s.setblocking(False)
-            try:
-                told.append(s.recv(1000))
-            except BlockingIOError:
-                told.append(b"")
-        assert sum(t.startswith(b"HTTP/1.1 503") for t in told) == 5 and told.count(b"") == 1
-        with socket.socket() as other:
-            other.bind(("127.0.0.2", 0))
-            other.settimeout(30)
-            other.connect(("127.0.0.1", port))
-            body = json.dumps(BODY).encode()
-            other.sendall(f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
-            assert other.recv(1000).startswith(b"HTTP/1.1 200")
-        for s in held:
-            s.close()
-
-
-def test_bodies_that_do_not_come_give_way_to_those_that_do(world: Path) -> None:
-    """SECURITY H4, M5: whoever sent heads alone, from the address of others, kept these out for as long as he went on."""
-    given = settings(world, timeout_seconds=60.0, threads=1, max_waiting=1, max_body_bytes=1 << 20, max_waiting_bytes=2 << 20)
-    with running(given, create_app(given)) as (_, _, port):
-        url, slow = f"http://127.0.0.1:{port}{PREDICT}", list[socket.socket]()
-
-        def begin(sent: bytes) -> None:
-            slow.append(socket.create_connection(("127.0.0.1", port), 60))
-            slow[-1].sendall(f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: {1 << 20}\r\n\r\n".encode() + sent)
-
-        for _ in range(12):  # three times as many as one address has places
-            begin(b" ")
-        answers = [httpx.post(url, json=BODY).status_code for _ in range(5)]
-        assert answers == [200] * 5
-        told = read_all(slow[3])  # it brought least, as the others, and was the youngest of those that had places
-        assert told.startswith(b"HTTP/1.1 503") and b"as many requests as it can" in told
-        begin(b" " * ((1 << 20) - 10))  # all bytes that one address has, but for a few
-        end = time.monotonic() + 50
-        while (status := httpx.post(url, json=BODY).status_code) != 200:
-            assert status == 503 and time.monotonic() < end
-        told = read_all(slow[-1])
-        assert told.startswith(b"HTTP/1.1 503") and b"too slow" in told
-        for s in slow:
-            s.close()
