@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -42,22 +43,22 @@ def store(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
         yield settings
 
 
-def _world(path: Path, store: dict[str, Any]) -> tuple[Orders, Callable[..., list[str]]]:
-    broker = MemoryBroker()
-    for topic in ("orders", "orders.dead"):
-        broker.create_topic(topic, 1)
+Streamed = tuple[Orders, Callable[..., list[str]]]
+BROKER = MemoryBroker()
+"""Its topic holds LIVE from the first use on, and nothing that comes after: every world of this module reads the same one."""
+
+
+def _world(path: Path, store: dict[str, Any]) -> Streamed:
+    """A repository in ``path``, as it stands where there is one, and how a stream of it is run to the topic's end."""
     world = Orders(path, as_of=END + timedelta(hours=2, minutes=30), store=store)
     settings = {
         "data": "../data",
         "definitions": "features",
         "batch": {"shards": 1},
-        "kafka": {"bootstrap_servers": broker.address, "dead_letters": "orders.dead"},
+        "kafka": {"bootstrap_servers": BROKER.address, "dead_letters": "orders.dead"},
         "stream": {"clock": "replay", "shards": 1, "idle_seconds": 3600},
     }
     (world.repo_path / "tandem.yaml").write_text(json.dumps(settings))
-    world.log([*HISTORY, *WRONG])
-    world.round()
-    broker.append("orders", 0, [json.dumps(event).encode() for event in LIVE])
 
     def stream(**how: Any) -> list[str]:
         said: list[str] = []
@@ -65,8 +66,55 @@ def _world(path: Path, store: dict[str, Any]) -> tuple[Orders, Callable[..., lis
         assert outcome["code"] == 0
         return said
 
+    return world, stream
+
+
+def _streamed(path: Path, store: dict[str, Any]) -> Streamed:
+    """A stream has gone on from a run over events of which some are wrong."""
+    world, stream = _world(path, store)
+    world.log([*HISTORY, *WRONG])
+    world.round()
     stream()
     return world, stream
+
+
+def _correct(world: Orders) -> None:
+    world.log(HISTORY)
+    world.round()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def live() -> None:
+    for topic in ("orders", "orders.dead"):
+        BROKER.create_topic(topic, 1)
+    BROKER.append("orders", 0, [json.dumps(event).encode() for event in LIVE])
+
+
+@pytest.fixture(scope="module")
+def streamed_folder(live: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _streamed(tmp_path_factory.mktemp("streamed"), {})[0].path
+
+
+@pytest.fixture(scope="module")
+def corrected_folder(streamed_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corrected")
+    shutil.copytree(streamed_folder, folder, dirs_exist_ok=True)
+    _correct(_world(folder, {})[0])
+    return folder
+
+
+@pytest.fixture
+def streamed(streamed_folder: Path, tmp_path: Path) -> Streamed:
+    """A copy of what :func:`_streamed` makes on SQLite."""
+    shutil.copytree(streamed_folder, tmp_path, dirs_exist_ok=True)
+    return _world(tmp_path, {})
+
+
+@pytest.fixture
+def corrected(corrected_folder: Path, tmp_path: Path) -> Streamed:
+    """And the log was corrected since, with a round over it."""
+    shutil.copytree(corrected_folder, tmp_path, dirs_exist_ok=True)
+    return _world(tmp_path, {})
 
 
 def _right(world: Orders) -> None:
@@ -80,10 +128,9 @@ def _right(world: Orders) -> None:
 
 def test_what_was_corrected_is_gone_also_beyond_the_run(tmp_path: Path, store: dict[str, Any]) -> None:
     """FAULTS 1: among rows of streams the greater revision won, whichever beginning it was of."""
-    world, stream = _world(tmp_path, store)
+    world, stream = _streamed(tmp_path, store)
     assert world.online("count_24h")[0] == 46 and world.online("count_24h", shop=7) == (1,) and world.online("count_24h", shop=8) == (3,)
-    world.log(HISTORY)
-    world.round()
+    _correct(world)
     said = stream(anew=True)
     assert [line for line in said if "beyond the run were taken out" in line]
     _right(world)
@@ -91,11 +138,11 @@ def test_what_was_corrected_is_gone_also_beyond_the_run(tmp_path: Path, store: d
 
 
 @pytest.mark.parametrize(("step", "call"), [("write_rows", 1), ("drop_superseded", 2), ("drop_superseded", 3), ("write_rows", 2)])
-def test_killed_before_a_step_the_next_start_completes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, call: int) -> None:
+def test_killed_before_a_step_the_next_start_completes_it(
+    corrected: Streamed, monkeypatch: pytest.MonkeyPatch, step: str, call: int
+) -> None:
     """Also without ``--anew``: from then on there is no checkpoint that it could go on from."""
-    world, stream = _world(tmp_path, {})
-    world.log(HISTORY)
-    world.round()
+    world, stream = corrected
     made, calls = getattr(OrderedSqliteOnlineStore, step), 0
 
     def killed(*given: Any, **named: Any) -> Any:
@@ -114,23 +161,20 @@ def test_killed_before_a_step_the_next_start_completes_it(tmp_path: Path, monkey
     _right(world)
 
 
-def test_beside_another_stream_nothing_is_taken(tmp_path: Path) -> None:
+def test_beside_another_stream_nothing_is_taken(streamed: Streamed) -> None:
     """Two names side by side (a new version, say): whose rows they are is not known, and the other one does not make its own again."""
-    world, stream = _world(tmp_path, {})
+    world, stream = streamed
     before = world.online(*NAMES), world.online(*NAMES, shop=8)
     assert not [line for line in stream(name="blue") if "beyond the run" in line], "it has no beginning before"
     assert (world.online(*NAMES), world.online(*NAMES, shop=8)) == before
-    world.log(HISTORY)
-    world.round()
+    _correct(world)
     (line,) = [line for line in stream(anew=True) if "beyond the run" in line]
     assert "stream 'blue' writes here, too" in line and "stay online" in line
     assert world.online("count_24h", shop=8) == (3,)
 
 
-def test_a_store_that_is_away_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    world, stream = _world(tmp_path, {})
-    world.log(HISTORY)
-    world.round()
+def test_a_store_that_is_away_is_waited_for(corrected: Streamed, monkeypatch: pytest.MonkeyPatch) -> None:
+    world, stream = corrected
     real, asked = materialize.take_back, []
 
     def away(*given: Any) -> int:
@@ -149,11 +193,9 @@ def test_a_store_that_is_away_is_waited_for(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("waits_for", "asked"), [("materialize", "stop"), ("apply", "stop"), ("materialize", "savepoint"), ("apply", "savepoint")]
 )
-def test_a_stop_ends_the_wait_for_a_lock(tmp_path: Path, waits_for: str, asked: str) -> None:
+def test_a_stop_ends_the_wait_for_a_lock(corrected: Streamed, waits_for: str, asked: str) -> None:
     """Ctrl-C and ``tandem stream stop [--savepoint]`` leave the flag that is left here, once the stream has said what it waits for."""
-    world, stream = _world(tmp_path, {})
-    world.log(HISTORY)
-    world.round()
+    world, stream = corrected
     before = [world.online(*NAMES, shop=shop) for shop in (1, 7, 8, 9)]
     if waits_for == "apply":
         graphs.begin_apply(world.data, graphs.applied_graphs(world.data))
@@ -180,15 +222,14 @@ def test_a_stop_ends_the_wait_for_a_lock(tmp_path: Path, waits_for: str, asked: 
     _right(world)
 
 
-def test_a_materialize_whose_clock_is_behind_still_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    world, _ = _world(tmp_path, {})
+def test_a_materialize_whose_clock_is_behind_still_decides(streamed: Streamed, monkeypatch: pytest.MonkeyPatch) -> None:
+    world, _ = streamed
     end = micros_of(END + timedelta(minutes=1))
     assert materialize.take_back(world.repo(), {"shop_orders": end, "city_orders": end}) == 5
     assert _stored(world, 1, 7) == [True, True]
     now = now_us()
     monkeypatch.setattr("pipelines.feature_store.materialize.now_us", lambda: now - 3_600_000_000)
-    world.log(HISTORY)
-    world.round()
+    _correct(world)
     assert _stored(world, 1, 7) == [True, False]
 
 

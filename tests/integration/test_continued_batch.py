@@ -115,15 +115,23 @@ def test_a_chain_of_runs_makes_the_rows_of_one_run(tmp_path: Path, seed: int) ->
         assert file_bytes(world, made[-1]) == file_bytes(alone, same.id)
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> tuple[Orders, str]:
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Three days of events, a file each, and a run of the first two."""
-    made = Orders(tmp_path)
+    made = Orders(tmp_path_factory.mktemp("first"))
     chance = random.Random(0)
     for n in range(4):
         times = [day(n - 1) + timedelta(minutes=7 * i) for i in range(200)]
         write(made.data, f"date={day(n - 1):%Y-%m-%d}/all.jsonl", [at(t, f"{n}-{i}", chance) for i, t in enumerate(times)])
-    return made, run(made, day(2), start=day(0), now=datetime.now(UTC)).run.id
+    return made.path, run(made, day(2), start=day(0), now=datetime.now(UTC)).run.id
+
+
+@pytest.fixture
+def world(first_run: tuple[Path, str], tmp_path: Path) -> tuple[Orders, str]:
+    """A copy of them."""
+    folder, run_id = first_run
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    return Orders(tmp_path), run_id
 
 
 def test_a_day_reads_its_own_files_and_hashes_no_other(world: tuple[Orders, str], monkeypatch: pytest.MonkeyPatch) -> None:

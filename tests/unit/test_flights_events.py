@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from datetime import UTC, date, datetime
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,11 @@ COUNTS = {"schedule": 336_776, "departures": 328_521, "arrivals": 327_346, "weat
 @pytest.fixture(scope="module")
 def logs() -> dict[str, pa.Table]:
     return {**events.flight_logs(), "weather": events.weather_log()}
+
+
+@cache
+def raw_flights() -> pd.DataFrame:
+    return pd.read_csv(events.raw_file("flights.csv.zip"))
 
 
 def at(text: str) -> datetime:
@@ -89,7 +95,7 @@ def test_hand_checked_flights(logs, flight_id, scheduled, departed, arrives, lan
     ],
 )
 def test_utc_on_both_sides_of_summer_time(logs, day, dest, to_new_york, to_dest):
-    raw = pd.read_csv(events.raw_file("flights.csv.zip"))
+    raw = raw_flights()
     wanted = date.fromisoformat(day)
     raw = raw[(raw["month"] == wanted.month) & (raw["day"] == wanted.day) & (raw["dest"] == dest)]
     assert len(raw) > 0
@@ -119,7 +125,7 @@ def test_every_flight_takes_longer_than_its_time_in_the_air(logs):
 
 
 def test_clocks_of_departure_follow_from_schedule_and_delay(logs):
-    raw = pd.read_csv(events.raw_file("flights.csv.zip"))["dep_time"].dropna().to_numpy().astype(int)
+    raw = raw_flights()["dep_time"].dropna().to_numpy().astype(int)
     local = logs["departures"]["departed_at"].to_pandas().dt.tz_convert("America/New_York")
     assert np.array_equal((local.dt.hour * 60 + local.dt.minute).to_numpy(), (raw // 100 * 60 + raw % 100) % 1440)
 

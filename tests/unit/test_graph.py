@@ -19,6 +19,7 @@ from pipelines.batch.analysis import analyze_groups, check_row_by_row, graph_inp
 from tests.unit import graph_build
 from transforms.errors import GraphError
 from transforms.graph import TransformGraph, save_graph
+from transforms.own_program import module_command
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 def in_process(folder: Path, seed: int, *names: str) -> dict[str, str]:
     own = {"PYTHONHASHSEED": str(seed), "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", "XDG_CACHE_HOME": str(folder.parent)}
     env = os.environ | own
-    command = [sys.executable, "-m", "tests.unit.graph_build", str(folder), *names]
+    command = module_command("tests.unit.graph_build", str(folder), *names)
     ran = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr[-3000:]
     return json.loads((folder / "fingerprints.json").read_text())
@@ -34,12 +35,10 @@ def in_process(folder: Path, seed: int, *names: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def builds(tmp_path_factory):
+    """The graphs of another process, their fingerprints, and those of this one, which has built others before."""
     first, second = tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second") / "my [1]*?"  # no pattern: a folder's name
     second.mkdir()
-    with ThreadPoolExecutor(2) as pool:
-        a = pool.submit(in_process, first, 1, *graph_build.VARIANTS)
-        b = pool.submit(in_process, second, 2, "base")
-        return first / "graphs", a.result(), b.result()
+    return first / "graphs", in_process(first, 1, *graph_build.VARIANTS), graph_build.build(str(second), ["code", "base"])
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,11 @@
 """Schemas for producers accept what the contract accepts, as the real validators see it."""
 
+import importlib
 import io
 import json
 from datetime import UTC, datetime
 
 import fastavro
-import jsonschema
 import pyarrow as pa
 import pytest
 from tensorflow_metadata.proto.v0 import schema_pb2
@@ -50,11 +50,17 @@ WRONG = [
 ]
 
 
+@pytest.fixture
+def jsonschema():
+    """Compiles grammars of addresses when it is imported, for a second: of every process that collects tests."""
+    return importlib.import_module("jsonschema")
+
+
 def judged(events):
     return check_json([json.dumps(e).encode() for e in events], DEPARTURES, NOW + 10, 1_000_000)
 
 
-def test_json_schema_accepts_what_the_contract_accepts():
+def test_json_schema_accepts_what_the_contract_accepts(jsonschema):
     schema = json_schema(DEPARTURES)
     jsonschema.Draft202012Validator.check_schema(schema)
     valid = judged(EVENTS).valid
@@ -67,7 +73,7 @@ def test_json_schema_accepts_what_the_contract_accepts():
 
 
 @pytest.mark.parametrize("change", WRONG, ids=json.dumps)
-def test_json_schema_refuses_what_the_contract_refuses(change):
+def test_json_schema_refuses_what_the_contract_refuses(jsonschema, change):
     event = EVENTS[0] | change
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(event, json_schema(DEPARTURES))
