@@ -24,9 +24,10 @@ demo: $(READY) ## a history of real flights to a served model
 
 # Tests wait a third of their time for servers and engines: four at a time keep two cores busy (WORKERS= chooses; each takes some 2 GB).
 # A crash of the interpreter ends the run: with a new worker in the place of the dead one, pytest-xdist waits forever for files that nobody has.
-# Where PYTHONDONTWRITEBYTECODE is set, each of the hundreds of commands that tests start would compile our own modules anew.
+# Where PYTHONDONTWRITEBYTECODE is set, each of the hundreds of commands that tests start would compile our own modules anew, and what
+# tests share with them; what pytest rewrites (test_*.py) it compiles itself.
 test: $(READY) ## all tests but the slow proofs (make prove, make scale), or those of ARGS=
-	@$(BIN)/python -m compileall -q tandem transforms pipelines serving
+	@$(BIN)/python -m compileall -q -x '/test_[^/]*\.py$$|/outside_package/' tandem transforms pipelines serving tests
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m 'not prove and not scale' $(ARGS)
 
 modern: ## `make test ARGS=...` on the modern line, in a Debian 13 root folder below .cache/modern (as root; MODERN_PYTHON=: with another Python)

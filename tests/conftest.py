@@ -12,12 +12,15 @@ import hypothesis
 import prometheus_client  # noqa: F401  # before a test imports Feast, as serving.app has it: else two servers of one process count together
 import pytest
 
+from tandem.quick_imports import quicken_imports
 from tests.outside import install
 from transforms.tensorflow_settings import settle_tensorflow
 
 collect_ignore = ["outside_package"]  # the tests of a package that is not installed here
 pytest_plugins = ["tests.prove.reporting"]
 
+# As every process of Tandem's own begins: what a program of somebody else's imports is tested in processes (test_quick_imports.py).
+quicken_imports()
 # Before any test module imports TensorFlow (its C++ side reads these once), and inherited by child processes.
 settle_tensorflow()
 # A property holds however slow the machine is that looks for a counterexample.
