@@ -1,8 +1,9 @@
 """Analysis: a user's ``preprocessing_fn`` over the feature rows of history becomes a frozen transform graph.
 
-What is learnt of a group of few rows is learnt in this process (:mod:`pipelines.batch.in_process`); of more, share by share
-(:mod:`pipelines.batch.learning`), by an engine's workers where there are some. The same rows in the same files give the same graph, whoever
-learns them: each share is read in the order of its file names as one sequence of batches, and shares are put together in their order.
+What is learnt of few rows is learnt in this process (:mod:`pipelines.batch.in_process`); where the groups together have more than a share
+may have, share by share (:mod:`pipelines.batch.learning`), by an engine's workers where there are some. The same rows in the same files
+give the same graph, whoever learns them: each share is read in the order of its file names as one sequence of batches, and shares are put
+together in their order.
 An analyzer that only Beam knows is run by one pipeline in this process for all such groups, which reads each as one sequence.
 """
 
@@ -243,7 +244,8 @@ def analyze_groups(
 
     ``groups`` maps a name to (group, its function or None, Parquet files of feature rows). Returns name -> fingerprint.
     ``temp_dir`` is where the job keeps its files while it runs (workers elsewhere must see it; default: the system's). Groups of more than
-    ``share_rows`` rows are learnt in shares of no more (or of one file), by ``workers`` (None: here).
+    ``share_rows`` rows are learnt in shares of no more (or of one file). ``workers`` (None: all is learnt here) learn what is wanted of
+    groups that have more than ``share_rows`` rows together: this process itself reads no more than that.
     Raises GraphError that names group and function: for a mistake in a function, for a group without any rows, and for
     outputs of a row that depend on the other rows of its batch.
     """
@@ -258,10 +260,11 @@ def analyze_groups(
             done[name] = TransformGraph.load(path).fingerprint
             continue
         what = f"group {name!r}: preprocessing_fn {group.preprocessing_fn or getattr(function, '__name__', 'function')!r}"
-        shares = shares_of({f: pq.read_metadata(f).num_rows for f in files}, share_rows)
+        rows = {f: pq.read_metadata(f).num_rows for f in files}
+        shares = shares_of(rows, share_rows)
         if not shares:
             raise GraphError(f"{what} has no feature rows to learn from; run over a range that has events of {group.source.name!r}")
-        work[name] = _Work(group, inputs, function, files, shares, what)
+        work[name] = _Work(group, inputs, function, files, shares, sum(rows.values()), what)
     if not work:
         return {name: done[name] for name in groups}
 
@@ -271,7 +274,7 @@ def analyze_groups(
         say(f"analyzing {len(work)} group{'s' if len(work) > 1 else ''}: {', '.join(work)}")
         here = {n: a for n, w in work.items() if (a := w.analysis(Path(temp) / n)) is not None} if in_this_process(pipeline_options) else {}
         _analyze_by_beam({n: w for n, w in work.items() if n not in here}, temp, pipeline_options)
-        _learn(here, work, workers)
+        _learn(here, work, workers, share_rows)
         for name, w in work.items():
             model = Path(temp) / name / "transform_fn"
             path = save_graph(model, root / name / "{fingerprint}", w.group.definition_hash(), w.inputs, w.check)
@@ -283,13 +286,14 @@ def analyze_groups(
 
 @dataclass(frozen=True)
 class _Work:
-    """A group whose function is to be analyzed over the rows in ``files``, or in ``shares`` of them; ``what`` names both in errors."""
+    """A group whose function is to be analyzed over the ``rows`` rows in ``files``, or in ``shares`` of them; ``what`` names both."""
 
     group: FeatureGroup
     inputs: pa.Schema
     given: PreprocessingFn
     files: list[str]
     shares: list[list[str]]
+    rows: int
     what: str
 
     @property
@@ -314,12 +318,13 @@ class _Work:
             raise _untraceable(self.group, error) from error
 
 
-def _learn(analyses: Mapping[str, Analysis], work: Mapping[str, _Work], workers: Learners | None) -> None:
+def _learn(analyses: Mapping[str, Analysis], work: Mapping[str, _Work], workers: Learners | None, share_rows: int) -> None:
     """Write ``transform_fn`` into the folder of each analysis, in rounds: what is wanted of all groups' rows is accumulated at once."""
     waiting = dict(analyses)
     while wanted := {n: folds for n, a in waiting.items() if (folds := a.wanted())}:
         waiting = {n: analyses[n] for n in wanted}
-        remote = {n for n in wanted if workers is not None and len(work[n].shares) > 1}
+        much = sum(work[n].rows for n in wanted) > share_rows
+        remote = set(wanted) if workers is not None and much else set[str]()
         answers: dict[str, Sequence[Any]] = {}
         if workers is not None and remote:
             asked = {

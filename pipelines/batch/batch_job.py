@@ -20,6 +20,7 @@ from pipelines.batch.analysis import analyze_groups
 from pipelines.batch.batch_engine import BatchEngine
 from pipelines.batch.beam_options import BeamEngine
 from pipelines.batch.continued import continued
+from pipelines.batch.far_files import far_files
 from pipelines.batch.left_behind import left_behind
 from pipelines.batch.row_jobs import RowJobs
 from pipelines.batch.run_files import run_files
@@ -79,12 +80,14 @@ def run_batch(
     begin_us = begin_of(repo.groups.values(), micros_of(start), micros_of(end))
     tables = {n: take_snapshot(data, s, progress) for n, s in sources.items() if s.table is not None}
     shared.send_files(data, [snapshot_name(n) for n in tables])
-    for name, source in sources.items():
+    progress("listing and hashing input files")
+    with _in_one_line():
+        far = far_files(data, sources, begin_us, micros_of(end), engine) if before is None else None
+    for name, source in sources.items() if far is None else ():
         if source.table is None and source.files:
             first = begin_us[name] if before is None else None  # that the files of then are as they were is looked at, too
             shared.have_files(data, [source.files], lambda file, first=first: in_range(file, first, micros_of(end)))  # type: ignore[misc]
-    progress("listing and hashing input files")
-    events = run_files(data, sources, begin_us, micros_of(end), before, progress)
+    events = run_files(data, sources, begin_us, micros_of(end), before, progress, far)
     if not any(events.files.values()) and not any(events.past.values()):
         raise ConfigError(
             f"no event files between {start:%Y-%m-%d} and {end:%Y-%m-%d} below {data}; correct --start and --end or data: (if there were no"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipelines.batch.continued import Continued, Reading, reading
 from pipelines.lake.files import sha256
-from pipelines.sources.event_files import EventFile, PassedOver, inventory, passed_over_line
+from pipelines.sources.event_files import EventFile, Inventory, PassedOver, inventory, passed_over_line
 from transforms.definitions import EventSource
 
 __all__ = ["RunFiles", "run_files"]
@@ -34,12 +36,13 @@ def run_files(
     end: int,
     before: Continued | None,
     progress: Callable[[str], None],
+    far: Mapping[str, Inventory] | None = None,
 ) -> RunFiles:
-    """List and hash what is to be read."""
+    """List and hash what is to be read; ``far``: where somebody did, by source."""
     parts = dict[str, Reading]()
     for name, source in sources.items():
         if before is None:
-            found = inventory(data, source, begin[name], end)
+            found = far[name] if far is not None else inventory(data, source, begin[name], end)
             parts[name] = Reading(found, found.files, {}, [], [])
         else:
             parts[name] = reading(data, source, before, begin[name], end)
@@ -57,9 +60,16 @@ def run_files(
             )
     return RunFiles(
         {n: r.files for n, r in parts.items()},
-        {n: [{"file": f.name, "size": f.size, "sha256": f.sha256 or sha256(f.path)} for f in r.files] for n, r in parts.items()},
+        {n: _inputs(r.files) for n, r in parts.items()},
         {n: r.found.passed_over for n, r in parts.items()},
         {n: r.begins for n, r in parts.items()},
         {n: r.past for n, r in parts.items()},
         {n: r.spans for n, r in parts.items()},
     )
+
+
+def _inputs(files: Sequence[EventFile]) -> list[dict[str, Any]]:
+    """The files as a manifest names them; those that nobody hashed yet are hashed, a thread per core."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        digests = pool.map(lambda f: f.sha256 or sha256(f.path), files)
+        return [{"file": f.name, "size": f.size, "sha256": digest} for f, digest in zip(files, digests, strict=True)]

@@ -14,6 +14,7 @@ from pipelines.lake import layout, runs
 from pipelines.lake.addresses import clear, fetch_below, put_file, reading, url_of
 from pipelines.lake.shared import kept
 from pipelines.sources.event_files import EventFile
+from serving.object_store.connecting import is_url
 
 __all__ = ["WorkPlace"]
 
@@ -28,11 +29,11 @@ class WorkPlace:
         """The address of what the run's steps make; what lies there has the same names as in the run's folder."""
 
     def events(self, files: Sequence[EventFile]) -> list[EventFile]:
-        """Event files as workers find them: objects, of the versions that this machine has copies of."""
+        """Event files as workers find them: objects, of the versions that this machine has copies of, or that were listed."""
         if self.url is None:
             return list(files)
         copies: dict[str, list[Any]] = kept(self.data, "files") or {}
-        return [replace(f, path=f"{self.url}/{f.name}", version=copies.get(f.name, [""])[0]) for f in files]
+        return [f if is_url(f.path) else replace(f, path=f"{self.url}/{f.name}", version=copies.get(f.name, [""])[0]) for f in files]
 
     def files(self, paths: Sequence[str]) -> list[str]:
         """Local files of the data folder as workers find them: those that are not there yet are put there. What lies in the run's folder

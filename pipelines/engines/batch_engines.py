@@ -66,7 +66,8 @@ class _Jvm(BatchEngine):
 
         self.count += 1
         name = f"tandem-{folder.name}-{self.count}"
-        runner = JvmRunner(self.program(), folder / "engine" / str(self.count), name, staged_code(self.repo.path, self.repo.data))
+        code = staged_code(self.repo.path, self.repo.data) if self.elsewhere else b""  # workers of this machine have it
+        runner = JvmRunner(self.program(), folder / "engine" / str(self.count), name, code)
         options = PipelineOptions([f"--job_name={name}", *self.args], save_main_session=False)
         with beam.Pipeline(runner=runner, options=options) as pipeline:
             yield pipeline

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.batch import far_files
 from pipelines.batch.batch_job import run_batch
 from pipelines.batch.beam_options import BeamEngine
 from pipelines.lake import addresses, graphs, layout
@@ -160,6 +161,42 @@ def test_a_large_object_is_read_in_parts_by_its_ranges(machine: Callable[[str], 
     (letters,) = (run.folder / "dead_letters/orders").iterdir()
     (whole,) = (wanted.folder / "dead_letters/orders").iterdir()
     assert letters.read_bytes() == whole.read_bytes() and letters.stem == f"{whole.stem}~000003"
+
+
+def test_many_bytes_are_hashed_by_workers_and_none_is_copied(machine: Callable[[str], Machine], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the run that another machine makes of copies: key, hashes and bytes are the same."""
+    one = machine("one")
+    put_events(one.url, [*EVENTS, {"at": "never"}])
+    connect(one.url).put("events/orders/date=2024-05-01/_part.jsonl", b"{}\n")
+    engine = BeamEngine()
+    engine.elsewhere = True
+    monkeypatch.setattr(far_files, "BY_WORKERS", 1)
+    run = run_batch(one.repo(), START, END, now=END, engine=engine).run
+    assert run.manifest["passed_over"]["orders"]["files"][0]["file"].endswith("/_part.jsonl")
+    assert not (one.data / "events").exists(), "nothing of the events was copied"
+    assert not list(connect(one.url).list("work/")) and not list(layout.runs(one.data).glob(".hash-*"))
+    two = machine("two")
+    again = run_batch(two.repo(), START, END, now=END)
+    assert again.reused and again.run.id == run.id and (two.data / "events").exists()
+
+    def replaced(line: str) -> None:
+        if line.startswith("windows:"):
+            put_events(two.url, EVENTS[::-1])
+
+    with pytest.raises(DataError, match=r"all\.jsonl was changed, replaced or removed while the job read it"):
+        run_batch(two.repo(), START, END, now=END, engine=engine, progress=replaced, anew=True)
+
+
+def test_on_a_mounted_folder_workers_hash_what_the_driver_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Orders(tmp_path / "plain")
+    plain.log([*EVENTS, {"at": "never"}])
+    wanted = run_batch(plain.repo(), START, END, now=END).run
+    engine = BeamEngine()
+    engine.elsewhere = True
+    monkeypatch.setattr(far_files, "BY_WORKERS", 1)
+    again = run_batch(plain.repo(), START, END, now=END, engine=engine)
+    assert again.reused and again.run.id == wanted.id
+    assert run_batch(plain.repo(), START, END, now=END, engine=engine, anew=True).run.manifest["inputs"] == wanted.manifest["inputs"]
 
 
 @pytest.mark.parametrize("most", [5000, 1 << 20])

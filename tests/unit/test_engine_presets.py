@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 from apache_beam.portability.api import beam_provision_api_pb2
+from apache_beam.runners.runner import PipelineResult, PipelineRunner
 
+from pipelines.engines import portable_job
 from pipelines.engines.batch_engines import EngineFlags, engine_of
 from pipelines.engines.dataflow import DataflowEngine
 from pipelines.engines.job_wheel import write_wheel
@@ -55,6 +57,29 @@ def test_a_repository_of_more_than_code_is_refused(repo: Any, monkeypatch: pytes
     (repo.path / "weights.bin").write_bytes(b"0" * 100)
     with pytest.raises(ConfigError, match=r"the largest file of the repository is weights\.bin"):
         staged_code.staged_code(repo.path, repo.data)
+
+
+@pytest.mark.parametrize(
+    ("name", "master"), [("flink", None), ("spark", None), ("flink", "host:8081"), ("spark", "spark://host:7077")]
+)  # fmt: skip
+def test_code_is_sent_to_other_machines_alone(
+    repo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, master: str | None
+) -> None:
+    """Workers of this machine have it: a repository that holds more than code runs on an embedded engine."""
+    sent: list[bytes] = []
+
+    class Runner(PipelineRunner):
+        def __init__(self, program: object, folder: Path, job: str, code: bytes) -> None:
+            sent.append(code)
+
+        def run_pipeline(self, pipeline: object, options: object) -> PipelineResult:
+            return portable_job._Done()
+
+    monkeypatch.setattr(portable_job, "JvmRunner", Runner)
+    with engine_of(name, repo, EngineFlags(master=master), []).pipeline(tmp_path):
+        pass
+    (code,) = sent
+    assert bool(code) == (master is not None)
 
 
 def test_a_worker_is_told_by_its_environment(tmp_path: Path) -> None:

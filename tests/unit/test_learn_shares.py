@@ -99,6 +99,41 @@ def test_the_order_in_which_shares_are_learnt_changes_no_bit(tmp_path: Path) -> 
     assert analyze_groups(work, tmp_path / "any", share_rows=300, workers=AnyOrder()) == wanted
 
 
+class Counting:
+    """Workers that note which groups are asked of them, and learn as they do."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.asked = folder, list[str]()
+
+    def accumulated(self, asked: Any, shares: Any) -> Any:
+        out = {}
+        for name, one in asked.items():
+            self.asked.append(name)
+            function = analysis.wrap_preprocessing_fn(one.function, one.inputs, one.what)
+            phases = Phases(function, analysis.adapter_config(one.inputs), self.folder / f"{name}-{len(self.asked)}")
+            found = []
+            for share in shares[name]:
+                batches = [analysis.to_tft_batch(b, one.inputs) for b in analysis.read_batches(share, one.inputs.names)]
+                found.append([sent(x) for x in accumulate(phases, one.folds, batches)])
+            out[name] = [Arrived([lambda f=f, i=i: f[i] for f in found]) for i in range(len(one.folds))]  # type: ignore[misc]
+        return out
+
+
+@pytest.mark.parametrize(("most", "remote"), [(200, True), (799, True), (800, False)])
+def test_the_driver_reads_no_more_rows_than_a_share_has(tmp_path: Path, most: int, remote: bool) -> None:
+    """Groups of one share each are workers' work, too, where they are more than a share together; their bits are those of here."""
+    functions = {"every": of_every_kind, "fares": graph_build.function(), "per_key": per_key, "words": words}
+    work: Any = {}
+    for i, (name, function) in enumerate(functions.items()):
+        file = tmp_path / f"{name}.parquet"
+        pq.write_table(pa.Table.from_batches([graph_build.rows(200, seed=i)]), file)
+        work[name] = (graph_build.GROUP, function, [file])
+    wanted = analyze_groups(work, tmp_path / "here", share_rows=most)
+    workers = Counting(tmp_path / "workers")
+    assert analyze_groups(work, tmp_path / "there", share_rows=most, workers=workers) == wanted
+    assert set(workers.asked) == (set(functions) if remote else set())
+
+
 def of_every_kind(inputs: dict[str, Any]) -> dict[str, Any]:
     """An analyzer of each kind of accumulator that TF-Transform has."""
     import tensorflow as tf

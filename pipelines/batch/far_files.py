@@ -1,0 +1,145 @@
+"""Event files that the driver of a run does not read: where they are many bytes, and the engine's workers are on other machines, these hash
+them, each on its way from the disks or the bucket that all see, and of an object store no copies are made here.
+
+A file's hash is the same whoever makes it, and so is the key of the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import date, datetime
+from pathlib import Path
+
+import apache_beam as beam
+from apache_beam.transforms.combiners import ToList
+
+from pipelines.batch.batch_engine import BatchEngine
+from pipelines.lake import layout
+from pipelines.lake.addresses import clear, opening, reading, unchanged, url_of, writing
+from pipelines.lake.files import write_json
+from pipelines.sources.archived_files import covered
+from pipelines.sources.event_files import EventFile, Inventory, PassedOver, in_range, inventory
+from pipelines.sources.file_records import partitions_of, unread
+from serving.object_store.base import ObjectStore
+from serving.object_store.cache import cache_of
+from serving.object_store.connecting import is_url
+from transforms.definitions import EventSource
+from transforms.errors import DataError
+
+__all__ = ["far_files", "hashed", "stored_files"]
+
+BY_WORKERS = 32 << 30
+"""So many bytes pass a driver's network in half a minute, which is what a cluster needs to begin a job."""
+_PIECE = 4 << 20
+_HIDDEN = "its name starts with . or _"
+
+
+def far_files(
+    data: Path, sources: Mapping[str, EventSource], begin: Mapping[str, int], end: int, engine: BatchEngine
+) -> dict[str, Inventory] | None:
+    """What lies in the folders of sources, as :func:`pipelines.sources.event_files.inventory` tells it, hashed by the workers of an engine;
+    None where the driver is to do it: workers are on this machine, or the files have less than :data:`BY_WORKERS` bytes. ``begin`` by
+    source and ``end``: microseconds. Raises DataError where a folder is not there, and for an object that is changed meanwhile."""
+    if not engine.elsewhere:
+        return None
+    found = {}
+    for name, source in sources.items():
+        cache = cache_of(data) if source.table is None and source.files else None  # the snapshot of a table was made here
+        if cache is None:
+            found[name] = inventory(data, source, begin[name], end, hashes=source.table is not None)
+        else:
+            found[name] = stored_files(cache.store, cache.url, source, begin[name], end)
+    waiting = {f.name: f for each in found.values() for f in each.files if not f.sha256}
+    if sum(f.size for f in waiting.values()) < BY_WORKERS:
+        return None
+    digests = _digests(data, list(waiting.values()), engine)
+    return {n: replace(each, files=[replace(f, sha256=f.sha256 or digests[f.name]) for f in each.files]) for n, each in found.items()}
+
+
+def stored_files(store: ObjectStore, url: str, source: EventSource, start_us: int, end_us: int) -> Inventory:
+    """As :func:`pipelines.sources.event_files.inventory`, of the objects below the data folder's ``url``, by their names alone: nothing is
+    copied, and paths are URLs. Raises DataError where there are none."""
+    top = f"{source.files.strip('/')}/"
+    heads = [h for h in store.list(top) if not h.key.endswith("/")]
+    if not heads:
+        raise DataError(f"source {source.name!r}: there is nothing below {url}/{top}; put its events there, or correct files= or data:")
+    names = defaultdict[str, list[str]](list)
+    for head in heads:
+        folder, _, name = head.key.rpartition("/")
+        names[folder].append(name)
+    merged = {folder: covered(each) for folder, each in names.items()}
+    files, passed = [], dict[str, str]()
+    for head in heads:
+        folder, _, name = head.key.rpartition("/")
+        below = folder.removeprefix(top.removesuffix("/")).strip("/")
+        folders = tuple(below.split("/")) if below else ()
+        out = next((i for i, f in enumerate(folders) if f.startswith((".", "_")) or not in_range(f"{f}/-", start_us, end_us)), None)
+        if out is not None:  # nobody looks into it
+            if folders[out].startswith((".", "_")):
+                passed[f"{top}{'/'.join(folders[: out + 1])}/"] = _HIDDEN
+            continue
+        hidden, why = name.startswith((".", "_")), unread(name, source)
+        if name in merged[folder]:
+            passed[head.key] = f"merged into {merged[folder][name]}"
+        elif hidden or why:
+            passed |= {} if hidden and why else {head.key: why or _HIDDEN}
+        else:
+            said = partitions_of(folders)
+            files.append(EventFile(f"{url}/{head.key}", head.key, head.size, "", _day(head.key), said, head.version))
+    return Inventory(sorted(files, key=lambda f: f.name), [PassedOver(name, why) for name, why in sorted(passed.items())])
+
+
+def _day(key: str) -> date | None:
+    """The day of the innermost folder ``date=YYYY-MM-DD``."""
+    for part in reversed(key.split("/")[:-1]):
+        if part.startswith("date=") and len(part) == 15:
+            try:
+                return datetime.strptime(part, "date=%Y-%m-%d").date()
+            except ValueError:
+                continue
+    return None
+
+
+def hashed(file: EventFile) -> tuple[str, str]:
+    """A file's name, and the SHA-256 of its first ``size`` bytes, read a piece at a time. Raises DataError for an object that is of another
+    version."""
+    digest, left = hashlib.sha256(), file.size
+    with unchanged(file.path, file.version if is_url(file.path) else ""), opening(file.path, file.size) as found:
+        while left > 0 and (piece := found.read(min(left, _PIECE))):
+            digest.update(piece)
+            left -= len(piece)
+    return file.name, digest.hexdigest()
+
+
+def _digests(data: Path, files: list[EventFile], engine: BatchEngine) -> dict[str, str]:
+    """Name -> hash, by one pipeline."""
+    layout.runs(data).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".hash-", dir=layout.runs(data)) as text:
+        folder, url = Path(text), url_of(data)
+        top = text if url is None else f"{url}/work/{folder.name}"
+        try:
+            with engine.pipeline(folder) as pipeline:
+                _ = (
+                    pipeline
+                    | "Files to hash" >> beam.Create(files)
+                    | "Spread files" >> beam.Reshuffle()
+                    | "Hash" >> beam.Map(hashed)
+                    | "Hashes in one" >> ToList()
+                    | "Write hashes" >> beam.Map(_write, f"{top}/hashes.json")
+                )
+            with reading(f"{top}/hashes.json") as made:
+                found: dict[str, str] = json.loads(made.read_text())
+        finally:
+            if url is not None:
+                clear(top)
+    return found
+
+
+def _write(hashes: list[tuple[str, str]], path: str) -> None:
+    with writing(path) as local:
+        write_json(local, dict(sorted(hashes)))
