@@ -54,11 +54,16 @@ def erase(
     )
     for note in report.notes:
         steps.say(f"note: {note}")
+    for name in report.remains:
+        screen.print(f"{'would still hold it' if dry_run else 'still holds it'}: {name}", markup=False, highlight=False, soft_wrap=True)
     if report.remains:
-        for name in report.remains:
-            screen.print(f"still holds it: {name}", markup=False, highlight=False, soft_wrap=True)
-        screen.print("make these anew without it (tandem batch, apply, train), and delete the old ones")
-        raise typer.Exit(STILL_THERE)
+        screen.print(
+            "of event files: if a field of another name is the same subject's, erase it by that name, too (--entity FIELD=VALUE);"
+            " make all else anew without it (tandem batch, apply, train), and delete the old ones",
+            soft_wrap=True,
+        )
+        if not dry_run:
+            raise typer.Exit(STILL_THERE)
 
 
 def vacuum(

@@ -57,8 +57,8 @@ _ANSWER = ("tandem_request", "tandem_row", "tandem_at")
 @dataclass
 class Report:
     """What was found where: place -> rows, lines or files; ``rewritten`` and ``deleted`` files; ``marked`` manifests; ``remains``: files
-    (relative to the data folder) that hold its bytes still; ``unread``: files that nobody can read, searched as
-    their bytes lie; ``notes``: what is not Tandem's to erase."""
+    (relative to the data folder) that hold its bytes still, of a dry run those of the files that it would leave as they are; ``unread``:
+    files that nobody can read, searched as their bytes lie; ``notes``: what is not Tandem's to erase."""
 
     found: Counter[str] = field(default_factory=Counter)
     rewritten: list[str] = field(default_factory=list)
@@ -110,7 +110,8 @@ def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], Non
             shutil.rmtree(folder / "flink" / "checkpoints", ignore_errors=True)  # tiles; an embedded engine never restores them
     names = {name for name, _ in subject.keys}
     mapped = tuple(_keys_of(s, names) for s in repo.sources.values() if s.mapped and names <= {f.name for f in s.fields})
-    subject = replace(subject, others=_no_values(repo, names), sources=mapped)
+    kept = _kept(repo, names) | _joined_as(repo, names)
+    subject = replace(subject, kept=kept, others=_others(repo, names, {column for _, column in kept}), sources=mapped)
     answers: list[pa.Table] = []
     streams = [p for p in _streams(data) if (p / "tiles").is_dir()]
     for folder in streams:
@@ -129,9 +130,11 @@ def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], Non
             copies.send()
     say("the online store")
     _online(repo, subject, dry_run, report)
+    say("searching for what remains" if dry_run else "searching again")
+    going = {*report.rewritten, *report.deleted}
+    left = [f for f in files if f.name not in going and f.top != "stream"] if dry_run else found_files(repo)
+    report.remains = [f.name for f in left if _holds(f, subject)]
     if not dry_run:
-        say("searching again")
-        report.remains = [f.name for f in found_files(repo) if _holds(f, subject)]
         report.remains += [f"stream/{p.name}/tiles" for p in streams if tiles_hold(p, subject)]
     if copies is not None and not dry_run:
         passing, more_remain = copies.search(subject)
@@ -193,16 +196,30 @@ def _has_lines(file: Found) -> bool:
     return file.top not in layout.NOT_EVENTS or file.source is not None
 
 
-def _no_values(repo: Repo, keys: set[str]) -> frozenset[str]:
-    """The features that hold no value of these keys' fields: counts, sums, and whatever is of another field."""
+def _kept(repo: Repo, keys: set[str]) -> frozenset[tuple[str, str]]:
+    """(key, feature) where a feature is a value of the key's field: the last one, or among the most frequent ones."""
     return frozenset(
-        f.name
+        (str(f.aggregate.column), f.name)
         for group in repo.groups.values()
         for f in group.features
-        if f.aggregate.column not in keys
-        or not f.aggregate.keeps_unit
-        or f.output.dtype != group.source.field(str(f.aggregate.column)).dtype
+        if f.aggregate.column in keys and f.aggregate.keeps_unit and f.output.dtype == group.source.field(str(f.aggregate.column)).dtype
     )
+
+
+def _joined_as(repo: Repo, keys: set[str]) -> frozenset[tuple[str, str]]:
+    """(key, column) where a service joins a view by a column of another name. None are known of a store that cannot be opened."""
+    try:
+        services = open_store(repo).list_feature_services() if (repo.path / "feature_store.yaml").is_file() else []
+    except TandemError:
+        return frozenset()
+    maps = [p.join_key_map or {} for service in services for p in service.feature_view_projections]
+    return frozenset((key, column) for each in maps for key, column in each.items() if key in keys and column != key)
+
+
+def _others(repo: Repo, keys: set[str], kept: set[str]) -> frozenset[str]:
+    """The columns that hold no value of the keys: features that count or add up, and what is another field, or of one."""
+    features = {f.name for group in repo.groups.values() for f in group.features}
+    return frozenset((features | {f.name for s in repo.sources.values() for f in s.all_fields}) - keys - kept)
 
 
 def _holds(file: Found, subject: Subject) -> bool:
@@ -235,7 +252,7 @@ def _one_file(file: Found, subject: Subject, dry_run: bool, report: Report, answ
         return
     if path.name.lower().endswith(".parquet"):
         try:
-            gone = without_rows(path, subject, dry_run)
+            gone = without_rows(path, subject, dry_run, made=not _has_lines(file))
         except UNREADABLE:  # no Parquet: an event file that a run gave a dead letter
             report.unread.append(file.name)
             gone = None
@@ -248,7 +265,7 @@ def _one_file(file: Found, subject: Subject, dry_run: bool, report: Report, answ
     elif source is not None and is_other(path, source):
         try:
             count = without_records(path, subject, source, dry_run)
-        except UnreadableFileError:
+        except (UnreadableFileError, RecursionError):  # records in records, a thousand deep
             report.unread.append(file.name)
             count = 0
         _rewritten(count, place, file.name, report)

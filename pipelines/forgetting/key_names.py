@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.forgetting.other_formats import is_other, named_columns
-from pipelines.forgetting.subject import LINES, UNREADABLE, opened
+from pipelines.forgetting.subject import LINES, UNREADABLE, names_in, opened
 from pipelines.forgetting.waiting_letters import letters_have
 from pipelines.sources.file_formats.file_format import COMPRESSED, UnreadableFileError
 from pipelines.sources.file_records import partitions_of
@@ -73,7 +73,7 @@ def _spelled(letter: str) -> bytes:
 
 def _parquet_has(path: Path, name: str) -> bool:
     with pq.ParquetFile(path) as file:
-        if name in file.schema_arrow.names:
+        if name in names_in(pa.struct(list(file.schema_arrow))):
             return True
         for batch in file.iter_batches():
             for column in batch.columns:  # payloads of letters, and of events as they came; framed ones are bytes

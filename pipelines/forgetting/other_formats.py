@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 
-from pipelines.forgetting.subject import Subject, column_holds, opened, packed
+from pipelines.forgetting.subject import Subject, column_holds, names_in, opened, packed
 from pipelines.lake.files import replaced
 from pipelines.sources.file_formats.avro_file import container
 from pipelines.sources.file_formats.csv_file import CsvFile
@@ -48,26 +49,39 @@ def is_other(path: Path, source: EventSource) -> bool:
 
 
 def named_columns(path: Path, source: EventSource) -> Sequence[str]:
-    """The columns of an event file of these formats, also those that are no fields. Raises UnreadableFileError."""
+    """The columns of an event file of these formats, also those that are no fields, and the fields of records in them. Raises
+    UnreadableFileError."""
     if _lines(path, source):
         return CsvFile(source).names(lambda: opened(path))
     if _plain(path) == ".avro":
         try:
             with opened(path) as f:
-                return [field["name"] for field in container(f)[0]["fields"]]
+                return [*_avro_names(container(f)[0])]
         except Exception as error:  # damaged bytes raise anything
             raise UnreadableFileError(str(error)) from error
     with opened(path) as f:
         data = f.read()
-    names: list[str] = (pa.ipc.open_file(data) if data.startswith(b"ARROW1") else pa.ipc.open_stream(data)).schema.names
-    return names
+    schema = (pa.ipc.open_file(data) if data.startswith(b"ARROW1") else pa.ipc.open_stream(data)).schema
+    return [*names_in(pa.struct(list(schema)))]
+
+
+def _avro_names(schema: Any) -> Iterator[str]:
+    waiting = [schema]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, list):
+            waiting += each
+        elif isinstance(each, dict):
+            fields = each.get("fields", [])
+            yield from (f["name"] for f in fields)
+            waiting += [f["type"] for f in fields] + [each.get(inner) for inner in ("type", "items", "values")]
 
 
 def without_records(path: Path, subject: Subject, source: EventSource, dry_run: bool = False) -> int:
     """Rewrite an event file without the subject's records, in one step; how many there were. Raises UnreadableFileError for a file that
     cannot be read, or not be written as it is."""
-    asked = subject.within(path)
-    gone = {number: lines for raw in read(path, source) for number, lines in _found(raw, asked, source)}
+    asked, read_as = subject.within(path), _with_keys(path, subject, source)
+    gone = {number: lines for raw in read(path, read_as) for number, lines in _found(raw, asked)}
     if gone and not dry_run:
         rewrite = _without_lines if _lines(path, source) else _without_avro if _plain(path) == ".avro" else _without_batches
         try:
@@ -79,18 +93,26 @@ def without_records(path: Path, subject: Subject, source: EventSource, dry_run: 
     return len(gone)
 
 
-def _found(raw: RawBatch, subject: Subject, source: EventSource) -> Iterator[tuple[int, int]]:
+def _with_keys(path: Path, subject: Subject, source: EventSource) -> EventSource:
+    """The source, reading of a file of lines also the columns of keys that are no field of it (any more)."""
+    if _lines(path, source) is None:
+        return source
+    own = {f.name for f in source.all_fields}
+    more = [Field(name, "string") for name, _ in subject.keys if name not in own and name in named_columns(path, source)]
+    return replace(source, fields=[*source.fields, *more]) if more else source
+
+
+def _found(raw: RawBatch, subject: Subject) -> Iterator[tuple[int, int]]:
     """Of each record that is about the subject its number, and how many lines it has."""
     refused = raw.refused or {}
     if raw.rows is not None:
-        mine = subject.rows(pa.Table.from_batches([raw.rows]))
+        mine = subject.rows(pa.Table.from_batches([raw.rows]), made=False)
     else:
         mine = np.array([i not in refused and _is_about(v, subject) for i, v in enumerate(raw.values or [])], bool)
-    # Of a line that cannot be read, or whose columns are not all fields, there are bytes alone.
-    unknown = not {name for name, _ in subject.keys} <= {f.name for f in source.all_fields}
+    # Of a line that cannot be read there are bytes alone.
     lines: list[bytes | None] = raw.payloads.to_pylist() if raw.payloads is not None else [None] * len(mine)
     for i, (number, line) in enumerate(zip(raw.numbers.to_pylist(), lines, strict=True)):
-        if mine[i] or (line is not None and (unknown or i in refused) and subject.stands_in(line)):
+        if mine[i] or (line is not None and i in refused and subject.stands_in(line)):
             yield number, 1 + (line or b"").count(b"\n")
 
 

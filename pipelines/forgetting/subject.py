@@ -1,8 +1,11 @@
 """A subject, and its records in files: Parquet, JSON lines, anything else. Pure functions of a file.
 
-Records are told by their key, whatever its length. In what is no record (a page, a log, a payload that is no JSON) there are bytes alone.
-A value of few bytes (``7``, ``NY``) stands in nearly every file by chance, so there it counts where the key's name stands before it; a
-number where no digit stands beside it; any other value wherever its bytes are.
+Records are told by their key, whatever its length: events by the field of its name, in every format alike, so that an event of others that
+has the value in another field stays. The tables that Tandem makes of events hold the key's values in other columns, too: as features that
+keep them, or as a service joins by them; where nothing says what a column is (its definition is gone, or preprocessing made it), by its
+name, or as in bytes. In what is no record (a page, a log, a payload that is no JSON) there are bytes alone. A value of few bytes (``7``,
+``NY``) stands in nearly every file by chance, so there it counts where the key's name stands before it; a number where no digit stands
+beside it; any other value wherever its bytes are.
 """
 
 from __future__ import annotations
@@ -29,12 +32,13 @@ import pyarrow.parquet as pq
 from pipelines.lake.files import replaced
 from pipelines.sources.file_records import partitions_of
 from transforms.computed import compute
+from transforms.contract import DEAD_LETTER_SCHEMA
 from transforms.errors import ConfigError
 from transforms.event_source import EventSource
 from transforms.fields import EVENT_MARK
 from transforms.mapping import Read, read_records, read_rows
 
-__all__ = ["LINES", "UNREADABLE", "Subject", "column_holds", "holds", "opened", "packed", "without_lines", "without_rows"]
+__all__ = ["LINES", "UNREADABLE", "Subject", "column_holds", "holds", "names_in", "opened", "packed", "without_lines", "without_rows"]
 
 LINES = (".jsonl", ".ndjson", ".json")
 _PACKED = (".gz", ".zst")
@@ -45,16 +49,21 @@ _RECORDS = 1_000
 """So many are asked of a source at once."""
 LEAST_BYTES = 4
 """A value of fewer bytes says nothing by itself."""
+_OBJECT, _NO_PLAIN_TEXT = re.compile(rb"\{"), re.compile(rb'[^\x00-\x1f{"]*[\x00-\x1f{"]')
+_LETTERS = frozenset(DEAD_LETTER_SCHEMA.names)
+"""The columns of dead letters: what is about the subject is told by the payload alone."""
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Whom to forget: the value of each entity key, as text. What is about it has all of them. ``others`` are columns that hold no value of
-    a key: what another entity's rows count or add up is none, whatever number it is. ``sources`` are those that map what they read, and in
-    whose records the keys stand elsewhere than under their names."""
+    """Whom to forget: the value of each entity key, as text. What is about it has all of them. ``kept`` are (key, column) where a column of
+    another name holds the key's values, and ``others`` columns that hold no value of a key, both of tables that Tandem makes: what another
+    entity's rows count or add up is none, whatever number it is, nor is another field. ``sources`` are those that map what they read, and
+    in whose records the keys stand elsewhere than under their names."""
 
     keys: tuple[tuple[str, str], ...]
+    kept: frozenset[tuple[str, str]] = frozenset()
     others: frozenset[str] = frozenset()
     sources: tuple[EventSource, ...] = ()
 
@@ -141,9 +150,8 @@ class Subject:
         folders = dict(partitions_of(path.parent.parts))
         return replace(self, keys=tuple((name, value) for name, value in self.keys if not _same(folders.get(name), value)))
 
-    def rows(self, table: pa.Table) -> Mask:
-        """Which rows of a table are about it, bool [N]: by its columns. Without these: by payloads, and by cells (or lists) that are its
-        values, as where a feature of another entity is the last or the most frequent one; numbers only in columns called like the key."""
+    def rows(self, table: pa.Table, made: bool = True) -> Mask:
+        """Which rows of a table are about it, bool [N]. ``made``: Tandem made it, of events; else it holds events. See the module."""
         columns = dict(zip(table.column_names, table.columns, strict=True))
         mapped = np.zeros(table.num_rows, bool)
         for source in self.sources if EVENT_MARK.encode() not in (table.schema.metadata or {}) else ():
@@ -151,7 +159,7 @@ class Subject:
             for batch in table.to_batches():
                 mapped[at : at + batch.num_rows] |= self.events(source, read_rows(batch, source, None, bounded=False), batch.num_rows)
                 at += batch.num_rows
-        return mapped | self._rows(table, columns) | self._kept_by_tiles(columns, table.num_rows)
+        return mapped | self._rows(table.num_rows, columns, made)
 
     def reads(self, source: EventSource, record: Mapping[str, Any]) -> bool:
         """Whether a decoded record has an event that is about it, as its source reads it."""
@@ -167,43 +175,72 @@ class Subject:
         out[read.records[mine]] = True
         return out
 
-    def _rows(self, table: pa.Table, columns: dict[str, pa.ChunkedArray]) -> Mask:
-        out = np.ones(table.num_rows, bool)
-        if all(name in columns and not pa.types.is_nested(columns[name].type) for name, _ in self.keys):
-            for name, wanted in self.keys:
-                out &= _equal(columns[name], wanted)
-            return out
+    def _rows(self, n: int, columns: dict[str, pa.ChunkedArray], made: bool) -> Mask:
+        out = np.ones(n, bool)
         for name, wanted in self.keys:
-            may = [column for each, column in columns.items() if self._may_hold(each, column.type, name)]
-            out &= np.logical_or.reduce([np.zeros(table.num_rows, bool), *(_equal(column, wanted) for column in may)])
-        for column in columns.values():
-            if pa.types.is_binary(column.type) or pa.types.is_string(column.type):
-                least = b"" if pa.types.is_binary(column.type) else b"{"
-                values = column.cast(pa.binary()).to_pylist()
-                rows = [row for row, value in enumerate(values) if value is not None and value.startswith(least)]
-                out[rows] |= self.in_texts([values[row] for row in rows])
+            out &= np.logical_or.reduce([np.zeros(n, bool), *self._cells(columns, name, wanted, made)])
+        if any(name not in columns or pa.types.is_nested(columns[name].type) for name, _ in self.keys):
+            for column in columns.values():
+                out |= self._inside(column, made)
         return out
 
-    def _kept_by_tiles(self, columns: dict[str, pa.ChunkedArray], n: int) -> Mask:
-        """Which rows of a table of tiles, of whatever entity, keep its values: as the last one, or among the most frequent ones."""
-        out = np.zeros(n, bool)
-        for column in columns.values() if "tile_start" in columns else ():
-            if pa.types.is_nested(column.type) and self._all_in(column):
-                out |= np.array([self._all_in(column.slice(row, 1)) for row in range(n)], bool)
-        return out
+    def _cells(self, columns: dict[str, pa.ChunkedArray], name: str, wanted: str, made: bool) -> Iterator[Mask]:
+        """By each column that holds values of a key, which rows hold this one."""
+        own = name in columns
+        if own:
+            yield _equal(columns[name], wanted)
+        if not made or columns.keys() >= _LETTERS:
+            return
+        for each, column in columns.items():
+            if each == name or ("tile_start" in columns and each.split("|")[1:2] not in ([], [name])):  # kind|field|parameter|filter
+                continue
+            if "tile_start" in columns and pa.types.is_nested(column.type):
+                if column_holds(column, name, wanted):
+                    yield np.array([column_holds(column.slice(row, 1), name, wanted) for row in range(len(column))], bool)
+            elif self._keeps(each, name) or (not own and self._unknown(each, column.type, name, wanted)):
+                yield _equal(column, wanted)
 
-    def _all_in(self, column: pa.ChunkedArray) -> bool:
-        return all(column_holds(column, name, value) for name, value in self.keys)
+    def _inside(self, column: pa.ChunkedArray, made: bool) -> Mask:
+        """Which cells of a column are payloads, or records in the record, that are about it. A text among an event's fields is none."""
+        out, kind = np.zeros(len(column), bool), column.type
+        if pa.types.is_binary(kind) or pa.types.is_string(kind):
+            payload = _OBJECT if pa.types.is_string(kind) else re.compile(b"") if made else _NO_PLAIN_TEXT
+            values = column.cast(pa.binary()).to_pylist()
+            rows = [row for row, value in enumerate(values) if value is not None and payload.match(value)]
+            out[rows] = self.in_texts([values[row] for row in rows])
+        elif not made and {name for name, _ in self.keys} <= {*names_in(kind)}:
+            out = np.array([self.is_in(value) for value in column.to_pylist()], bool)
+        return out
 
     def may_hold(self, column: str, kind: pa.DataType) -> bool:
-        """Whether a column of a table without the keys' own may hold a value of one."""
-        return any(self._may_hold(column, kind, name) for name, _ in self.keys)
+        """Whether a column of a table that Tandem makes, without the keys' own, may hold a value of one."""
+        return any(self._keeps(column, name) or self._unknown(column, kind, name, wanted) for name, wanted in self.keys)
 
-    def _may_hold(self, column: str, kind: pa.DataType, key: str) -> bool:
-        """Whether a column of a table without the key's own may hold the key's values."""
+    def _keeps(self, column: str, key: str) -> bool:
+        return (key, column) in self.kept or (key, column.rpartition("__")[2]) in self.kept
+
+    def _unknown(self, column: str, kind: pa.DataType, key: str, wanted: str) -> bool:
+        """Whether nothing says what a column is, and it may hold this value of the key: by its name, or as bytes do."""
+        _, prefixed, own = column.rpartition("__")
+        if {column, own} & self.others or own.startswith("tandem_") or (prefixed and own == "status"):
+            return False
         inner = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_dictionary(kind) else kind
         number = pa.types.is_integer(inner) or pa.types.is_floating(inner) or pa.types.is_decimal(inner)
-        return column not in self.others and (not number or key in column)
+        named = re.search(rf"(?<![^\W_]){re.escape(key)}(?![^\W_])", column) is not None
+        return named or (not number and len(wanted.encode()) >= LEAST_BYTES)
+
+
+def names_in(kind: pa.DataType) -> Iterator[str]:
+    """The names of the fields in records that cells of a type are, or hold at any depth."""
+    waiting = [kind]
+    while waiting:
+        each = waiting.pop()
+        if pa.types.is_struct(each):
+            fields = [each[i] for i in range(each.num_fields)]
+            yield from (f.name for f in fields)
+            waiting += [f.type for f in fields]
+        elif pa.types.is_list(each) or pa.types.is_large_list(each):
+            waiting.append(each.value_type)
 
 
 def _readings(pairs: list[tuple[str, Any]]) -> Any:
@@ -276,11 +313,11 @@ def _equal(column: pa.ChunkedArray, wanted: str) -> Mask:
     return found
 
 
-def without_rows(path: Path, subject: Subject, dry_run: bool = False) -> pa.Table | None:
-    """Rewrite a Parquet file without the subject's rows, in one step; these rows, None if there are none."""
+def without_rows(path: Path, subject: Subject, dry_run: bool = False, made: bool = True) -> pa.Table | None:
+    """Rewrite a Parquet file without the subject's rows, in one step; these rows, None if there are none. ``made``: Tandem made it."""
     with pq.ParquetFile(path) as file:  # not by pq.read_table: that makes columns of folders key=value
         table, meta = file.read(), file.metadata
-    found = subject.within(path).rows(table)
+    found = subject.within(path).rows(table, made)
     if not found.any():
         return None
     if not dry_run:
