@@ -182,6 +182,8 @@ class Supervisor:
             pause = min(2.0 ** (failures - 1), self.longest_pause)
             self.say(f"the engine failed: {crash}; starting it again from the checkpoint in {pause:.0f} s")
             if not self._pause(pause):
+                if self.job_state.requested("savepoint"):
+                    self.say("no savepoint was made: the engine had failed, and no job runs; the stream keeps its own checkpoint")
                 return Outcome(0, "stopped", attempt - 1)
 
     def _follow(self, job: EngineJob, attempt: int) -> tuple[Outcome | None, str]:
@@ -245,11 +247,11 @@ class Supervisor:
             self.sleep(self.beat)
 
     def _pause(self, seconds: float) -> bool:
-        """Wait; False if a stop is asked for."""
+        """Wait; False if a stop is asked for, with a savepoint or without."""
         until = self.clock() + seconds
         while self.clock() < until:
             self.watch()
-            if self.job_state.requested("stop"):
+            if self.job_state.requested("stop") or (self.savepoint is not None and self.job_state.requested("savepoint")):
                 return False
             self.sleep(self.beat)
         return True

@@ -179,6 +179,19 @@ def test_a_stop_while_it_pauses_ends_it(world):
     assert world.now < 1
 
 
+@pytest.mark.parametrize("has_savepoints", [True, False])
+def test_a_savepoint_that_is_asked_for_while_it_pauses_ends_it_and_none_was_made(world, has_savepoints):
+    """Only ``stop`` was heard there: the asker waited for two minutes. An engine that has none leaves it to who asks, who is refused."""
+    savepoint = (lambda: pytest.fail("there is no job to make one of")) if has_savepoints else None
+    world.events = [(0.5, lambda: world.control.request("savepoint")), (0.9, lambda: world.control.clear("savepoint"))]
+    outcome = world.supervisor(lambda n: FakeJob(world, after=0), savepoint=savepoint, limit=2).run()
+    said = [line for line in world.said if "no savepoint was made: the engine had failed" in line]
+    if has_savepoints:
+        assert (outcome.code, outcome.why, outcome.savepoint, len(said)) == (0, "stopped", None, 1) and world.now < 1
+    else:
+        assert outcome.code == 1 and not said
+
+
 def test_it_ends_at_the_end_offsets(world):
     until = {"s": {0: 40, 1: 0}}
     world.control.report("poll-s-0", poll(40, stopped=True))
