@@ -8,7 +8,8 @@ Otherwise one of these must hold, each by comparison with what is on record:
   the answer was given;
 * **late data**: the row was the one due, and right: the revision that corrected it was made after the answer;
 * **too late**, **behind an idle partition**, **other fingerprint**: the row is as delivered, and this is why it is not batch's;
-* **ahead of the clock**: the row is right, but its event timestamp lies after the instant that the server judged by;
+* **ahead of the clock**: the row is right, or as delivered for one of the two reasons around this one, but its event timestamp lies
+  after the instant that the server judged by, so no answer of that instant could be made of it;
 * **outside the run**: the row is as delivered, of a time that the batch run compared with does not have, and none that it has was due.
 """
 
@@ -117,7 +118,7 @@ def check_served(
     behind = (due >= 0) & (due > np.where(found, stamp, -1)) & ~stale & (np.isin(cause, (EQUAL, LATE_DATA, OTHER_TIME)) | ~found)
     cause[~found & ~stale] = EQUAL
     cause[behind] = IN_FLIGHT
-    cause[found & (stamp > as_of) & (cause == EQUAL)] = AHEAD
+    cause[found & (stamp > as_of) & np.isin(cause, (EQUAL, LATE_DATA, OTHER_TIME))] = AHEAD
     ttl = group.ttl_us if group.ttl_us is not None else 2**62
     wrong = found & (((as_of - stamp > ttl) & (revision != 0)) != (status == "OUTSIDE_MAX_AGE"))
     cause[wrong] = UNEXPLAINED

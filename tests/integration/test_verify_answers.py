@@ -233,6 +233,8 @@ def test_a_revision_that_was_corrected_after_the_answer_is_late_data(answers, co
     rows, made = corrected
     found = judged(answers, logged(rows, **given(made - 1000)))
     assert found.causes == {"late data": rows.num_rows} and not len(found.behind_s)
+    ahead = judged(answers, logged(rows, age_s=-10, **given(made - 1000)))
+    assert ahead.causes == {"ahead of the clock": rows.num_rows}, "it was not the one due"
 
 
 def test_a_correction_that_was_made_and_not_readable_yet_is_in_flight(answers, corrected):
@@ -289,6 +291,7 @@ def test_answers_of_rows_that_the_run_does_not_have_are_outside_of_it(plain, hon
     at = boundaries(delivered, proof.group)
     after, before = (latest(delivered.filter(pa.array(mask)), ("origin",)) for mask in (at > span[1], at <= span[0]))
     assert causes(after)[0] == {"outside the run": 3}
+    assert causes(after, age_s=-10)[0] == {"ahead of the clock": 3}, "whatever the run has"
     assert causes(before, after_s=0.001)[0] == {"outside the run": 3}
     counts, behind = causes(before, after_s=0.001, age_s=21_000)
     assert counts == {"in flight": 3} and (behind > 0).all()
