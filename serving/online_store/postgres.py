@@ -123,6 +123,7 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
             rows = rows.uncovered(None if stamp is None else Covered(stamp, upto))
             if not ready:
                 self._make(cursor, name)
+            cursor.execute(tables.adopt(name))
             rows = rows.take(pc.sort_indices(rows.keys).to_numpy())  # all writers lock keys in one order
             for start in range(0, len(rows), _ROWS_PER_STATEMENT):
                 some = rows.take(np.arange(start, min(start + _ROWS_PER_STATEMENT, len(rows))))
@@ -202,8 +203,9 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
                 cursor.execute("DELETE FROM tandem_covered WHERE project = %s AND view = %s", (config.project, view))
 
     def applied_fingerprint(self, config: RepoConfig, view: str) -> str | None:
-        with self._transaction(config) as cursor:
+        with self._looking(config) as cursor:
             return self._applied(cursor, config, view)
+        return None
 
     def cover(self, config: RepoConfig, view: str, covered: Covered) -> None:
         with self._transaction(config, view, alone=True) as cursor:
@@ -214,8 +216,9 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
             )
 
     def covered(self, config: RepoConfig, view: str) -> Covered | None:
-        with self._transaction(config) as cursor:
+        with self._looking(config) as cursor:
             return self._covered(cursor, config, view)
+        return None
 
     def drop_superseded(self, config: RepoConfig, table: FeatureView, start_us: int, covered: Covered, count_only: bool = False) -> int:
         with self._transaction(config, table.name, alone=True) as cursor:
@@ -330,7 +333,8 @@ def _connect(config: RepoConfig) -> psycopg.Connection[Any]:
         conn.execute(psycopg.sql.SQL("SET search_path = {}").format(schema))
     found = conn.execute("SELECT to_regclass('tandem_marks')").fetchone()
     if found is None or found[0] is None:
-        with contextlib.suppress(psycopg.errors.InsufficientPrivilege), conn.transaction():  # who only reads needs none of it
+        refused = psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction
+        with contextlib.suppress(*refused), conn.transaction():  # who only reads needs none of it
             conn.execute("SELECT pg_advisory_xact_lock(%s)", (_SETTING_UP,))  # CREATE ... IF NOT EXISTS fails where two do it at once
             conn.execute(psycopg.sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(schema))
             conn.execute(tables.COMMON)

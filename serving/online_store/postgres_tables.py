@@ -14,8 +14,8 @@ from serving.online_store.packed import PACKED
 from transforms.errors import StoreError
 
 __all__ = [
-    "COMMON", "create", "delete", "drop", "fields_query", "has_rows", "keys_query", "order_table", "packed_query", "state", "superseded",
-    "write",
+    "COMMON", "adopt", "create", "delete", "drop", "fields_query", "has_rows", "keys_query", "order_table", "packed_query", "state",
+    "superseded", "write",
 ]  # fmt: skip
 
 _MOST_BYTES, _END = 63, "_tandem"
@@ -84,6 +84,17 @@ def state(name: str) -> sql.Composed:
 
 def _quoted(name: str) -> sql.Literal:
     return sql.Literal('"' + name.replace('"', '""') + '"')
+
+
+@lru_cache(maxsize=256)
+def adopt(name: str) -> sql.Composed:
+    """Give the rows that another class wrote before the first of ours an order, below all of ours of their time: those of them that are not
+    written anew would be read as none. Looks for one row where there is one of ours."""
+    return sql.SQL("""
+        INSERT INTO {rows} (entity_key, event_us, revision, fingerprint, stamp)
+        SELECT entity_key, coalesce((extract(epoch FROM max(event_ts)) * 1000000)::bigint, 0), -1, '', 0 FROM {fields}
+        WHERE NOT EXISTS (SELECT FROM {rows}) GROUP BY entity_key ORDER BY entity_key ON CONFLICT DO NOTHING
+        """).format(**_pair(name))
 
 
 @lru_cache(maxsize=256)

@@ -22,7 +22,7 @@ from serving.online_store.columns import ColumnRead, PackedColumns, StoredColumn
 from serving.online_store.order import without_order
 from serving.online_store.packed_rows import PackedRows
 from serving.online_store.sqlite_file import SqliteFile
-from serving.online_store.sqlite_tables import WRITING, columns_query, create, lines, packed_query
+from serving.online_store.sqlite_tables import WRITING, adopt, columns_query, create, lines, packed_query
 from serving.online_store.table_names import check_tables, sharing
 from transforms.errors import StoreError
 
@@ -98,6 +98,7 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
         name = _table_id(config.project, table)
         with self._transaction(config) as conn:
             create(conn, name)
+            adopt(conn, name)
             applied = self._applied(conn, config, table.name)
             rows.check_applied(table.name, applied)
             rows = rows.uncovered(self._covered(conn, config, table.name))

@@ -14,8 +14,9 @@ from feast import FeatureView
 
 from serving.online_store.order import Rows
 from serving.online_store.packed import PACKED
+from transforms.instants import micros_of
 
-__all__ = ["WRITING", "columns_query", "create", "lines", "packed_query"]
+__all__ = ["WRITING", "adopt", "columns_query", "create", "lines", "packed_query"]
 
 WRITING = "tandem_writing"
 """A table that has a row only inside a transaction that writes packed rows with their features."""
@@ -57,6 +58,23 @@ def create(conn: sqlite3.Connection, name: str) -> None:
             f" WHEN NOT EXISTS (SELECT 1 FROM {WRITING})"
             f" BEGIN DELETE FROM \"{name}\" WHERE entity_key = NEW.entity_key AND feature_name = '{PACKED}'; END"
         )
+
+
+def adopt(conn: sqlite3.Connection, name: str) -> None:
+    """Give the rows that another class wrote before the first of ours an order, below all of ours of their time: those of them that are not
+    written anew would be read as none."""
+    others, ours = (conn.execute(f'SELECT EXISTS (SELECT 1 FROM "{table}")').fetchone()[0] for table in (name, f"{name}_tandem"))
+    if others and not ours:
+        rows = conn.execute(f'SELECT entity_key, max(event_ts) FROM "{name}" GROUP BY entity_key ORDER BY entity_key').fetchall()
+        found = [(key, micros_of(_as_written(at))) for key, at in rows]
+        conn.executemany(f"INSERT INTO \"{name}_tandem\" (entity_key, event_us, revision, fingerprint) VALUES (?, ?, -1, '')", found)
+
+
+def _as_written(at: int | str | None) -> datetime:
+    """A time that Feast's class wrote, of UTC: seconds by this machine's zone, or as older versions wrote it."""
+    if at is None:
+        return _EPOCH
+    return datetime.fromtimestamp(at) if isinstance(at, int) else datetime.fromisoformat(at)
 
 
 def _add_column(conn: sqlite3.Connection, table: str, column: str, kind: str) -> None:

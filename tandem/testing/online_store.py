@@ -258,6 +258,19 @@ class OnlineStoreContract(PackedRowsContract, DeletionContract, MaterializationC
             assert at.replace(tzinfo=None) == T.replace(tzinfo=None)
             assert {n: values[n] for n in EVERY} == ours
 
+    def test_rows_of_stock_feast_stay_where_others_of_their_view_are_written(self, bench: Bench) -> None:
+        """A store that changes to the ordered class, and is written in part: its other rows were read as none, without a word."""
+        if bench.stock_settings is None:
+            pytest.skip("the store has a layout of its own, which stock Feast does not write")
+        stock, config = bench.stock()
+        cells = [{"x": Value(double_val=x)} for x in (1.0, 2.0)]
+        rows = [(key(origin=o), each, T + timedelta(microseconds=7), None) for o, each in zip(("EWR", "JFK"), cells)]
+        stock.online_write_batch(config, bench.table, rows, None)
+        bench.write(("EWR", T + timedelta(seconds=1), 1, 3.0))
+        assert (bench.x("EWR"), bench.x("JFK"), bench.x("LGA")) == (3.0, 2.0, None)
+        bench.write(("JFK", T + timedelta(seconds=1), 0, 5.0))
+        assert bench.x("JFK") == 5.0
+
     def test_features_that_a_row_lacks_become_null_not_the_old_value(self, bench: Bench) -> None:
         table = view(features=[Field(name="x", dtype=Float64), Field(name="y", dtype=Float64)], name="two")
         two = bench.of(table)
