@@ -33,9 +33,11 @@ def _model_summary(model: LoadedModel) -> dict[str, Any]:
 
 
 def v1_answer(prediction: Prediction, body: Mapping[str, Any]) -> dict[str, Any]:
-    """TF-Serving's answer: ``predictions``, or ``outputs`` to a body in column format; our own keys beside it."""
+    """TF-Serving's answer: ``predictions``, or ``outputs`` to a body in column format; our own keys beside it. ``not_finite``, where there
+    are some: the rows where null stands for a number that JSON does not have."""
     return {
         "outputs" if "inputs" in body else "predictions": prediction.values,
+        **({"not_finite": list(prediction.odd)} if prediction.odd else {}),
         "model": _model_summary(prediction.model),
         "features": group_summary(prediction),
     }
@@ -44,12 +46,13 @@ def v1_answer(prediction: Prediction, body: Mapping[str, Any]) -> dict[str, Any]
 def v2_answer(prediction: Prediction, body: Mapping[str, Any]) -> dict[str, Any]:
     """Open Inference's answer, with the request's own ``id`` if it had one. Parameters are texts (of JSON): the protocol has no lists."""
     spec = prediction.model.spec
+    odd = {"not_finite": _text(list(prediction.odd))} if prediction.odd else {}
     return {
         **({"id": body["id"]} if "id" in body else {}),
         "model_name": spec.name,
         "model_version": str(spec.version),
         "outputs": [{"name": spec.output, "datatype": "FP32", "shape": [len(prediction.values)], "data": prediction.values}],
-        "parameters": {"fingerprints": _text(spec.fingerprints), "features": _text(group_summary(prediction))},
+        "parameters": {"fingerprints": _text(spec.fingerprints), "features": _text(group_summary(prediction)), **odd},
     }
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from serving.clock import ReplayClock
@@ -44,6 +46,8 @@ class Prediction:
     groups: dict[str, ViewRows]
     record: RequestRecord | None = None
     """As it is logged; None: it is not."""
+    odd: Sequence[int] = ()
+    """The rows whose prediction is NaN or infinite, or has such a number: JSON has no form for these, and says null."""
 
 
 _MOST_MISMATCHES = 100
@@ -67,8 +71,9 @@ class Dataplane:
         self._watcher = Watcher(self.poll, settings.poll_seconds)
         self._forms: Forms | None = None
         self._store_away = ""
+        self._told_of_the_future = False
         self._mismatches: set[str] = set()
-        """Which rows of another graph than a model's were met: each is logged once, not at every request."""
+        """What was met of rows of another graph than a model's, and of predictions that are no numbers: each is logged once."""
         self._log = None if settings.request_log is None else RequestLog(settings.request_log, _limits(settings), self.metrics)
         self._shadow_log: RequestLog | None = None
         self._shadow: Shadow | None = None
@@ -89,24 +94,26 @@ class Dataplane:
         """Read the registry, connect the store, load and warm the models, and begin to watch. A part that is not there yet is
         no error: it shows in :meth:`problems`, and is taken when it comes."""
         self.poll()
-        self._tell_of_the_future()
         self._watcher.start()
         for part in (self._log, self._shadow, self._shadow_log):
             if part is not None:
                 part.start()
 
     def _tell_of_the_future(self) -> None:
-        """Say once where the store was filled beyond the clock: of an entity it has the newest row, and no earlier one to answer by."""
+        """Say where the store is filled beyond the clock, once until it is not: of an entity it has the newest row, and no earlier one to
+        answer by."""
         if self.features.problem or self.features.store_problem:
             return
         now = self.features.now_us()
         with contextlib.suppress(StoreError):  # it shows in problems()
-            if ends := self.features.materialized_beyond(now):
+            ends = self.features.materialized_beyond(now)
+            if ends and not self._told_of_the_future:
                 log.warning(
                     "online store: it has the newest row of each entity, up to %s (%s), and answers are as of %s: rows of the future are"
                     " served, of negative age; serve as of the former, or later",
                     to_minute(max(ends.values())), ", ".join(sorted(ends)), to_minute(now),
                 )  # fmt: skip
+            self._told_of_the_future = bool(ends)
 
     def close(self) -> None:
         """Stop watching, run the challenger on what still waits, and write the rest of the logs."""
@@ -120,6 +127,7 @@ class Dataplane:
         self.features.refresh()
         with contextlib.suppress(StoreError):  # it shows in problems()
             self.features.connect()
+        self._tell_of_the_future()
         self._from_store()
         self.models.poll()
         self.metrics.store.set(0 if self.features.store_problem else 1)
@@ -229,11 +237,24 @@ class Dataplane:
             table = {name: pa.array(values, type=types[name]) for name, values in columns.items()}
             for view, group in groups.items():
                 table.update({f"{view}__{feature}": column for feature, column in group.columns.items()})
-            values = predict(table, rows).tolist()
-        record = None
+            array = predict(table, rows)
+        odd = self._not_finite(spec, array)
+        values, record = array.tolist(), None
         if self._log is not None and context.request_id:
             record = self._record(context, endpoint, rows, columns, types, groups, spec, values)
-        return Prediction(model, values, groups, record)
+        return Prediction(model, values, groups, record, odd)
+
+    def _not_finite(self, spec: ModelSpec, values: npt.NDArray[Any]) -> list[int]:
+        """The rows of predictions that are no numbers: counted, and told of once a version."""
+        if values.dtype.kind != "f" or (finite := np.isfinite(values)).all():
+            return []
+        rows: list[int] = np.flatnonzero(~finite.reshape(len(values), -1).all(axis=1)).tolist()
+        self.metrics.predictions_not_finite.labels(spec.name).inc(len(rows))
+        line = f"model {spec.name!r} version {spec.version}: predicts NaN or infinite"
+        if line not in self._mismatches and len(self._mismatches) < _MOST_MISMATCHES:
+            self._mismatches.add(line)
+            log.warning("%s; null stands for it in answers: look at the features of those requests, in the request log", line)
+        return rows
 
     def _record(
         self,

@@ -58,6 +58,7 @@ log = logging.getLogger("tandem.serving")
 
 _MOST_PLANS = 256
 """Sets of features whose plans are kept: a request may ask for any."""
+_MOST_ASIDES = 20
 
 
 def load_repo_config(repo: Path, timeout_seconds: float = 5.0) -> RepoConfig:
@@ -115,6 +116,8 @@ class OnlineFeatures:
         self._store: OnlineStore | None = None
         self._catalog: Catalog | None = None
         self._plans: tuple[Catalog | None, dict[Any, ReadPlan]] = (None, {})
+        self._asides: set[str] = set()
+        """What was told of reads that no answer needs: each once."""
         self.problem = "the feature registry is not read yet"
         """Why there is no catalog, or the last refresh failed; empty when all is well."""
         self.store_problem = ""
@@ -258,7 +261,9 @@ class OnlineFeatures:
 
     def applied_fingerprint(self, view: str) -> str | None:
         """The fingerprint whose rows the online store takes for the view; None if it takes any. Raises StoreError."""
-        return self._asked(lambda store: store.applied_fingerprint(self.config, view) if isinstance(store, OrderedOnlineStore) else None)
+        return self._asked(
+            lambda store: store.applied_fingerprint(self.config, view) if isinstance(store, OrderedOnlineStore) else None, aside=True
+        )
 
     def materialized_beyond(self, now: int) -> dict[str, int]:
         """The views whose rows were materialized beyond ``now`` (us), each with up to when. Raises StoreError."""
@@ -269,9 +274,11 @@ class OnlineFeatures:
             covered = {name: store.covered(self.config, name) for name in self.catalog.views}
             return {name: found.upto_us for name, found in covered.items() if found is not None and found.upto_us > now}
 
-        return self._asked(ends)
+        return self._asked(ends, aside=True)
 
-    def _asked(self, question: Callable[[OnlineStore], T]) -> T:
+    def _asked(self, question: Callable[[OnlineStore], T], aside: bool = False) -> T:
+        """The store's answer. Raises StoreError; then it is a ``store_problem``, unless no answer to a request needs it (``aside``): a user
+        who may read rows need not be able to read more."""
         with self._lock:
             if self._store is None:
                 if self.config.online_store is None:
@@ -283,13 +290,25 @@ class OnlineFeatures:
         try:
             return question(store)
         except Exception as e:  # whatever the store's client raises
+            if aside:
+                line = " ".join(str(e).split()) or type(e).__name__
+                if line not in self._asides and len(self._asides) < _MOST_ASIDES:
+                    self._asides.add(line)
+                    log.warning("online store: what is kept beside the rows cannot be read: %s", line)
+                raise StoreError("the online store does not say what it keeps beside the rows") from e
             with self._lock:
                 if self._store is store:
                     self._store = None  # a broken connection is not kept: the next read opens a new one
             told = isinstance(e, StoreError) and e.__cause__ is None  # ours, and of no place on this machine
             problem = str(e) if told else f"the online store cannot be read ({type(e.__cause__ or e).__name__})"
-            # While a store stays away every request fails: its trace is logged once, not a thousand times a second.
-            log.warning("online store: a read failed", exc_info=e) if problem != self.store_problem else log.debug("%s", problem)
+            # While a store stays away every request fails: it is logged once, not a thousand times a second; with a trace only where
+            # nobody translated what the store's client raised.
+            if problem == self.store_problem:
+                log.debug("%s", problem)
+            elif isinstance(e, StoreError):
+                log.warning("online store: a read failed: %s", " ".join(str(e).split()))
+            else:
+                log.warning("online store: a read failed", exc_info=e)
             self.store_problem = problem
             raise StoreError(f"{problem}; try again") from e
 

@@ -62,6 +62,9 @@ class Metrics(LogMetrics):
         self.mismatches = Counter(
             "tandem_fingerprint_mismatches_total", "Rows or models of another fingerprint.", ["model", "view"], registry=r
         )
+        self.predictions_not_finite = Counter(
+            "tandem_predictions_not_finite_total", "Rows whose prediction is NaN or infinite.", ["model"], registry=r
+        )
         self.model = Gauge("tandem_model_version", "The version being served.", ["model"], registry=r)
         self.alias = Gauge("tandem_model_alias", "The version that an alias names; 0: none.", ["model", "alias"], registry=r)
         self.astray = Gauge(

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 from feast import FeatureStore, RepoConfig
 
+from serving.app import create_app
 from serving.online_store.base import ColumnRead
 from serving.online_store.columns import PackedColumns
 from tandem.testing.online_store import NOW, Bench, OnlineStoreContract, key, view
 from tests.integration.offline_world import T0, Repo, row
-from tests.postgres_server import PASSWORD, PostgresServer, postgres_server
+from tests.integration.serving_world import GOOD, make_repo, push, settings
+from tests.postgres_server import PASSWORD, USER, PostgresServer, postgres_server
 from tests.redis_server import free_port
 from transforms.errors import StoreError
 
@@ -78,6 +81,40 @@ def test_a_user_who_may_not_write_and_a_lock_that_nobody_gives_back_are_called_t
     assert reading.x() == 1.0, "whoever only reads needs no right to make tables"
     with pytest.raises(StoreError, match="grant its user that"):
         reading.write(("EWR", T, 2, 1.0))
+
+
+@pytest.mark.parametrize("right", ["nothing there yet", "rows alone", "all", "read-only by default"])
+def test_a_server_that_may_only_read_is_ready_and_tells_in_one_line_what_it_may_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, right: str
+) -> None:
+    """Reading what is applied and covered was a transaction as writers make them; what failed was a trace, and the store not ready."""
+    with postgres_server() as own:
+        make_repo(tmp_path, store=POSTGRES, postgres=own.settings)
+        with own.connect() as admin:
+            admin.execute("CREATE ROLE reader LOGIN PASSWORD 'reader'")
+            admin.execute("GRANT USAGE ON SCHEMA public TO reader")
+            admin.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
+            if right == "nothing there yet":
+                admin.execute("DROP TABLE tandem_applied, tandem_covered, tandem_marks")
+            if right == "rows alone":
+                admin.execute("REVOKE SELECT ON tandem_applied, tandem_covered, tandem_marks FROM reader")
+            if right == "read-only by default":
+                admin.execute("GRANT CREATE ON SCHEMA public TO reader")
+                admin.execute("ALTER ROLE reader SET default_transaction_read_only = on")
+                admin.execute("DROP TABLE tandem_marks")
+        path = tmp_path / "repo" / "feature_store.yaml"
+        path.write_text(path.read_text().replace(f"user: {USER}", "user: reader").replace(f"password: {PASSWORD}", "password: reader"))
+        push(tmp_path, tmp_path, 1)
+        with TestClient(create_app(settings(tmp_path))) as client:
+            plane = client.app.state.dataplane  # type: ignore[attr-defined]
+            for _ in range(3):
+                assert client.get("/v2/health/ready").json()["ready"], client.get("/v2/health/ready").text
+                assert client.post("/v1/models/delay:predict", json={"instances": [GOOD]}).status_code == 200
+                plane.poll()
+    lines = [r for r in caplog.records if r.levelname == "WARNING" and r.name == "tandem.serving"]
+    assert not any(r.exc_info for r in lines) and all("\n" not in r.getMessage() for r in lines)
+    beside = [r.getMessage() for r in lines if "what is kept beside the rows cannot be read" in r.getMessage()]
+    assert len(beside) == (2 if right == "rows alone" else 0) and all("permission denied for table tandem_" in line for line in beside)
 
 
 def test_names_are_quoted_and_may_be_long(postgres: PostgresServer) -> None:

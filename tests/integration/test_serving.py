@@ -462,3 +462,47 @@ def test_a_store_that_was_filled_beyond_the_clock_is_told_of_once(
     assert not told or (
         f"up to {NOW + timedelta(minutes=1):%Y-%m-%d %H:%M} (aircraft)" in lines[0] and f"as of {NOW:%Y-%m-%d %H:%M}" in lines[0]
     )
+
+
+def test_a_store_that_is_filled_beyond_the_clock_is_told_of_when_it_is_first_seen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It was looked at once, at the start: a store that was away then, or filled later, was never told of."""
+    feast = make_repo(tmp_path)
+    cover = feast._get_provider().online_store.cover
+    beyond = round((NOW + timedelta(minutes=5)).timestamp() * 1e6)
+    online, away = tmp_path / "online.db", tmp_path / "away.db"
+
+    def told(plane: Any) -> int:
+        plane.poll()
+        return sum("rows of the future" in r.message for r in caplog.records)
+
+    cover(feast.config, "aircraft", Covered(stamp=1, upto_us=beyond))
+    online.rename(away)
+    online.mkdir()
+    with TestClient(create_app(settings(tmp_path))) as client:
+        plane = client.app.state.dataplane  # type: ignore[attr-defined]
+        assert told(plane) == 0
+        online.rmdir()
+        away.rename(online)
+        assert [told(plane), told(plane)] == [1, 1]
+        cover(feast.config, "aircraft", Covered(stamp=2, upto_us=beyond - 600_000_000))
+        assert told(plane) == 1
+        cover(feast.config, "aircraft", Covered(stamp=3, upto_us=beyond))
+        assert told(plane) == 2, "filled beyond it once more"
+
+
+def test_a_prediction_that_is_no_number_is_said_to_be_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """FAULTS 15: null for a prediction that is infinite said nothing; the number itself is in the request log."""
+    make_repo(tmp_path)
+    push(tmp_path, tmp_path, 1)
+    huge = {**GOOD, "distance": 1e300}
+    with TestClient(create_app(settings(tmp_path, request_log=tmp_path / "log"))) as client:
+        assert "not_finite" not in predict(client, GOOD)
+        answer = predict(client, GOOD, huge, GOOD)
+        assert answer["not_finite"] == [1] and [v is None for v in answer["predictions"]] == [False, True, False]
+        fields = [("origin", "BYTES"), ("tailnum", "BYTES"), ("distance", "FP64")]
+        inputs = [{"name": n, "datatype": t, "shape": [2], "data": [huge[n], GOOD[n]]} for n, t in fields]
+        v2 = client.post("/v2/models/delay/infer", json={"inputs": inputs}).json()
+        assert v2["parameters"]["not_finite"] == "[0]" and v2["outputs"][0]["data"][0] is None
+        assert 'tandem_predictions_not_finite_total{model="delay"} 2.0' in client.get("/metrics").text
+    assert sum("predicts NaN or infinite" in r.message for r in caplog.records) == 1
+    assert sorted(read_requests(tmp_path / "log").column("tandem_prediction").to_pylist())[-2:] == [float("inf")] * 2
