@@ -185,7 +185,8 @@ def test_the_column_that_a_service_joins_a_key_by_holds_its_values(tmp_path: Pat
     with open(made.repo_path / "features.py", "a") as text:
         text.write(
             "from feast import FeatureService\n"
-            'trip = FeatureService(name="trip", features=[view_city_orders, view_city_orders.with_name("to").with_join_key_map({"city": "bound_for"})])\n'
+            'used = [view_city_orders, view_city_orders.with_name("to").with_join_key_map({"city": "bound_for"})]\n'
+            'trip = FeatureService(name="trip", features=used)\n'
         )
     from pipelines.feature_store.store import apply
 
