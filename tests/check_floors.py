@@ -85,6 +85,7 @@ FLOOR0 = tuple(
         "columns",
         "zones",
         "time_texts",
+        "clock_times",
         "quick_conversions",
         "conversions",
         "nested",

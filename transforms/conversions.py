@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from transforms.clock_times import clock_micros
 from transforms.columns import (
     CODE,
     EXACT,
@@ -36,8 +37,23 @@ from transforms.columns import (
 )
 from transforms.instants import MAX_US, MIN_US, BeyondCalendar, micros_of, micros_of_text
 from transforms.json_payload import Refused
-from transforms.parsing import Base64, BigEndian, Date, Decimal, Enum, Epoch, Hex, IsoTime, Local, Number, Parse, TimeFormat
-from transforms.quick_conversions import YEAR_ONE_US, quick
+from transforms.parsing import (
+    Base64,
+    BigEndian,
+    Date,
+    Decimal,
+    Enum,
+    Epoch,
+    Hex,
+    IsoTime,
+    Local,
+    Number,
+    Parse,
+    Text,
+    TimeFormat,
+    TimeOfDay,
+)  # fmt: skip
+from transforms.quick_conversions import MOST_SERIAL, SERIAL_ZERO_US, YEAR_ONE_US, quick
 from transforms.reasons import INFINITE, INVALID_UTF8, NAN, NOT_IN_DOMAIN, OVERFLOW, WRONG_TYPE
 from transforms.zones import utc_of, utc_of_one
 
@@ -60,6 +76,8 @@ _ISO = re.compile(
 _EPOCH_DAY = date(1970, 1, 1)
 _AN = {"int64": "an int64", "float64": "a float64"}
 _DAY_US = 86_400_000_000
+_HUGE = 10**400
+"""Longer numbers are cut off where JSON is read."""
 
 
 def value_of(value: Any, parse: Parse, dtype: str) -> Any:
@@ -77,6 +95,13 @@ def value_of(value: Any, parse: Parse, dtype: str) -> Any:
         return _number(value, dtype)
     if isinstance(parse, BigEndian):
         return _big_endian(value, dtype)
+    if isinstance(parse, Text):
+        return _digits(value)
+    if isinstance(parse, TimeOfDay):
+        since = clock_micros(_text(value) or value)
+        if since is None:
+            raise Refused(WRONG_TYPE, "is no time of the day such as 10:15:30")
+        return within_int64(since)
     assert isinstance(parse, (Hex, Base64))
     data = _bytes(value, parse, dtype)
     if dtype == "int64":
@@ -105,6 +130,8 @@ def column_of(column: pa.Array, parse: Parse, dtype: str) -> Column:
         return _local(column, parse) if isinstance(parse, Local) and is_local(column.type, parse) else convert(column, dtype)
     if isinstance(parse, Number) and not is_text(column.type):
         return convert(column, dtype)
+    if isinstance(parse, Text) and (is_text(column.type) or pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        return _texts(column)
     if isinstance(parse, Enum) and n > 1 and not pa.types.is_nested(column.type) and not pa.types.is_decimal(column.type):
         try:
             encoded = column.dictionary_encode()
@@ -127,6 +154,16 @@ def column_of(column: pa.Array, parse: Parse, dtype: str) -> Column:
         codes[rest] = odd_codes
         values[rest] = odd.fill_null(0).to_numpy(zero_copy_only=False)
     return pa.array(values, target_type(dtype), mask=~valid | (codes != all_ok(1)[0])), codes
+
+
+def _texts(column: pa.Array) -> Column:
+    """Texts as they are, whole numbers as their digits."""
+    if is_text(column.type):
+        return convert(column, "string")
+    if pa.types.is_integer(column.type):
+        return column.cast(pa.string()), all_ok(len(column))
+    whole, codes = convert(column, "int64")
+    return whole.cast(pa.string()), codes
 
 
 def is_local(kind: pa.DataType, parse: Parse | None) -> bool:
@@ -210,6 +247,8 @@ def _moment(value: Any, parse: Epoch | Local | Date) -> int:
         return value.us
     text = _text(value)
     if isinstance(parse, TimeFormat):
+        if type(value) is int and parse.takes_digits:
+            text = str(value)
         if text is not None:
             return _formatted(text, parse)
         raise Refused(WRONG_TYPE, f"is no text in the format {parse.format!r}")
@@ -229,6 +268,8 @@ def _moment(value: Any, parse: Epoch | Local | Date) -> int:
                 pass
         raise Refused(WRONG_TYPE, "is no date; send YYYY-MM-DD or whole days since 1970")
     assert isinstance(parse, Epoch)
+    if parse.unit == "excel":
+        return _serial(value, text, parse)
     per, zero = _PER_UNIT[parse.unit], YEAR_ONE_US if parse.unit == "ticks" else 0
     if type(value) is int:
         return math.floor(value * per) + zero
@@ -240,6 +281,17 @@ def _moment(value: Any, parse: Epoch | Local | Date) -> int:
             return math.floor(Fraction(odata[1] if odata else text) * per) + zero
     taken = "a number" + (" or the text of one" if parse.text else "")
     raise Refused(WRONG_TYPE, f"is no Epoch({parse.unit!r}); send {taken} of {parse.unit} since 1970")
+
+
+def _serial(value: Any, text: str | None, parse: Epoch) -> int:
+    """Days as a spreadsheet counts them."""
+    if parse.text and text is not None and _PLAIN_NUMBER.fullmatch(text):
+        value = float(text)
+    if type(value) not in (int, float) or not abs(value) < MOST_SERIAL:
+        taken = "a number" + (" or the text of one" if parse.text else "")
+        raise Refused(WRONG_TYPE, f"is no Epoch('excel'); send {taken} of days since 1899-12-30")
+    milliseconds: int = round(value * 86_400_000.0)
+    return milliseconds * 1_000 + SERIAL_ZERO_US
 
 
 def _iso(text: str | None, parse: IsoTime) -> int:
@@ -355,6 +407,20 @@ def _of_units(units: int, scale: int, dtype: str) -> Any:
         raise Refused(OVERFLOW, "does not fit float64") from None
 
 
+def _digits(value: Any) -> str:
+    if type(value) in (str, bytes):
+        return str(value_as(value, "string"))
+    if isinstance(value, decimal.Decimal) and value.is_finite() and value.adjusted() < 400 and value == value.to_integral_value():
+        value = int(value)
+    if type(value) is float:
+        value = value_as(value, "int64")
+    if type(value) is not int:
+        raise Refused(WRONG_TYPE, "is neither a text nor a whole number")
+    if abs(value) >= _HUGE:
+        raise Refused(OVERFLOW, "is a number of more than 400 digits")
+    return str(value)
+
+
 def _number(value: Any, dtype: str) -> Any:
     text = _text(value)
     binary = type(value) is bytes and len(value) in (1, 2, 4, 8) and (text is None or not text.isprintable())
@@ -371,7 +437,7 @@ def _number(value: Any, dtype: str) -> Any:
     if exact.denominator != 1:
         raise Refused(WRONG_TYPE, "is no whole number")
     if not -MAX_INT64 - 1 <= exact.numerator <= MAX_INT64:
-        raise Refused(OVERFLOW, "does not fit int64 exactly")
+        raise Refused(OVERFLOW, "does not fit int64 exactly; a string field holds it")
     return exact.numerator
 
 

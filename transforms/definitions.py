@@ -72,7 +72,7 @@ from transforms.functions import (
     Variance,
 )
 from transforms.functions.base import check_aggregate
-from transforms.parsing import Base64, BigEndian, Date, Decimal, Enum, Epoch, Hex, IsoTime, Number, TimeFormat
+from transforms.parsing import Base64, BigEndian, Date, Decimal, Enum, Epoch, Hex, IsoTime, Number, Text, TimeFormat, TimeOfDay
 from transforms.places import ElementIndex, Header, RecordKey, RecordTimestamp
 from transforms.tables import Delta, Iceberg, Query
 
@@ -124,7 +124,9 @@ __all__ = [
     "Std",
     "Sum",
     "TIMESTAMP",
+    "Text",
     "TimeFormat",
+    "TimeOfDay",
     "TopK",
     "Variance",
     "case",

@@ -12,7 +12,7 @@ from transforms.event_source import EventSource
 from transforms.fields import EVENT_MARK, Field
 from transforms.json_payload import Refused, parse_json
 from transforms.nested import Misplaced, find
-from transforms.parsing import Date, Decimal, Enum, Epoch, Number, Parse
+from transforms.parsing import Date, Decimal, Enum, Epoch, Number, Parse, Text, TimeFormat
 from transforms.places import EACH, ElementIndex
 
 __all__ = ["columns_of"]
@@ -83,7 +83,7 @@ def _stands_as(parse: Parse, values: list[Any]) -> pa.DataType | None:
         return {str: _TEXT, int: _WHOLE, bool: pa.bool_()}[keys.pop()] if len(keys) == 1 else None
     if isinstance(parse, Epoch):
         return _TEXT if kinds == {str} else _REAL if float in kinds else _WHOLE
-    if isinstance(parse, Date):
+    if isinstance(parse, (Date, Text, TimeFormat)):
         return _WHOLE if kinds == {int} else _TEXT
     if isinstance(parse, (Decimal, Number)):
         return _TEXT if kinds == {str} else _REAL

@@ -14,9 +14,12 @@ from typing import Any, ClassVar, Literal, get_args
 
 from transforms.errors import DefinitionError
 
-__all__ = ["Base64", "BigEndian", "Date", "Decimal", "Enum", "Epoch", "Hex", "IsoTime", "Local", "Number", "Parse", "TimeFormat"]
+__all__ = [
+    "Base64", "BigEndian", "Date", "Decimal", "Enum", "Epoch", "Hex", "IsoTime", "Local", "Number", "Parse", "Text", "TimeFormat",
+    "TimeOfDay",
+]  # fmt: skip
 
-Unit = Literal["s", "ms", "us", "ns", "ticks"]
+Unit = Literal["s", "ms", "us", "ns", "ticks", "excel"]
 Choice = Literal["earlier", "later", "reject"]
 
 MAX_SCALE = 15
@@ -47,7 +50,8 @@ class Parse:
 
 @dataclass(frozen=True)
 class Epoch(Parse):
-    """A number of units since 1970 in UTC: ``"s"``, ``"ms"``, ``"us"`` or ``"ns"``; or ``"ticks"``, .NET's 100 ns since the year 1.
+    """A number of units since 1970 in UTC: ``"s"``, ``"ms"``, ``"us"`` or ``"ns"``; or ``"ticks"``, .NET's 100 ns since the year 1; or
+    ``"excel"``, days since 1899-12-30 as spreadsheets count them, to the nearest millisecond, as they show them.
 
     Whole numbers are exact, nanoseconds and ticks floored to microseconds. A float is the nearest microsecond to it, ties to the even one.
     ``text``: also a text that holds such a number, floored; in milliseconds also as ``/Date(1714557660123+0200)/`` (OData of SAP and .NET,
@@ -93,7 +97,7 @@ class TimeFormat(Local):
     (half an hour after the change), ``"earlier"`` as the new one has it (half an hour before), ``"reject"`` rejects it.
 
     A column of timestamps without a zone (Parquet, Avro's local timestamps, tables) holds local times of ``zone``, too; one with a zone
-    holds the moments that it says.
+    holds the moments that it says. A format that begins with the year reads whole numbers by their digits, too (20240501 for ``%Y%m%d``).
     """
 
     format: str
@@ -123,6 +127,11 @@ class TimeFormat(Local):
             )
             raise self._refuse(f"format {self.format!r} {said}")
         self._check_zone()
+
+    @property
+    def takes_digits(self) -> bool:
+        """Whether a whole number may be such a text: of a day or a month that came first it would have lost a zero."""
+        return self.format.startswith("%Y") and self.zone is not None
 
 
 @dataclass(frozen=True)
@@ -189,6 +198,24 @@ class Number(Parse):
 
 
 @dataclass(frozen=True)
+class Text(Parse):
+    """A text as it is, or a whole number as its decimal digits: an id, which some writers send as a number, of any size (unsigned 64 bits,
+    decimals without a fraction) and without loss. Whole floats below 2^53 are whole numbers; others, and truth values, are refused."""
+
+    dtypes: ClassVar[tuple[str, ...]] = ("string",)
+
+
+@dataclass(frozen=True)
+class TimeOfDay(Parse):
+    """A time of the day, as whole microseconds since midnight (floored): times of Arrow, Avro and Python, durations, and texts: ``10:15``,
+    ``10:15:30.5``, ``1:05 PM``, ``101530``. Hours may be more than 24, as timetables count them behind midnight (``25:10:00`` of GTFS), and
+    a sign may stand before them, as MySQL's TIME has it. A day beside it makes a moment of both: ``(col("day").cast("int64") +
+    col("time")).cast("timestamp")``, in UTC."""
+
+    dtypes: ClassVar[tuple[str, ...]] = ("int64",)
+
+
+@dataclass(frozen=True)
 class BigEndian(Parse):
     """Four or eight bytes, big-endian, signed: what Kafka's Integer and Long serializers write; float64: what its Float and Double do."""
 
@@ -210,7 +237,7 @@ class Enum(Parse):
             raise self._refuse(f"mapping {self.mapping!r} is no mapping; write Enum({{0: 'unknown', 1: 'paid'}})")
         pairs = tuple(self.mapping.items()) if isinstance(self.mapping, Mapping) else self.mapping
         for key, _ in pairs:
-            if type(key) not in (str, int, bool) or (type(key) is int and not -(2**63) <= key < 2**63):
+            if type(key) not in (str, int, bool) or (type(key) is int and not -(2**63) <= key < 2**64):
                 raise self._refuse(f"key {key!r} is no text, whole number of 64 bits, or boolean, as which a value may stand in the data")
         object.__setattr__(self, "mapping", tuple(sorted(pairs, key=lambda pair: (type(pair[0]).__name__, pair[0]))))
 

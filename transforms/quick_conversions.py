@@ -7,15 +7,21 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from transforms.clock_times import clock_columns
 from transforms.columns import EXACT, MAX_INT64, convert, float64_values, int64_values, is_text
-from transforms.parsing import Date, Decimal, Epoch, IsoTime, Number, Parse, TimeFormat
+from transforms.parsing import Date, Decimal, Epoch, IsoTime, Number, Parse, TimeFormat, TimeOfDay
 from transforms.time_texts import fixed_texts, utc_texts
 from transforms.zones import utc_of
 
-__all__ = ["YEAR_ONE_US", "Quick", "quick"]
+__all__ = ["MOST_SERIAL", "SERIAL_ZERO_US", "YEAR_ONE_US", "Quick", "quick"]
 
 YEAR_ONE_US = -62_135_596_800_000_000
 """The first moment of the year 1, from which ticks are counted."""
+
+SERIAL_ZERO_US = -25_569 * 86_400_000_000
+"""1899-12-30, the day 0 of spreadsheets."""
+MOST_SERIAL = 4e6
+"""Their days end with the year 9999, before this one."""
 
 Quick = tuple[npt.NDArray[np.int64] | npt.NDArray[np.float64], npt.NDArray[np.bool_]]
 """Values [N], and which of them are right, bool [N]; nothing is said of the others."""
@@ -28,6 +34,8 @@ def quick(column: pa.Array, parse: Parse, dtype: str) -> Quick | None:
     """The values of N that are read plainly; None where there is no way by columns for this type. What stands at nulls is not meant."""
     t = column.type
     whole, real = pa.types.is_integer(t), pa.types.is_float32(t) or pa.types.is_float64(t)
+    if isinstance(parse, Epoch) and parse.unit == "excel":
+        return _serial(float64_values(column.cast(pa.float64(), safe=False))) if whole or real else None
     if isinstance(parse, Epoch):
         if whole:
             return _epoch_whole(column, parse)
@@ -49,6 +57,8 @@ def quick(column: pa.Array, parse: Parse, dtype: str) -> Quick | None:
             return fixed_texts(column, "%Y-%m-%d")
     if isinstance(parse, IsoTime) and is_text(t):
         return _iso(column, parse)
+    if isinstance(parse, TimeFormat) and whole and parse.takes_digits:
+        column, t = column.cast(pa.string()), pa.string()
     if isinstance(parse, TimeFormat) and is_text(t) and parse.zone is not None:
         found = fixed_texts(column, parse.format)
         if found is not None:
@@ -67,6 +77,8 @@ def quick(column: pa.Array, parse: Parse, dtype: str) -> Quick | None:
             texts, sure = _matching(column, rf"^-?[0-9]{{1,{max(1, 15 - parse.scale)}}}{behind}$")
             values, exact = _decimal_real(float64_values(texts.cast(pa.float64())), parse.scale, dtype)
             return values, sure & exact
+    if isinstance(parse, TimeOfDay):
+        return clock_columns(column)
     if isinstance(parse, Number) and is_text(t):
         if dtype == "int64":
             texts, sure = _matching(column, r"^-?[0-9]{1,18}$")
@@ -140,6 +152,12 @@ def _epoch_real(values: npt.NDArray[np.float64], factor: int) -> Quick:
         half = fraction == 0.5
         us = np.where(half, whole.astype(np.int64) + (whole.astype(np.int64) & 1), us)
     return us, sure
+
+
+def _serial(values: npt.NDArray[np.float64]) -> Quick:
+    """Days as a spreadsheet counts them."""
+    sure = np.abs(values) < MOST_SERIAL
+    return np.rint(np.where(sure, values, 0.0) * 86_400_000.0).astype(np.int64) * 1_000 + SERIAL_ZERO_US, sure
 
 
 def _clipped(column: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:

@@ -6,7 +6,7 @@ import decimal
 import math
 import re
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from typing import Any
 
 import numpy as np
@@ -185,7 +185,7 @@ def detail_of(source: EventSource, name: str, reason: str, value: Any, max_futur
         return f"{shown} is none of {', '.join(map(repr, allowed)) if len(allowed) <= 8 else f'the {len(allowed)} allowed values'}"
     fix = _read_by(value, f.dtype) or (_TIMES if f.dtype == "timestamp" else "")
     taken = f"; {fix}" if fix else ""
-    ends = {WRONG_TYPE: f"is no {f.dtype}{taken}", OVERFLOW: f"does not fit {f.dtype} exactly", INVALID_UTF8: "is not valid UTF-8"}
+    ends = {WRONG_TYPE: f"is no {f.dtype}{taken}", OVERFLOW: f"does not fit {f.dtype} exactly{taken}", INVALID_UTF8: "is not valid UTF-8"}
     return f"{shown} {ends.get(reason, 'is not a finite number')}"
 
 
@@ -195,4 +195,11 @@ def _read_by(value: Any, dtype: str | None) -> str:
         return f"the field's parse=Decimal(scale={min(MAX_SCALE, max(0, -int(value.as_tuple().exponent)))}) reads it"
     if isinstance(value, date) and not isinstance(value, datetime) and dtype == "timestamp":
         return "the field's parse=Date() reads it"
+    if isinstance(value, time) and dtype == "int64":
+        return "the field's parse=TimeOfDay() reads it"
+    if type(value) is int and abs(value) < 10**400:
+        if dtype == "string":
+            return "the field's parse=Text() reads it"
+        if dtype == "int64":
+            return 'a field of dtype "string" holds it with parse=Text()'
     return ""

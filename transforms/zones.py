@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["AMBIGUOUS", "MISSING", "utc_of", "utc_of_one"]
+__all__ = ["AMBIGUOUS", "MISSING", "Choice", "utc_of", "utc_of_one"]
 
 Int = npt.NDArray[np.int64]
 Choice = Literal["earlier", "later", "reject"]

@@ -20,6 +20,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import quote
@@ -42,7 +43,7 @@ __all__ = ["LINES", "UNREADABLE", "Subject", "column_holds", "holds", "names_in"
 
 LINES = (".jsonl", ".ndjson", ".json")
 _PACKED = (".gz", ".zst")
-_NUMBER = re.compile(r"-?[0-9]{1,19}")
+_NUMBER = re.compile(r"-?[0-9]{1,20}")
 UNREADABLE = (pa.ArrowException, OSError, EOFError, ValueError, RuntimeError, MemoryError)
 """What a file raises that is damaged, not of the format that its name says, or of which a type would run code (pyarrow-hotfix)."""
 _RECORDS = 1_000
@@ -303,7 +304,8 @@ def _equal(column: pa.ChunkedArray, wanted: str) -> Mask:
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return np.array([cell is not None and any(_text(each) == wanted for each in cell) for cell in column.to_pylist()], bool)
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        return np.array([cell is not None and _text(float(cell)) == wanted for cell in column.to_pylist()], bool)
+        exact = [int(cell) if isinstance(cell, Decimal) and cell == cell.to_integral_value() else cell for cell in column.to_pylist()]
+        return np.array([cell is not None and _text(cell if isinstance(cell, int) else float(cell)) == wanted for cell in exact], bool)
     texts = (pa.types.is_binary(kind), pa.types.is_large_binary(kind), pa.types.is_string(kind), pa.types.is_large_string(kind))
     if not (any(texts) or pa.types.is_integer(kind)):
         return np.zeros(len(column), bool)

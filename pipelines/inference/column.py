@@ -41,6 +41,8 @@ class Column:
     name: str = ""
     unsigned: bool = False
     """Whether its type in the file holds nothing negative."""
+    day_format: str = ""
+    """Of a column of days that are texts or numbers: how they are written."""
     of_day: int = 0
     """Of a time of the day: how many of its units a second has (a thousand million: nanoseconds since midnight); 0: it is none."""
     is_index: bool = False

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pipelines.inference.column import Column, numbers
 from pipelines.inference.names import words
-from pipelines.inference.times import epoch, epoch_text, moments, text_times, times
+from pipelines.inference.times import clock_times, digit_days, epoch, epoch_text, moments, text_times, times
 from transforms.instants import micros_of
 
 __all__ = ["EMPTY_LISTS", "KEYS", "describe"]
@@ -20,6 +20,10 @@ __all__ = ["EMPTY_LISTS", "KEYS", "describe"]
 EMPTY_LISTS = "empty lists"
 
 MOST_WORDS = 12
+MOST_TEXT = 64 << 10
+BEYOND = "whole numbers that an int64 does not hold (beyond 2^63): a text without loss"
+MOST_OF_SCHEMA = 64
+"""Words of an enum that are a domain: more are a list of their own, such as currencies."""
 KEYS = (
     "user", "uid", "customer", "device", "account", "card", "card1", "merchant", "location", "vendor", "sku", "product", "session",
     "zaehler",
@@ -33,10 +37,10 @@ _PACKED = r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/
 
 def describe(
     steps: tuple[Any, ...], values: list[Any], kind: pa.DataType | None, text: bool, decimal_mark: str, zone: str | None,
-    thousands: str | None = None, asked: str | None = None,
+    thousands: str | None = None, asked: str | None = None, words: tuple[str, ...] = (),
 ) -> Column:  # fmt: skip
     """What N values are. ``text``: their format has nothing else; ``kind``: their type in the file, where it has one; ``asked`` is what
-    the event time is said to be called."""
+    the event time is said to be called; ``words``: those that a schema has for them, where it is one of an enum."""
     rows = len(values)
     column = Column(steps, rows, sum(v is None for v in values), asked=asked in (steps[-1], ".".join(map(str, steps))))
     if column.nulls == rows:
@@ -44,17 +48,22 @@ def describe(
         return column
     column.unsigned = kind is not None and pa.types.is_unsigned_integer(kind)
     if kind is not None and pa.types.is_decimal(kind):
-        column.dtype, column.parse = "float64", f"Decimal(scale={max(kind.scale, 0)})"
-        numbers(column, [None if v is None else float(v) for v in values])
-        column.left_out = "a decimal of more than 15 digits behind the point" if kind.scale > 15 else ""
+        _decimals(column, values, kind.scale)
         return column
     types = set(map(type, values)) - {type(None)}
+    if words and types == {str} and _of_schema(column, values, words):
+        return column
     if types <= {str}:
         _texts(column, values, text, decimal_mark, zone, thousands)
     elif types == {bool}:
         column.dtype, column.distinct = "bool", len({v for v in values if v is not None})
     elif types == {int} or types == {int, float} or types == {float}:
-        _plain_numbers(column, values, types)
+        if types != {int} or not digit_days(column, values, zone):
+            _plain_numbers(column, values, types)
+    elif types == {int, str} and all(len(v.encode()) <= MOST_TEXT for v in values if isinstance(v, str)):
+        _as_text(column, values, "a text in some records and a number in others")
+    elif all(issubclass(t, (dt.time, dt.timedelta)) for t in types):
+        clock_times(column, values)
     elif all(issubclass(t, dt.datetime) for t in types):
         times(column, values, zone)
     elif types == {dt.date}:
@@ -65,9 +74,7 @@ def describe(
     elif types == {list}:
         _lists(column, values)
     elif types <= {decimal.Decimal}:
-        scale = max(-int(v.as_tuple().exponent) for v in values if v is not None)
-        column.dtype, column.parse = "float64", f"Decimal(scale={max(scale, 0)})"
-        numbers(column, [None if v is None else float(v) for v in values])
+        _decimals(column, values, max(-int(v.as_tuple().exponent) for v in values if v is not None))
     else:
         column.left_out = (
             f"values of several types ({', '.join(sorted(t.__name__ for t in types))})" if len(types) > 1 else _kind_name(types)
@@ -75,14 +82,47 @@ def describe(
     return column
 
 
+def _of_schema(column: Column, values: list[Any], known: tuple[str, ...]) -> bool:
+    """Whether texts are the words of an enum, all of which are the domain then, seen or not; of very many there is none."""
+    seen = {v for v in values if v is not None}
+    if not seen <= set(known):
+        return False
+    column.dtype, column.distinct = "string", len(seen)
+    if len(known) <= MOST_OF_SCHEMA:
+        column.domain = list(known)
+        column.notes.append(f"the enum of the schema; {len(seen):,} of {len(known):,} words seen")
+    else:
+        column.notes.append(f"one of the {len(known):,} words of the schema's enum")
+    return True
+
+
 def _kind_name(types: set[type]) -> str:
     return f"values of type {next(iter(types)).__name__}, which no field has"
+
+
+def _decimals(column: Column, values: list[Any], scale: int) -> None:
+    """Decimals; those without a fraction are whole numbers, as databases have ids: NUMBER(38, 0), NUMERIC(20)."""
+    if scale <= 0 and any(v is not None and not -(2**63) <= v < 2**63 for v in values):
+        _as_text(column, [None if v is None else int(v) for v in values], BEYOND)
+        return
+    column.dtype, column.parse = "float64" if scale > 0 else "int64", f"Decimal(scale={max(scale, 0)})"
+    numbers(column, [None if v is None else float(v) if scale > 0 else int(v) for v in values])
+    column.left_out = "a decimal of more than 15 digits behind the point" if scale > 15 else ""
+
+
+def _as_text(column: Column, values: list[Any], why: str) -> None:
+    """Whole numbers, and texts perhaps, as texts: what tells things apart."""
+    column.dtype, column.parse, column.distinct = "string", "Text()", len({str(v) for v in values if v is not None})
+    column.notes.append(why)
 
 
 def _plain_numbers(column: Column, values: list[Any], types: set[type]) -> None:
     known = [v for v in values if v is not None]
     if any(isinstance(v, int) and not -(2**63) <= v < 2**63 for v in known):
-        column.left_out = "integers beyond 64 bits"
+        if types != {int} or any(abs(v) >= 10**400 for v in known):
+            column.left_out = "integers beyond 64 bits"
+        else:
+            _as_text(column, values, BEYOND)
         return
     if float in types:
         finite = [v for v in known if v == v and abs(v) != float("inf")]
@@ -133,12 +173,13 @@ def _texts(column: Column, values: list[Any], text: bool, decimal_mark: str, zon
     elif all_match(rf"^[+-]?(\d{{1,15}}({mark}\d*)?|{mark}\d+)([eE][+-]?\d{{1,2}})?$") and not all_match(r"^[+-]?0\d"):
         _real_texts(column, values, text, decimal_mark)
     elif all_match(r"^\d+$") and text:
-        column.notes.append("digits with leading zeros: text, so that these stay")
+        zeros = any(v is not None and v.startswith("0") and len(v) > 1 for v in values)
+        column.notes.append("digits with leading zeros: text, so that these stay" if zeros else BEYOND)
     if column.dtype == "string" and column.distinct >= MOST_WORDS and all_match(_PACKED) and pc.any(pc.ends_with(array, "=")).as_py():
         column.notes.append("QUESTION: bytes in base64? a number of Debezium or Kafka Connect is parse=Decimal(scale=2, unscaled=True)")
     if column.dtype == "string":
         longest = pc.max(pc.binary_length(array)).as_py()
-        if longest > 64 << 10:
+        if longest > MOST_TEXT:
             column.left_out = "texts above 64 KiB"
     if (
         column.dtype == "string"
@@ -178,9 +219,7 @@ def _real_texts(column: Column, values: list[Any], text: bool, decimal_mark: str
     if not text:
         column.parse = "Number()" if exponents or scale > 15 else f"Decimal(scale={scale})"
     numbers(column, real)
-    if text:
-        epoch(column, real)
-    elif not exponents:
+    if not exponents:
         epoch_text(column, real)
 
 

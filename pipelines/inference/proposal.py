@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +18,12 @@ from pipelines.inference.names import identifier, taken_from, words
 from pipelines.inference.sampling import Sample
 from pipelines.inference.times import shown, time_like
 from transforms.errors import DataError
+from transforms.instants import instant, micros_of
 
 __all__ = ["ORIGIN", "Disorder", "Proposal", "propose"]
 
 _BEGINS = {"event", "created", "occurred", "pickup", "start", "started", "ordered", "order", "begin", "sent"}
-_PLAIN = {"timestamp", "event_time", "event_timestamp", "event_ts", "event_at", "occurred_at"}
+_PLAIN = {"timestamp", "event_time", "event_timestamp", "event_ts", "event_at", "occurred_at", "ts", "time", "at"}
 _LATER = {
     "end", "ended", "updated", "modified", "expires", "expiry", "dropoff", "due", "birth", "received", "ingested", "processed", "deleted",
     "delivered", "delivery", "finish", "finished", "loaded",
@@ -74,6 +78,8 @@ class Proposal:
     offset: bool = False
     day: Column | None = None
     """The column with the day of an event time that is one of the day."""
+    zone: str | None = None
+    """That of times without one, where it is said."""
 
     @property
     def keys(self) -> list[Column]:
@@ -91,7 +97,9 @@ class Proposal:
     def measures(self) -> list[Column]:
         """Columns of numbers to make means of."""
         skip = {"id", "code", "type", "flag", "label", "key", "number", "lat", "lon", "latitude", "longitude", "seq", "pos", "lsn", *KEYS}
-        found = [c for c in self.columns if c.dtype in ("float64", "int64") and c.distinct > 5 and not skip & set(words(c.name))]
+        found = [
+            c for c in self.columns if c.dtype in ("float64", "int64") and c.distinct > 5 and not c.of_day and not skip & set(words(c.name))
+        ]
         hint = {"amount", "amt", "fare", "price", "total", "value", "wert", "temp", "duration", "distance"}
         return sorted(found, key=lambda c: (c.dtype != "float64", not hint & set(words(c.name)), self.columns.index(c)))
 
@@ -100,7 +108,10 @@ def propose(sample: Sample, *, zone: str | None = None, explode: str | None = No
     """A definition for a sample. ``zone`` is that of times without one; ``event_time`` names a column or path. Raises DataError."""
     mark = sample.dialect.decimal if sample.dialect else "."
     thousands = sample.dialect.thousands if sample.dialect else None
-    described = [describe(s, v, sample.kinds.get(s), sample.text, mark, zone, thousands, event_time) for s, v in sample.columns.items()]
+    described = [
+        describe(s, v, sample.kinds.get(s), sample.text, mark, zone, thousands, event_time, sample.words.get(s, ()))
+        for s, v in sample.columns.items()
+    ]
     described = [c for c in described if not _is_bare(c) or not _goes_on(c, described, sample)]
     _leave_out_mixed(described, sample)
     columns = [c for c in described if not c.left_out]
@@ -109,12 +120,14 @@ def propose(sample: Sample, *, zone: str | None = None, explode: str | None = No
         column.name = _name(column, sample.envelope, taken)
     _note_renamed(columns)
     changed = None if sample.envelope is None else _of_change(columns, sample.envelope)
-    when, offset = _event_time(columns, event_time) if changed is None or event_time is not None else (changed, False)
+    when, offset = _event_time(columns, event_time, sample.lists) if changed is None or event_time is not None else (changed, False)
     day: Column | None = None
-    if event_time is None and when.parse == "Date()":  # a time of the day beside it tells more
-        when, offset, day = next(((c, True, when) for c in columns if c.required and c.of_day), (when, offset, None))
+    if event_time is None and _is_day(when) and (clock := _clock_beside(when, columns)) is not None:  # it tells more
+        when, offset, day = clock, True, when
     elif when.of_day:
-        day = _likeliest([c for c in _times(columns) if c.parse == "Date()"])
+        day = _likeliest([c for c in _times(columns) if _is_day(c)])
+    if day is not None:
+        _as_shown(day, zone)
     moments = _moments(when, day)
     _note_early(when if day is None else day, moments)
     fields = [c for c in columns if offset or c is not when]
@@ -136,7 +149,34 @@ def propose(sample: Sample, *, zone: str | None = None, explode: str | None = No
         explode=explode,
         offset=offset,
         day=day,
+        zone=zone,
     )
+
+
+def _is_day(column: Column) -> bool:
+    """Whether it holds days, and no time of them."""
+    return column.parse == "Date()" or bool(column.day_format)
+
+
+def _clock_beside(day: Column, columns: list[Column]) -> Column | None:
+    """The time of the day that belongs to a day: the next column behind it that is one, or else the last before it."""
+    at = columns.index(day)
+    found = [c for c in columns if c.required and c.of_day and time_like(c.called)]
+    return min(found, key=lambda c: (columns.index(c) < at, abs(columns.index(c) - at)), default=None)
+
+
+def _as_shown(day: Column, zone: str | None) -> None:
+    """Have a day be the midnight of UTC, to which a time of the day is added before any zone is looked at."""
+    if not day.day_format or day.moments is None:
+        return
+    day.parse = f'TimeFormat("{day.day_format}", zone="UTC")'
+    day.notes = [n for n in day.notes if "local time" not in n]
+    if zone is not None:
+        place = ZoneInfo(zone)
+        local = [us if us == NONE else micros_of(instant(us).astimezone(place).replace(tzinfo=None)) for us in day.moments.tolist()]
+        day.moments = np.array(local, np.int64)
+        known = day.moments[day.moments != NONE]
+        day.low, day.high = shown(int(known.min())), shown(int(known.max()))
 
 
 def _is_bare(column: Column) -> bool:
@@ -195,7 +235,7 @@ def _named(column: Column, asked: str) -> bool:
     return asked in (column.name, ".".join(str(s) for s in column.steps), str(column.steps[-1]))
 
 
-def _event_time(columns: list[Column], asked: str | None) -> tuple[Column, bool]:
+def _event_time(columns: list[Column], asked: str | None, lists: Mapping[tuple[Any, ...], int]) -> tuple[Column, bool]:
     if asked is not None:
         found = [c for c in columns if _named(c, asked)]
         if not found:
@@ -227,8 +267,11 @@ def _event_time(columns: list[Column], asked: str | None) -> tuple[Column, bool]
     ]  # fmt: skip
     if seconds:
         return seconds[0], True
+    most = max(lists, key=lambda steps: lists[steps], default=None)
+    listed = "" if most is None else f", make the elements of a list the events (--explode {'.'.join(map(str, most))})"
     raise DataError(
-        "no column is a time that every record has; name one with --event-time (an integer counts as seconds), or add one to the data"
+        f"no column is a time that every record has; name one with --event-time (an integer counts as seconds){listed}, or add one to the"
+        " data"
     )
 
 
@@ -305,7 +348,7 @@ def _time_rank(column: Column) -> tuple[int, bool, int]:
 
 def _tie_breaker(first: list[Column], columns: list[Column]) -> Column:
     """``first``: places in a log, which are in order whether or not they are unique."""
-    fit = [c for c in columns if c.dtype in ("string", "int64") and c.required]
+    fit = [c for c in columns if c.dtype in ("string", "int64") and c.required and not c.of_day]
     placed = [c for c in first if c in fit]
     if placed:
         return max(placed, key=lambda c: c.distinct)

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from pipelines.inference.envelope import Envelope, envelope_of
+from pipelines.inference.schema_words import file_places, words_of
 from pipelines.lake.counted import counted
 from pipelines.sources.file_formats.compressed_file import opened
 from pipelines.sources.file_formats.file_format import COMPRESSED, UnreadableFileError, format_of, one_line
@@ -69,6 +70,8 @@ class Sample:
     maps: set[Steps] = field(default_factory=set)
     """Where lists of entries stand, which are maps."""
     kinds: dict[Steps, pa.DataType] = field(default_factory=dict)
+    words: dict[Steps, tuple[str, ...]] = field(default_factory=dict)
+    """Those that a schema has for what is one of an enum."""
     folders: tuple[str, ...] = ()
     envelope: Envelope | None = None
     """What Debezium puts around each row, where its records are such."""
@@ -109,10 +112,10 @@ def sample_files(
     if not records:
         raise DataError(f"{path} holds no records{_not_lines(files)}; nothing can be said of it")
     made = flattened(records, explode, parts)
-    return Sample(
-        made.columns, made.rows, made.parts, "file", dialect is not None, dialect, suffix, made.lists, made.maps, types, tuple(columns),
-        made.envelope, more=made.more,
-    )  # fmt: skip
+    made.kind, made.text, made.dialect, made.suffix = "file", dialect is not None, dialect, suffix
+    made.kinds, made.folders = types, tuple(columns)
+    made.words = words_of(made.columns, [file_places(file) for file in files if _suffix(file) == ".avro"])
+    return made
 
 
 def _not_lines(files: Sequence[Path]) -> str:
@@ -149,6 +152,7 @@ def flattened(records: Sequence[Mapping[str, Any]], explode: str | None = None, 
     wanted = tuple(explode.split(".")) if explode else None
     row = more = 0
     envelope = envelope_of(records)
+    described = all(r.keys() == {"schema", "payload"} for r in records)  # as Kafka Connect writes them: what they are, and the record
     sizes = list(parts or [len(records)])
     of_part = [0] * len(sizes)
     for record, part in zip(records, (p for p, n in enumerate(sizes) for _ in range(n)), strict=True):
@@ -162,7 +166,7 @@ def flattened(records: Sequence[Mapping[str, Any]], explode: str | None = None, 
             elements = inner if isinstance(inner, list) else []
         for element in elements:
             for steps, value in _leaves(record, (), wanted, element, lists, maps):
-                if envelope is not None and not envelope.keeps(steps):
+                if (envelope is not None and not envelope.keeps(steps)) or (described and steps[0] == "schema"):
                     continue
                 column = columns.get(steps)
                 if column is None:
@@ -182,6 +186,8 @@ def flattened(records: Sequence[Mapping[str, Any]], explode: str | None = None, 
         )
     if envelope is not None:
         lists = {steps: n for steps, n in lists.items() if envelope.keeps(steps)}
+    if described:
+        lists = {steps: n for steps, n in lists.items() if steps[0] != "schema"}
     return Sample(columns, row, of_part, "records", lists=lists, maps=maps, envelope=envelope, more=more)
 
 
@@ -316,7 +322,8 @@ def _lines(f: BinaryIO) -> Iterator[bytes]:
 
 
 def _text_records(file: Path, dialect: Csv) -> Iterator[Mapping[str, Any]]:
-    with opened(file) as f, io.TextIOWrapper(f, dialect.encoding, errors="replace", newline="") as text:
+    encoding = "utf-8-sig" if dialect.encoding == "utf-8" else dialect.encoding  # what stands before a quote would make it a letter
+    with opened(file) as f, io.TextIOWrapper(f, encoding, errors="replace", newline="") as text:
         left = MOST_BYTES
 
         def lines() -> Iterator[str]:

@@ -13,12 +13,13 @@ import numpy as np
 
 from pipelines.inference.column import NONE, Column
 from pipelines.inference.names import words
+from transforms.clock_times import CLOCK, clock_micros
 from transforms.conversions import value_of
 from transforms.instants import micros_of, micros_of_text
 from transforms.json_payload import Refused
 from transforms.parsing import Epoch, IsoTime
 
-__all__ = ["epoch", "epoch_text", "moments", "shown", "text_times", "time_like", "times"]
+__all__ = ["clock_times", "digit_days", "epoch", "epoch_text", "moments", "shown", "text_times", "time_like", "times"]
 
 _UNITS = (("s", 1_000_000), ("ms", 1_000), ("us", 1))
 _DAY = 86_400
@@ -27,6 +28,7 @@ _OF_DAY = (1_000_000, 1_000_000_000)
 _FIRST, _LAST = 631_152_000, 4_102_444_800  # 1990 and 2100, in seconds
 _TICKS = 628_929_792_000_000_000, 662_380_416_000_000_000
 """1994 and 2100 in ticks of .NET: as nanoseconds since 1970 these are of December 1989 to 1990, of which few data are."""
+_SERIALS = 32_874, 54_789
 _TIME = {
     "time",
     "timestamp",
@@ -43,6 +45,11 @@ _TIME = {
     "stamp",
     "zeit",
     "moment",
+    "heure",
+    "hora",
+    "fecha",
+    "uhr",
+    "ora",
 }
 _UNIT_NAMES = {
     "ms": "ms", "millis": "ms", "milliseconds": "ms", "us": "us", "micros": "us", "microseconds": "us", "ns": "ns", "nano": "ns",
@@ -57,15 +64,19 @@ _FORMATS = (
     (r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{1,6}$", "%Y-%m-%dT%H:%M:%S.%f"),
     (r"^\d{4}-\d\d-\d\d \d\d:\d\d$", "%Y-%m-%d %H:%M"), (r"^\d{4}-\d\d-\d\dT\d\d:\d\d$", "%Y-%m-%dT%H:%M"),
     (r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ?[+-]\d\d:?\d\d$", "%Y-%m-%d %H:%M:%S%z"),
-    (r"^\d\d\.\d\d\.\d{4} \d\d:\d\d:\d\d$", "%d.%m.%Y %H:%M:%S"), (r"^\d\d\.\d\d\.\d{4} \d\d:\d\d$", "%d.%m.%Y %H:%M"),
-    *((rf"^\d{{1,2}}/\d{{1,2}}/\d{{4}} {pattern}$", f"{day} {form}") for pattern, form, days in (
-        (r"\d{1,2}:\d\d:\d\d", "%H:%M:%S", ("%d/%m/%Y", "%m/%d/%Y")), (r"\d{1,2}:\d\d", "%H:%M", ("%d/%m/%Y", "%m/%d/%Y")),
-        (r"\d{1,2}:\d\d:\d\d [APap][Mm]", "%I:%M:%S %p", ("%m/%d/%Y", "%d/%m/%Y")),
-        (r"\d{1,2}:\d\d [APap][Mm]", "%I:%M %p", ("%m/%d/%Y", "%d/%m/%Y")),
-    ) for day in days),
-    (rf"^\d{{4}}/\d\d/\d\d {_CLOCK}$", "%Y/%m/%d %H:%M:%S"), (rf"^\d{{4}}/\d\d/\d\d {_CLOCK}\.\d{{1,6}}$", "%Y/%m/%d %H:%M:%S.%f"),
-    (r"^\d\d\.\d\d\.\d{4}$", "%d.%m.%Y"), (r"^\d{1,2}/\d{1,2}/\d{4}$", "%d/%m/%Y"), (r"^\d{1,2}/\d{1,2}/\d{4}$", "%m/%d/%Y"),
-    (r"^\d{4}/\d\d/\d\d$", "%Y/%m/%d"),
+    *((rf"^\d\d\.\d\d\.\d{{{digits}}}{pattern}$", f"%d.%m.{year}{form}") for digits, year in ((4, "%Y"), (2, "%y")) for pattern, form in (
+        (r" \d\d:\d\d:\d\d", " %H:%M:%S"), (r" \d\d:\d\d", " %H:%M"), ("", ""),
+    )),
+    *((rf"^\d{{1,2}}{mark}\d{{1,2}}{mark}\d{{{digits}}}{pattern}$", f"{first}{mark}{second}{mark}{year}{form}")
+      for mark in "/-" for digits, year in ((4, "%Y"), (2, "%y"))
+      for pattern, form, order in (
+        (r" \d{1,2}:\d\d:\d\d", " %H:%M:%S", "dm"), (r" \d{1,2}:\d\d", " %H:%M", "dm"), ("", "", "dm"),
+        (r" \d{1,2}:\d\d:\d\d [APap][Mm]", " %I:%M:%S %p", "md"), (r" \d{1,2}:\d\d [APap][Mm]", " %I:%M %p", "md"),
+      ) for first, second in ((f"%{order[0]}", f"%{order[1]}"), (f"%{order[1]}", f"%{order[0]}"))),
+    *((rf"^\d{{4}}[{mark}]\d\d[{mark}]\d\d{pattern}$", f"%Y{mark}%m{mark}%d{form}") for mark in "/." for pattern, form in (
+        ("", ""), (r" \d\d:\d\d", " %H:%M"), (rf" {_CLOCK}", " %H:%M:%S"), (rf" {_CLOCK}\.\d{{1,6}}", " %H:%M:%S.%f"),
+    )),
+    (r"^\d{4}-W[0-5]\d-[1-7]$", "%G-W%V-%u"),
     # Logs of web servers; mail and HTTP; what C, Java and Twitter print; Oracle and DB2.
     (rf"^\d\d/{_MONTH}/\d{{4}}:{_CLOCK} [+-]\d{{4}}$", "%d/%b/%Y:%H:%M:%S %z"),
     (rf"^\[\d\d/{_MONTH}/\d{{4}}:{_CLOCK} [+-]\d{{4}}\]$", "[%d/%b/%Y:%H:%M:%S %z]"),
@@ -86,6 +97,7 @@ _DIGITS = (
     (r"^(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])([01]\d|2[0-3])[0-5]\d[0-5]\d$", "%Y%m%d%H%M%S"),
     (r"^(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])([01]\d|2[0-3])[0-5]\d[0-5]\d\d{3}$", "%Y%m%d%H%M%S%f"),
 )
+_CLOCK_DIGITS = r"^([01]\d|2[0-4])[0-5]\d[0-5]\d$"
 _DAYS = r"^(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$"
 _ISO = (
     r"^(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d)?|\d{8}[Tt]\d{4}(\d\d)?)([.,]\d+)?"
@@ -110,7 +122,7 @@ def text_times(column: Column, values: list[Any], all_match: Callable[[str], boo
         moments(column, [None if v is None else micros_of(dt.datetime.fromisoformat(v).replace(tzinfo=dt.UTC)) for v in values])
         return True
     for pattern, form in _FORMATS:
-        if all_match(pattern) and _formatted(column, values, form, zone):
+        if not (version and ":" not in form) and all_match(pattern) and _formatted(column, values, form, zone):
             return True
     if all_match(_ISO) and _printed(column, values, zone):
         return True
@@ -118,17 +130,50 @@ def text_times(column: Column, values: list[Any], all_match: Callable[[str], boo
         column.dtype, column.parse = "timestamp", 'Epoch("ms", text=True)'
         moments(column, [None if v is None else value_of(v, Epoch("ms", text=True), "timestamp") for v in values])
         return True
+    if all_match(rf"^{CLOCK}$") and (time_like(name) or all_match(r"^[^:]+:[^:]+:")) and clock_times(column, values):
+        return True
     if not (time_like(name) or name.startswith("column_")):
         return False
     if any(all_match(pattern) and _formatted(column, values, form, zone) for pattern, form in _DIGITS):
         return True
-    return not text and time_like(name) and all_match(_DAYS) and _formatted(column, values, "%Y%m%d", zone)
+    if time_like(name) and all_match(_DAYS) and _formatted(column, values, "%Y%m%d", zone):
+        return True
+    return time_like(name) and all_match(_CLOCK_DIGITS) and clock_times(column, values)
+
+
+def clock_times(column: Column, values: list[Any]) -> bool:
+    """Whether values are times of the day; then the column is: microseconds since midnight."""
+    us = [None if v is None else clock_micros(v) for v in values]
+    if any(u is None and v is not None for u, v in zip(us, values, strict=True)):
+        return False
+    column.dtype, column.parse, column.of_day = "int64", "TimeOfDay()", 1_000_000
+    known = [u for u in us if u is not None]
+    column.moments = np.array([NONE if u is None else u for u in us], np.int64)
+    column.distinct = len(set(known))
+    column.notes.append(f"{_clock(min(known))} to {_clock(max(known))}, as microseconds since midnight")
+    return True
+
+
+def _clock(us: int) -> str:
+    seconds = abs(us) // 1_000_000
+    return f"{'-' if us < 0 else ''}{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+def digit_days(column: Column, values: list[Any], zone: str | None) -> bool:
+    """Whether whole numbers are days, or moments, by their digits: 20240501. Then the column is."""
+    texts = [None if v is None else str(v) for v in values]
+    if not time_like(column.called):
+        return False
+    for pattern, form in ((_DAYS, "%Y%m%d"), *_DIGITS[:1]):
+        if all(v is None or re.match(pattern, v) for v in texts) and _formatted(column, texts, form, zone):
+            return True
+    return False
 
 
 def time_like(name: str) -> bool:
     """Whether a name is one that times have."""
     found = words(name)
-    return bool(set(found) & _TIME) or any(w.endswith(("time", "zeit", "date", "datum", "stamp")) for w in found)
+    return bool(set(found) & _TIME) or any(w.endswith(("time", "zeit", "date", "datum", "stamp", "dat", "zet")) for w in found)
 
 
 def epoch(column: Column, values: list[Any]) -> None:
@@ -138,6 +183,8 @@ def epoch(column: Column, values: list[Any]) -> None:
     unit_named = _UNIT_NAMES.get(words(name)[-1]) if words(name) else None  # event_ms: a time only if it is one in that unit
     timed |= column.asked
     if not (timed or unit_named) or not isinstance(column.low, (int, float)):
+        return
+    if _serial(column, values):
         return
     if {"date", "day", "dt"} & set(words(name)) and column.low * _DAY >= _FIRST and column.high * _DAY <= _LAST and column.dtype == "int64":
         column.dtype, column.domain, column.parse = "timestamp", None, "Date()"
@@ -165,8 +212,23 @@ def epoch(column: Column, values: list[Any]) -> None:
             column.moments = np.array([NONE if v is None else v * 1_000_000 // column.of_day for v in values], np.int64)
 
 
+def _serial(column: Column, values: list[Any]) -> bool:
+    """Whether numbers are days as a spreadsheet counts them: of 1990 to 2050, which as days since 1970 would be of 2060 and later."""
+    low, high = _SERIALS
+    dated = any(w in ("date", "day", "dt") or w.endswith(("date", "datum", "time")) for w in words(column.called))
+    if not dated or not isinstance(column.low, (int, float)) or not low <= column.low <= column.high <= high:
+        return False
+    column.dtype, column.domain, column.parse = "timestamp", None, 'Epoch("excel")'
+    column.naive = True
+    column.notes.append("QUESTION: days since 1899-12-30, as spreadsheets count them? UTC is assumed; .from_local() of it is a zone's")
+    moments(column, [None if v is None else value_of(v, Epoch("excel"), "timestamp") for v in values])
+    return True
+
+
 def _of_moment(steps: tuple[Any, ...]) -> bool:
-    """Whether it is the seconds of an object that is a time, beside their nanoseconds."""
+    """Whether it is the seconds of an object that is a time, beside their nanoseconds, or a count within them as MongoDB has it."""
+    if steps[-2:] == ("$timestamp", "t"):
+        return True
     return len(steps) > 1 and steps[-1] in ("seconds", "_seconds", "epochSecond", "epoch_second") and time_like(str(steps[-2]))
 
 
@@ -214,6 +276,7 @@ def _formatted(column: Column, values: list[Any], form: str, zone: str | None) -
     except ValueError:
         return False
     column.dtype = "timestamp"
+    column.day_format = "" if any(d in form for d in ("%H", "%I")) else form
     if "%z" in form:
         column.parse = f'TimeFormat("{form}")'
         moments(column, [None if at is None else micros_of(at) for at in read])
@@ -224,7 +287,7 @@ def _formatted(column: Column, values: list[Any], form: str, zone: str | None) -
         if zone is None:
             column.notes.append("QUESTION: local time of which zone? UTC is assumed; infer --zone Europe/Paris says another")
         _local(column, read, form, zone or "UTC")
-    if form.startswith(("%d/%m", "%m/%d")) and all(at is None or at.day <= 12 for at in read):
+    if form.startswith(("%d/%m", "%m/%d", "%d-%m", "%m-%d")) and all(at is None or at.day <= 12 for at in read):
         column.notes.append("QUESTION: day/month or month/day?")
     return True
 

@@ -6,16 +6,20 @@ import io
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
 
 from pipelines.inference.names import called, identifier
 from pipelines.inference.sampling import Sample, Steps, dialect_of, json_object, sample_records, text_records, types_of
+from pipelines.inference.schema_words import avro_places, protobuf_words, words_of
 from pipelines.project.config import KafkaSettings
 from pipelines.sources.formats.framing import HEADER
+from pipelines.sources.formats.json_schema_format import JsonSchemaFormat
 from pipelines.sources.formats.record_format import record_format
 from pipelines.sources.formats.record_keys import RecordKeys
+from pipelines.sources.formats.schema_paths import JsonPlaces, Places
 from transforms.definitions import Csv, EventSource, Field
 from transforms.errors import ConfigError, DataError
 from transforms.json_payload import Refused
@@ -42,18 +46,21 @@ def sample_payloads(
     known = [p for p in payloads if p]
     form = form or kafka.formats.get(name) or _looks_like(known, source, kafka)
     types: dict[Steps, pa.DataType] = {}
+    words: dict[Steps, tuple[str, ...]] = {}
+    places: list[Places] = []
     dialect = None
     records: Sequence[Mapping[str, Any] | None]  # None for what is none; of formats of others these are left out
     if form in ("json", "json_schema"):
         records = [json_object(p[HEADER.size :] if p[0] == 0 else p) for p in known]
+        places = _json_places(known, source, kafka) if form == "json_schema" else []
     elif form == "csv":
         lines = b"\n".join(p.rstrip(b"\r\n") for p in known)
         dialect = dialect_of(lines[: 1 << 18], None, f"topic {topic}", header=False)
         records = [_line(p.decode(dialect.encoding, "replace"), dialect) for p in known]
     elif form == "avro":
-        records = _avro(known, source, kafka)
+        records, places = _avro(known, source, kafka)
     elif form == "protobuf":
-        records = _protobuf(known, source, kafka, types)
+        records, words = _protobuf(known, source, kafka, types)
     else:
         sampled = record_format(source, kafka, form).sample(known)
         if sampled is None:
@@ -63,7 +70,9 @@ def sample_payloads(
     if not found:
         raise DataError(f"none of the {len(payloads):,} records can be read as {form}; say --format, or sample a file of events instead")
     read = _parts(payloads, parts, records) if len(records) == len(known) else None  # else nobody knows which of them was read
-    return sample_records(found, explode, dialect, types, read), form
+    sample = sample_records(found, explode, dialect, types, read)
+    sample.words = words | words_of(sample.columns, places)
+    return sample, form
 
 
 def _parts(payloads: Sequence[bytes | None], parts: Sequence[int] | None, records: Sequence[Mapping[str, Any] | None]) -> list[int]:
@@ -151,8 +160,33 @@ def _looks_like(payloads: Sequence[bytes], source: EventSource, kafka: KafkaSett
     )
 
 
-def _avro(payloads: Sequence[bytes], source: EventSource, kafka: KafkaSettings) -> list[dict[str, Any] | None]:
-    """As the stream reads them, with the aliases and defaults of a reader's schema where one is set."""
+def _json_places(payloads: Sequence[bytes], source: EventSource, kafka: KafkaSettings) -> list[Places]:
+    """The schemas of records in JSON Schema's framing, where a registry tells them."""
+    if not kafka.schema_registry:
+        return []
+    registry, out = JsonSchemaFormat(source, kafka).registry, list[Places]()
+    for number in sorted({HEADER.unpack_from(p)[1] for p in payloads if p[0] == 0 and len(p) > HEADER.size}):
+        found = registry.schema(number)
+        with suppress(ValueError, RecursionError):
+            out += [] if found is None or found.kind != "JSON" else [JsonPlaces(json.loads(found.text))]
+    return out
+
+
+def _avro_places(form: Any) -> list[Places]:
+    """The schema that records are read by: the reader's, where one is set, or else each that one was written with."""
+    from pipelines.sources.formats.avro_schemas import load_schema
+
+    if (reader := form.readers_schema()) is not None:
+        return [avro_places(reader[0], dict(reader[1]))]
+    out: list[Places] = []
+    for number in form.decoders:
+        named: dict[str, Any] = {}
+        out.append(avro_places(load_schema(form.registry.schema(number), form.registry, named, []), named))
+    return out
+
+
+def _avro(payloads: Sequence[bytes], source: EventSource, kafka: KafkaSettings) -> tuple[list[dict[str, Any] | None], list[Places]]:
+    """As the stream reads them, with the aliases and defaults of a reader's schema where one is set; and the schemas."""
     from pipelines.sources.formats.avro_format import AvroFormat
 
     form, out = AvroFormat(source, kafka), list[dict[str, Any] | None]()
@@ -164,16 +198,17 @@ def _avro(payloads: Sequence[bytes], source: EventSource, kafka: KafkaSettings) 
             out.append(None)
     if wrong := [told for told in form.decoders.values() if isinstance(told, str)]:
         raise DataError(wrong[0])
-    return out
+    return out, _avro_places(form)
 
 
 def _protobuf(
     payloads: Sequence[bytes], source: EventSource, kafka: KafkaSettings, types: dict[Steps, pa.DataType]
-) -> list[dict[str, Any] | None]:
+) -> tuple[list[dict[str, Any] | None], dict[Steps, tuple[str, ...]]]:
     from pipelines.sources.formats.protobuf_columns import columns_of, everything
     from pipelines.sources.formats.protobuf_format import ProtobufFormat
 
     form, columns, out = ProtobufFormat(source, kafka), dict[str, Any](), list[dict[str, Any] | None]()
+    messages: dict[str, Any] = {}
     for payload in payloads:
         message = form.message(payload)
         if message is None:
@@ -181,12 +216,13 @@ def _protobuf(
             continue
         own = columns.get(message.DESCRIPTOR.full_name)
         if own is None:
+            messages[message.DESCRIPTOR.full_name] = message.DESCRIPTOR
             own = columns[message.DESCRIPTOR.full_name] = columns_of(message.DESCRIPTOR, everything(message.DESCRIPTOR))
             for column in own:
                 types_of(column.type, (column.name,), types)
         record = {column.name: pa.array([column.get(message)], column.type)[0].as_py() for column in own}
         out.append(_together(record, _open_members(message)))
-    return out
+    return out, protobuf_words(messages.values())
 
 
 def _open_members(message: Any, depth: int = 4) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def definition(made: Proposal, name: str, files: str, topic: str, group: bool, t
     lines += ["    fields=[", *(f"        {line}" for line in columns), "    ],", ")"]
     lines += [f"# {_said_plainly(line)}" for line in _left_out(made)]
     body = "\n".join(lines)
-    for function in ("Date", "Decimal", "ElementIndex", "Epoch", "Hex", "IsoTime", "Number", "TimeFormat"):
+    for function in ("Date", "Decimal", "ElementIndex", "Epoch", "Hex", "IsoTime", "Number", "Text", "TimeFormat", "TimeOfDay"):
         if re.search(rf"\b{function}\(", body):
             used.add(function)
     if group:
@@ -256,8 +256,13 @@ def _time_lines(made: Proposal) -> list[str]:
             unit, divided = ("ns", f'col("{when.name}") // 1_000') if when.of_day > 1_000_000 else ("us", f'col("{when.name}")')
             if made.day is not None:
                 since = f'(col("{made.day.name}").cast("int64") + {divided}).cast("timestamp")'
-                said = f"    # QUESTION: {called} is {unit} since midnight of {made.day.name}; of which zone? UTC is assumed."
-                return [said, f'    event_time=Field("event_at", "timestamp", value={since}),']
+                what = f"{called} of {made.day.name}" if when.parse else f"{called} is {unit} since midnight of {made.day.name}"
+                if made.zone is not None:
+                    since += f'.from_local({_text(made.zone)}, ambiguous="earlier", missing="later")'
+                    said = f"    # {what}, in {made.zone}."
+                else:
+                    said = f"    # QUESTION: {what}; of which zone? UTC is assumed, and infer --zone says another."
+                return [said, "    event_time=Field(", f'        "event_at", "timestamp", value={since}', "    ),"]
             return [
                 f"    # QUESTION: {called} is {unit} since a midnight; of which day, in which zone? 2020-01-01 UTC is assumed.",
                 '    # A folder date=YYYY-MM-DD may tell: Field("date", "timestamp", parse=Date()) and col("date").cast("int64").',

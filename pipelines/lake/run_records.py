@@ -272,6 +272,8 @@ class StreamRecord(RunRecord):
     runner: str | None = None
     start: dict[str, Any] = field(default_factory=dict)
     """``why``, ``run`` and ``offsets`` of where it began."""
+    reading: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Source -> the format of its records, and a hash of that format's settings. Manifests of before have none."""
     savepoint: str | None = None
     restarts: int = 0
     summary: dict[str, Any] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from pipelines.planning.feast_changes import FeastChange
 from pipelines.planning.group_plan import Judged
 from pipelines.planning.model_changes import ModelChange
 from pipelines.planning.present_state import Stream, TrainingSet, Version
+from pipelines.planning.topic_plan import TopicPlan
 from pipelines.project.repository import Repo
 
 __all__ = ["NEW", "PERHAPS", "SAME", "BatchPlan", "Expected", "GroupPlan", "ModelPlan", "Plan"]
@@ -87,6 +88,7 @@ class Plan:
     streams: tuple[tuple[Stream, str], ...]
     commands: tuple[str, ...]
     redefined: tuple[ModelChange, ...] = ()
+    topics: tuple[TopicPlan, ...] = ()
 
     @property
     def changes(self) -> bool:

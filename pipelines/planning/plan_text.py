@@ -10,6 +10,7 @@ from pipelines.planning.event_inputs import EventInputs
 from pipelines.planning.group_plan import Judged
 from pipelines.planning.model_changes import ModelChange
 from pipelines.planning.plan_parts import SAME, BatchPlan, Expected, GroupPlan, ModelPlan, Plan
+from pipelines.planning.topic_plan import TopicPlan
 
 __all__ = ["FORMAT", "lines", "summary", "to_dict"]
 
@@ -24,6 +25,7 @@ def lines(plan: Plan) -> Iterator[str]:
     for b in plan.batches:
         yield from _batch(b)
     yield from _block("Online store", (f"{g.name}: {_keys(g)}" for g in plan.groups if g.keys is not None or g.sign == "-"))
+    yield from _block("Topics", (line for t in plan.topics for line in _topic(t)))
     yield from _block("Streams", (f"{'~' if words else '='} {s.name}{_now(s.running)}: {words or 'goes on'}" for s, words in plan.streams))
     yield from _block("Models", [*map(_model, plan.models), *(line for c in plan.redefined for line in _redefined(c))])
     if plan.training_sets:
@@ -39,8 +41,10 @@ def lines(plan: Plan) -> Iterator[str]:
 
 def summary(plan: Plan) -> str:
     """The one line at the end."""
+    unread = sum(bool(t.wrong) for t in plan.topics)
+    also = f" {counted(unread, 'topic')} cannot be read as defined." if unread else ""
     if not plan.changes:
-        return "No changes: rows, graphs and the registry are as they are defined."
+        return f"No changes: rows, graphs and the registry are as they are defined.{also}"
     counts = f"Plan: {plan.count('+')} to add, {plan.count('~')} to change, {plan.count('-')} to remove"
     made = [g.name for g in plan.groups if g.recomputed]
     out = f"{counts}; {counted(made, 'group')} recomputed" if made else f"{counts}; nothing is recomputed"
@@ -49,7 +53,7 @@ def summary(plan: Plan) -> str:
         if n:
             out += f"; {counted(n, 'model')} in use {verb if n > 1 else verb.replace('fit', 'fits')}"
     n = sum(bool(c.changes) for c in plan.redefined)
-    return f"{out}; {counted(n, 'model')} redefined." if n else f"{out}."
+    return f"{out}; {counted(n, 'model')} redefined.{also}" if n else f"{out}.{also}"
 
 
 def _block(title: str, found: Any) -> Iterator[str]:
@@ -142,6 +146,15 @@ def _keys(g: GroupPlan) -> str:
     return f"materialize replaces the rows of about {n:,} keys" if n is not None else "materialize writes the row of every key"
 
 
+def _topic(t: TopicPlan) -> Iterator[str]:
+    where = f"{t.source}: {t.topic} ({t.format})"
+    if t.wrong:
+        yield f"! {where}: {t.wrong}"
+    elif t.subject:
+        yield f"= {where}: the newest schema of {t.subject} has its fields"
+    yield from (f"  {where}: {note}" for note in t.notes)
+
+
 def _now(running: bool) -> str:
     return ", which runs now" if running else ""
 
@@ -209,6 +222,7 @@ def to_dict(plan: Plan) -> dict[str, Any]:
             {"name": s.name, "running": s.running, "checkpoint_fits": not s.misfit, "why": s.misfit or None, "what": words or None}
             for s, words in plan.streams
         ],
+        "topics": [{**vars(t), "subject": t.subject or None, "wrong": t.wrong or None, "notes": list(t.notes)} for t in plan.topics],
         "models": [
             {
                 "model": m.version.model,

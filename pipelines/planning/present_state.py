@@ -18,6 +18,7 @@ from pipelines.lake.runs import UNDER_WAY, Run, RunStore
 from pipelines.project.repository import Repo
 from pipelines.registry.alias_file import current, model_folder, models_of, versions_on_disk
 from pipelines.registry.listing import spec_of, state_of
+from pipelines.sources.formats.reading import reading_of
 from pipelines.sources.tables.snapshots import table_news
 from pipelines.streaming.state.checkpoint_records import checkpoint_records, is_stream
 from pipelines.streaming.state.start_position import check_same_definitions
@@ -52,12 +53,14 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class Stream:
-    """A stream that was started once: whether it runs now, and why it cannot go on at its checkpoint (empty: it can, or has none)."""
+    """A stream that was started once: whether it runs now, and why it cannot go on at its checkpoint (empty: it can, or has none).
+    ``otherwise``: by source which of ``kafka.formats`` and ``kafka.format_options`` are not those that its newest run began with."""
 
     name: str
     running: bool
     checkpoint: bool
     misfit: str
+    otherwise: tuple[str, ...] = ()
 
 
 class Present:
@@ -166,7 +169,20 @@ class Present:
             why = ""
         except DataError as error:
             points, why = {0: {}}, str(error)
-        return Stream(folder.name, self._running(folder.name), bool(points), why)
+        return Stream(folder.name, self._running(folder.name), bool(points), why, self._otherwise(folder.name) if points else ())
+
+    def _otherwise(self, name: str) -> tuple[str, ...]:
+        runs = [
+            run for run in RunStore(self.data).as_written("stream", "complete", "failed", "killed", *UNDER_WAY) if run.head.name == name
+        ]
+        then, out = (runs[-1].manifest.get("reading") or {}) if runs else {}, []
+        for source in sorted({g.source.name for g in self.repo.groups.values()} & set(then)):
+            now, before = reading_of(source, self.repo.settings.kafka), then[source]
+            if now["format"] != before.get("format"):
+                out.append(f"{source}: kafka.formats {before.get('format')} -> {now['format']}")
+            elif now["options"] != before.get("options"):
+                out.append(f"{source}: kafka.format_options")
+        return tuple(out)
 
     def _running(self, name: str) -> bool:
         for run in RunStore(self.data).as_written("stream", *UNDER_WAY):

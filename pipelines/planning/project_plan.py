@@ -21,6 +21,7 @@ from pipelines.planning.group_plan import Judged, judge
 from pipelines.planning.model_changes import ModelChange, model_changes
 from pipelines.planning.plan_parts import NEW, PERHAPS, SAME, BatchPlan, Expected, GroupPlan, ModelPlan, Plan
 from pipelines.planning.present_state import Present, Stream, bytes_of, whole_range
+from pipelines.planning.topic_plan import topic_plan
 from pipelines.project.repository import Repo
 from pipelines.sources.recorded_files import as_inputs, recorded
 from transforms.errors import DataError, TandemError
@@ -52,7 +53,8 @@ def make_plan(repo: Repo, groups: Collection[str] = (), asked: tuple[datetime, d
     redefined = tuple(model_changes(repo, present.versions))
     commands = _commands(present, planned, batches, applies, streams, models, redefined)
     planned_feast = None if feast is None else tuple(feast)
-    return Plan(repo, tuple(planned), tuple(batches), planned_feast, models, sets, streams, commands, redefined)
+    topics = tuple(topic_plan(s, repo.settings.kafka) for s in sources_of(chosen.groups.values()).values() if s.topic)
+    return Plan(repo, tuple(planned), tuple(batches), planned_feast, models, sets, streams, commands, redefined, topics)
 
 
 def _only(registry: Any, repo: Repo, groups: Collection[str]) -> Any:
@@ -295,6 +297,14 @@ def _models(present: Present, groups: list[GroupPlan]) -> tuple[ModelPlan, ...]:
 
 def _stream_words(stream: Stream, judged: dict[str, Judged], groups: list[GroupPlan]) -> str:
     """What becomes of a stream; empty: nothing."""
+    words = _redefined_words(stream, judged, groups)
+    if not stream.otherwise or stream.misfit:
+        return words
+    read = f"reads records from its checkpoint on otherwise than those before ({', '.join(stream.otherwise)}), once it is started again"
+    return f"{words}; {read}" if words else read
+
+
+def _redefined_words(stream: Stream, judged: dict[str, Judged], groups: list[GroupPlan]) -> str:
     other = [g.name for g in groups if g.sign == "-" or g.graph != SAME]
     if stream.misfit:
         return "its checkpoint does not fit: it starts anew"
@@ -331,7 +341,7 @@ def _commands(
         delay = max(g.judged.group.source.out_of_orderness for g in loads if g.judged is not None)  # the last row is served so much later
         out.append(f"tandem materialize {_from_to((span[0], span[1] + delay))}")
     for stream, words in streams:
-        if applies and (words or stream.misfit):
+        if (applies and (words or stream.misfit)) or (stream.otherwise and stream.running):
             name = "" if stream.name == "main" else f" --name {stream.name}"
             if stream.running:
                 out.append(f"tandem stream stop{name}")

@@ -12,6 +12,7 @@ from typing import Any
 from pipelines.lake import runs, shared
 from pipelines.project import recording
 from pipelines.project.repository import Repo
+from pipelines.sources.formats.reading import reading_of
 from pipelines.sources.null_fields import null_line
 from pipelines.streaming.driver import Driver, stream_folder
 from pipelines.streaming.state.job_state import JobState
@@ -124,6 +125,7 @@ def _record(run: runs.Run, stream: StreamPlan) -> None:
         start={"why": spec.start.why, "run": spec.start.run, "offsets": {s: dict(o) for s, o in spec.start.offsets.items()}},
         fingerprints=dict(spec.graphs),
         settings={"stream": spec.stream.model_dump(mode="json")},
+        reading={name: reading_of(name, spec.kafka) for name in spec.sources},
     )
 
 

@@ -17,6 +17,7 @@ from pipelines.feature_store.store import open_store
 from pipelines.lake import layout, provenance, runs
 from pipelines.project.repository import Repo
 from pipelines.sources.broker import open_broker
+from pipelines.sources.formats.reading import reading_of
 from pipelines.streaming.driver import stream_folder
 from pipelines.streaming.state.row_log import read_rows
 from pipelines.streaming.state.start_position import run_of
@@ -158,6 +159,12 @@ def _taken(repo: Repo, name: str, kafka: dict[str, pa.Table]) -> tuple[dict[str,
             lines.append(
                 f"{missing:,} events of {source} were dead letters by the contract of then, and the one of now takes them: they are in no"
                 " row; 'tandem dlq replay' sends them again"
+            )
+        read = [then for manifest in manifests if (then := (manifest.get("reading") or {}).get(source)) is not None]
+        if any(then != reading_of(source, repo.settings.kafka) for then in read):
+            lines.append(
+                f"{source}: kafka.formats or kafka.format_options were others in a run of the stream: all records are compared as they are"
+                " read now, and rows of before may differ for that"
             )
     return out, lines
 

@@ -12,7 +12,7 @@ import struct
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -236,15 +236,32 @@ def old_moments(n: int, registry: SchemaRegistry, repo: Path) -> Made:
     return made
 
 
+def days_and_times(n: int, registry: SchemaRegistry, repo: Path) -> Made:
+    """As SAP's tables have them: a day as a number, a local time of it as six digits, customers as numbers and as texts."""
+    made, place = Made(_times(n, 7)), ZoneInfo("Europe/Berlin")
+    for i, at in enumerate(made.at):
+        at = made.at[i] = at.replace(microsecond=0)
+        local = at.astimezone(place)
+        record = {"doc": 10**19 + i, "customer": (i % 9, f"c{i % 9}")[i % 2], "erdat": int(f"{local:%Y%m%d}"), "erzet": f"{local:%H%M%S}"}
+        seconds = (local.hour * 60 + local.minute) * 60 + local.second
+        made.add(json.dumps(record).encode(), {
+            "event_at": at, "doc": str(record["doc"]), "customer": str(record["customer"]), "erzet": seconds * 1_000_000,
+            "erdat": datetime(local.year, local.month, local.day, tzinfo=UTC),
+        })  # fmt: skip
+    return made
+
+
 def lake_files(n: int, registry: SchemaRegistry, repo: Path) -> Made:
-    """Parquet as Spark's older versions and dbt write it: INT96, dictionaries of large strings, decimals, lists of structs, unsigned."""
+    """Parquet as Spark's older versions and dbt write it: INT96, dictionaries of large strings, decimals, lists of structs, unsigned; and,
+    as Spark has MySQL's, ids of unsigned 64 bits and times of the day."""
     made = Made(_times(n, 6))
     for i, at in enumerate(made.at):
         price = None if i % 5 == 0 else Decimal(i * 37 - 900) / 100
         row = {"order_id": i, "user": f"u{i % 9}", "at": at.isoformat(), "price": None if price is None else str(price),
                "kind": "abc"[i % 3], "note": f"long {i}" if i % 3 else None, "hash": 2**63 - 1 - i, "items": [{"sku": "s"}] * (i % 3),
-               "nums": list(range(i % 4))}  # fmt: skip
-        wanted = {**row, "at": at, "price": None if price is None else float(price)}
+               "nums": list(range(i % 4)), "uid": 2**64 - 1 - i, "opens": f"{i % 24:02}:{i % 60:02}:00"}  # fmt: skip
+        opens = (i % 24 * 60 + i % 60) * 60_000_000
+        wanted = {**row, "at": at, "price": None if price is None else float(price), "uid": str(row["uid"]), "opens": opens}
         del wanted["items"]
         made.add(json.dumps(row).encode(), wanted)
     return made
@@ -263,6 +280,8 @@ def _parquet(made: Made, folder: Path) -> None:
         "price": pa.array([None if row["price"] is None else Decimal(row["price"]) for row in rows], pa.decimal128(12, 2)),
         "kind": column("kind", words).dictionary_encode(), "note": column("note", words), "hash": column("hash", pa.uint64()),
         "items": column("items", pa.large_list(pa.struct([("sku", pa.string())]))), "nums": column("nums", pa.list_(pa.int32())),
+        "uid": pa.array([Decimal(row["uid"]) for row in rows], pa.decimal128(20, 0)),
+        "opens": pa.array([time.fromisoformat(row["opens"]) for row in rows], pa.time64("us")),
     })  # fmt: skip
     pq.write_table(table, folder / "orders.parquet", use_deprecated_int96_timestamps=True, row_group_size=97)
 
@@ -273,5 +292,6 @@ SYSTEMS: dict[str, System] = {
     "analytics": System(analytics),
     "exported_lines": System(exported_lines, write=_lines),
     "old_moments": System(old_moments, ("--event-time", "at")),
+    "days_and_times": System(days_and_times, ("--zone", "Europe/Berlin")),
     "lake_files": System(lake_files, write=_parquet),
 }

@@ -113,7 +113,7 @@ BAD_JSON: list[tuple[str, bytes | None, str]] = [
     ("future_timestamp", payload(departed_at=10**30), "departed_at"),
     ("missing_field", payload(origin=...), "origin"),
     ("missing_field", payload(flight_id=None), "flight_id"),
-    ("wrong_type", payload(flight_id=5), "flight_id=5 is no string"),
+    ("wrong_type", payload(flight_id=5), "flight_id=5 is no string; the field's parse=Text() reads it"),
     ("wrong_type", payload(delay="5"), "delay='5' is no float64"),
     ("wrong_type", payload(delay=True), "delay"),
     ("wrong_type", payload(legs=True), "legs"),

@@ -7,7 +7,7 @@ import decimal
 import math
 import struct
 import zoneinfo
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from fractions import Fraction
 from typing import Any
 
@@ -19,8 +19,23 @@ from hypothesis import strategies as st
 
 from transforms.columns import OK
 from transforms.conversions import column_of, value_of, values_of
+from transforms.instants import BeyondCalendar
 from transforms.json_payload import Refused
-from transforms.parsing import Base64, BigEndian, Date, Decimal, Enum, Epoch, Hex, IsoTime, Number, Parse, TimeFormat
+from transforms.parsing import (
+    Base64,
+    BigEndian,
+    Date,
+    Decimal,
+    Enum,
+    Epoch,
+    Hex,
+    IsoTime,
+    Number,
+    Parse,
+    Text,
+    TimeFormat,
+    TimeOfDay,
+)  # fmt: skip
 from transforms.reasons import REASONS
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -386,3 +401,82 @@ def test_decimals_as_kafka_connect_writes_them(units: list[int], scale: int) -> 
         shown = [decimal.Decimal(u).scaleb(-scale, decimal.Context(prec=60)) for u in units]
         assert same(list(shown), parse, dtype) == want
     assert same(["", "?"], Decimal(2, unscaled=True), "int64", pa.string()) == ["wrong_type", "wrong_type"]
+
+
+@given(st.lists(st.one_of(st.integers(-(2**70), 2**70), st.integers(0, 2**64 - 1)), max_size=20))
+@example([2**63 - 1, 2**63, 2**64 - 1, 0, -1, 10**400 - 1, 10**400])
+def test_whole_numbers_are_texts_without_loss(values: list[int]) -> None:
+    got = same(values, Text(), "string")
+    assert got == [str(v) if abs(v) < 10**400 else "overflow" for v in values]
+    small = [v for v in values if 0 <= v < 2**64]
+    assert same(small, Text(), "string", pa.uint64()) == [str(v) for v in small]
+    same([decimal.Decimal(v) for v in small], Text(), "string", pa.decimal128(38, 0))
+    assert said(column_of(pa.array([str(v) for v in small]).dictionary_encode(), Text(), "string")) == [str(v) for v in small]
+
+
+@given(st.lists(st.one_of(st.floats(), st.integers(-(2**54), 2**54).map(float)), max_size=20))
+@example([5.0, 5.5, -0.0, 2.0**53, 2.0**53 - 1, math.nan, math.inf])
+def test_of_floats_only_whole_ones_are_texts(values: list[float]) -> None:
+    for value, got in zip(values, same(values, Text(), "string", pa.float64()), strict=True):
+        if math.isfinite(value) and value.is_integer() and abs(value) < 2**53:
+            assert got == str(int(value))
+        else:
+            assert got in ("nan", "infinite", "wrong_type", "overflow")
+    assert same(["007", "", "\u00e9", "5.0"], Text(), "string", pa.string(), pa.large_string()) == ["007", "", "\u00e9", "5.0"]
+    assert same([True, decimal.Decimal("1.5"), {}, [1], date(2024, 5, 1)], Text(), "string") == ["wrong_type"] * 5
+
+
+CLOCKS = st.timedeltas(timedelta(0), timedelta(hours=900) - US)
+
+
+@given(st.lists(st.tuples(CLOCKS, st.sampled_from(["%H:%M", "%H:%M:%S", "%H:%M:%S.%f", "%H:%M:%S,%f"])), max_size=12))
+def test_times_of_a_day_as_texts(given: list[tuple[timedelta, str]]) -> None:
+    """Of Python's own timedelta; of hours below 24 also in halves of the day, and as six digits."""
+    for at, form in given:
+        hours, rest = divmod(at // US, 3_600_000_000)
+        shown = (datetime(2024, 5, 1) + timedelta(microseconds=rest)).strftime(form.removeprefix("%H"))
+        text, cut = f"{hours:02}{shown}", {"%H:%M": 60_000_000, "%H:%M:%S": 1_000_000}.get(form, 1)
+        us = at // US // cut * cut
+        assert same([text, f"-{text}", f"{text} PM" if hours > 12 else "x"], TimeOfDay(), "int64", pa.string(), pa.large_string()) == [
+            us, -us, "wrong_type"
+        ]  # fmt: skip
+        moment = datetime(2024, 5, 1) + at
+        texts = [moment.strftime("%I:%M:%S %p"), moment.strftime("%I:%M:%Sam").replace("am", " a.m." if moment.hour < 12 else "p.m.")]
+        whole = (moment.hour * 60 + moment.minute) * 60 + moment.second
+        assert same([*texts, f"{moment:%H%M%S}"], TimeOfDay(), "int64", pa.string()) == [whole * 10**6] * 3
+
+
+@given(st.lists(st.times(), max_size=12), st.lists(st.timedeltas(timedelta(days=-9), timedelta(days=9)), max_size=12))
+def test_times_and_durations_of_columns(times: list[time], spans: list[timedelta]) -> None:
+    want = [(datetime.combine(date(1970, 1, 1), t, UTC) - EPOCH) // US for t in times]
+    assert same(times, TimeOfDay(), "int64", pa.time64("us")) == want
+    assert same(spans, TimeOfDay(), "int64", pa.duration("us")) == [s // US for s in spans]
+    nanos = pa.array([u * 1000 + 999 for u in want], pa.int64())
+    assert said(column_of(nanos.cast(pa.time64("ns")), TimeOfDay(), "int64")) == want
+    millis = pa.array([u // 1000 for u in want], pa.int32())
+    assert said(column_of(millis.cast(pa.time32("ms")), TimeOfDay(), "int64")) == [u // 1000 * 1000 for u in want]
+    beyond = BeyondCalendar(86_400_000_000, "time", 86_400_000_000)
+    odd = same([beyond, BeyondCalendar(1, "date", 1), 7, "24:60", "1:2", "", True], TimeOfDay(), "int64")
+    assert odd == [86_400_000_000, *["wrong_type"] * 6]
+
+
+@given(st.lists(st.datetimes(datetime(1900, 3, 1), datetime(9999, 12, 30)), max_size=12))
+def test_days_of_spreadsheets(moments: list[datetime]) -> None:
+    """To the millisecond, as they show them; what is stored of one is a float64 of days."""
+    exact = [m.replace(microsecond=m.microsecond // 1000 * 1000) for m in moments]
+    serials = [(m - datetime(1899, 12, 30)) / timedelta(days=1) for m in exact]
+    want = [(m.replace(tzinfo=UTC) - EPOCH) // US for m in exact]
+    assert same(serials, Epoch("excel"), "timestamp", pa.float64()) == want
+    assert same([f"{s:.10f}" for s in serials], Epoch("excel", text=True), "timestamp", pa.string()) == want
+    days = [int(s) for s in serials]
+    assert same(days, Epoch("excel"), "timestamp", pa.int64()) == [(d - 25_569) * 86_400_000_000 for d in days]
+    assert set(same([math.nan, math.inf, 1e7, -(10**9), "x", True], Epoch("excel", text=True), "timestamp")) == {"wrong_type"}
+
+
+@given(st.lists(st.dates(date(1000, 1, 1)), max_size=12), st.sampled_from(["UTC", "Europe/Paris", "America/Sao_Paulo"]))
+def test_days_as_whole_numbers(days: list[date], zone: str) -> None:
+    parse = TimeFormat("%Y%m%d", zone=zone, missing="later")
+    numbers = [int(f"{d:%Y%m%d}") for d in days]
+    assert same(numbers, parse, "timestamp", pa.int64(), pa.int32()) == same([str(n) for n in numbers], parse, "timestamp", pa.string())
+    assert set(same([20240230, 2024, -20240501, 1.5, True], parse, "timestamp")) == {"wrong_type"}
+    assert same([1052024], TimeFormat("%d%m%Y", zone="UTC"), "timestamp", pa.int64()) == ["wrong_type"]  # its zero is gone: 1 or 10 May

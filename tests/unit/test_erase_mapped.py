@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ from pipelines.forgetting import subject as forgetting
 from pipelines.forgetting.subject import Subject, holds, without_lines, without_rows
 from pipelines.sources.archive import archive_schema
 from transforms import mapping
-from transforms.definitions import Enum, EventSource, Field, RecordKey, col
+from transforms.definitions import Enum, EventSource, Field, RecordKey, Text, col
 
 SOURCE = EventSource(
     "orders",
@@ -82,3 +83,18 @@ def test_records_are_read_many_at_once_and_each_is_judged_alone(monkeypatch: pyt
     assert found == [n % 3 == 1 for n in range(12)] + [True, False, False, True, False], "a broken line by its bytes"
     odd = [*lines, b'{"odd": 1}']
     assert subject.in_texts(odd).tolist() == [*found, False] == [subject.is_in_text(line) for line in odd]
+
+
+def test_ids_that_are_whole_numbers_of_any_size(tmp_path: Path) -> None:
+    """In JSON, as unsigned integers and as decimals of Parquet, where a float would be a neighbour's."""
+    source = EventSource("s", [Field("user", "string", required=True, parse=Text()), Field("n", "int64", required=True)], "at", "n")
+    rows = [{"at": 10**15 + n, "user": 2**64 - 1 - n % 2, "n": n} for n in range(6)]
+    subject = Subject(Subject.parse([f"user={2**64 - 1}"]).keys, sources=(source,))
+    lines = tmp_path / "a.jsonl"
+    lines.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert without_lines(lines, subject) == 3
+    for kind, of in ((pa.uint64(), int), (pa.decimal128(20, 0), Decimal)):
+        file, columns = tmp_path / f"{kind}.parquet", {"user": pa.array([of(r["user"]) for r in rows], kind), "n": range(6)}
+        pq.write_table(pa.table({**columns, "at": [r["at"] for r in rows]}), file)
+        gone = without_rows(file, subject)
+        assert gone is not None and gone.num_rows == 3 and {int(u) for u in pq.read_table(file)["user"].to_pylist()} == {2**64 - 2}

@@ -10,11 +10,12 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, reduce
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import hypothesis.strategies as st
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 
 from tests.oracle import expressions as oracle
 from transforms.definitions import Count, Entity, EventSource, FeatureGroup, Field, hours
@@ -332,3 +333,31 @@ def test_years_1_to_9999_in_every_zone(zone: str) -> None:
         values = computed(e, log)
         assert same(values[1:-1], expected(e, log[1:-1]))
     assert computed(col("at").year(zone), log)[0] in (0, 1) and computed(col("at").year(zone), log)[-1] in (9999, 10_000)
+
+
+@given(
+    st.lists(st.datetimes(datetime(1880, 1, 1), datetime(2037, 1, 1)), max_size=8),
+    st.sampled_from(["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Pacific/Apia", "Africa/Monrovia"]),
+    st.sampled_from(["earlier", "later", "reject"]), st.sampled_from(["earlier", "later", "reject"]),
+)  # fmt: skip
+@example(
+    [datetime(2024, 3, 31, 2, 30), datetime(2024, 10, 27, 2, 30), datetime(2024, 10, 27, 1, 59, 59)], "Europe/Berlin", "later", "later"
+)
+@example([datetime(2024, 3, 31, 2, 30), datetime(2024, 10, 27, 2, 30)], "Europe/Berlin", "reject", "earlier")
+@example([datetime(2024, 3, 31, 2, 30), datetime(2024, 10, 27, 2, 30)], "Europe/Berlin", "earlier", "reject")
+def test_the_moment_that_a_zone_s_clock_shows(shown: list[datetime], zone: str, ambiguous: str, missing: str) -> None:
+    """Against every moment at which zoneinfo shows it: there are two, or none, where clocks change."""
+    place, unix = ZoneInfo(zone), datetime(1970, 1, 1, tzinfo=UTC)
+    local = pa.array([(at.replace(tzinfo=UTC) - unix) // timedelta(microseconds=1) for at in shown], pa.int64())
+    made, codes = col("at").from_local(zone, ambiguous, missing).formula.evaluate({"at": (local, None)}, (("at", "timestamp"),), len(shown))
+    for at, got, code in zip(shown, made.to_pylist(), [OK] * len(shown) if codes is None else codes.tolist(), strict=True):
+        offsets = {at.replace(tzinfo=place, fold=fold).utcoffset() or timedelta(0) for fold in (0, 1)}
+        tried = sorted(at.replace(tzinfo=UTC) - offset for offset in offsets)
+        there = [moment for moment in tried if moment.astimezone(place).replace(tzinfo=None) == at]
+        choice = ambiguous if len(there) == 2 else missing
+        if len(there) == 1:
+            wanted: datetime | None = there[0]
+        else:
+            wanted = {"earlier": tried[0], "later": tried[-1], "reject": None}[choice]
+        assert got == (None if wanted is None else (wanted - unix) // timedelta(microseconds=1))
+        assert (code == OK) == (wanted is not None)

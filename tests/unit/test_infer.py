@@ -118,6 +118,7 @@ def test_nulls_types_and_ranges(tmp_path: Path) -> None:
     records: list[dict[str, Any]] = [
         {
             "id": i, "at": f"2024-05-01T10:{i // 60:02d}:{i % 60:02d}Z", "big": 2**63 + i, "mixed": [1, "x"][i % 2], "empty": None,
+            "odd": [True, "x"][i % 2],
             "code": f"0{i}",
             "textual": str(i), "note": "n" if i else None, "when_ms": 1_714_557_660_000 + i, "flag": i % 2 == 0, "a.b": 1, "vec": [0.5, 1],
         }
@@ -130,8 +131,11 @@ def test_nulls_types_and_ranges(tmp_path: Path) -> None:
         'Field("note", "string", domain=["n"]),  # always the same; seldom null', 'Field("code", "string", required=True),  # unique',
         'Field("when_ms", "timestamp", required=True, parse=Epoch("ms"))',
         'Field("a_b", "int64", required=True, path=["a.b"]),  # always the same; min=0, if it is never negative',
-        'Field("vec", "list<float>", required=True)', "# left out, integers beyond 64 bits: big",
-        "# left out, values of several types (int, str): mixed",
+        'Field("vec", "list<float>", required=True)',
+        "# whole numbers that an int64 does not hold (beyond 2^63): a text without loss; unique",
+        'Field("big", "string", required=True, parse=Text())',
+        'Field("mixed", "string", required=True, parse=Text()),  # a text in some records and a number in others; 2 different',
+        "# left out, values of several types (bool, str): odd",
         "# left out, null in all records that were looked at: empty",
     ):  # fmt: skip
         assert part in text

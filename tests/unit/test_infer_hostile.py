@@ -52,7 +52,8 @@ def is_a_definition(text: str) -> None:
         assert plain and (not isinstance(node, ast.Expr) or isinstance(node.value, ast.Constant)), ast.dump(node)[:200]
     called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     assert called <= {
-        "EventSource", "Field", "Csv", "Date", "Decimal", "ElementIndex", "Epoch", "Hex", "Number", "TimeFormat", "FeatureGroup", "Entity",
+        "EventSource", "Field", "Csv", "Date", "Decimal", "ElementIndex", "Epoch", "Hex", "Number", "Text", "TimeFormat", "TimeOfDay",
+            "FeatureGroup", "Entity",
         "Count", "Mean", "Max", "hours", "minutes", "seconds", "days", "col", "feast_views", "range",
     }, called  # fmt: skip
     assert all(line.isprintable() for line in text.split("\n"))

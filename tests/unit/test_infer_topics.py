@@ -7,7 +7,7 @@ import io
 import json
 import struct
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.inference.infer_source import infer_topic
+from pipelines.inference.infer_source import infer_files, infer_topic
 from pipelines.project.config import KafkaSettings
 from pipelines.sources.formats.record_format import record_format
 from pipelines.sources.memory import MemoryBroker
@@ -115,7 +115,7 @@ def test_protobuf_by_a_descriptor_or_a_registry(registry: SchemaRegistry, tmp_pa
         number = registry.register("shop.orders-value", base64.b64encode(file.SerializeToString()).decode(), "PROTOBUF")
         payloads, kafka = [struct.pack(">bI", 0, number) + b"\0" + p for p in payloads], KafkaSettings(schema_registry=registry.url)
     text, source = inferred(payloads, kafka)
-    assert 'domain=["BUY", "VIEW"]' in text and 'path="user.country"' in text and "items: a list of objects" in text
+    assert 'domain=["UNKNOWN", "VIEW", "BUY"]' in text and 'path="user.country"' in text and "items: a list of objects" in text
     events = takes_all(source, kafka.model_copy(update={"formats": {"orders": "protobuf"}}), payloads)
     assert [e["at"] for e in events] == times() and events[1]["user_user_id"] == "u1"
 
@@ -166,3 +166,64 @@ def test_what_cannot_be_told_is_one_line() -> None:
         inferred([b"\xff\xfe\x01", b"\x08\x96"], KafkaSettings())
     with pytest.raises(ConfigError, match="'xml' is no record format; known: avro"):
         inferred([b"x"], KafkaSettings(), form="xml")
+
+
+SIDES = {"type": "enum", "name": "Side", "symbols": ["BUY", "SELL", "SHORT", "COVER"]}
+TRADE = {
+    "type": "record", "name": "Trade", "fields": [
+        {"name": "id", "type": "string"}, {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+        {"name": "side", "type": SIDES}, {"name": "back", "type": ["null", "Side"], "default": None},
+        {"name": "legs", "type": {"type": "array", "items": {
+            "type": "record", "name": "Leg", "fields": [{"name": "side", "type": "Side"}]}}},
+        {"name": "opened", "type": {"type": "int", "logicalType": "time-millis"}},
+    ],
+}  # fmt: skip
+
+
+def trades() -> list[dict[str, Any]]:
+    return [{"id": f"t{n}", "at": at, "side": ["BUY", "SELL"][n % 2], "back": None if n % 3 else "BUY", "legs": [{"side": "BUY"}],
+             "opened": time(9, n % 60)} for n, at in enumerate(times())]  # fmt: skip
+
+
+def test_an_enum_has_the_words_of_its_schema_and_not_those_seen(registry: SchemaRegistry, tmp_path: Path) -> None:
+    number, older = (
+        registry.register("shop.orders-value", json.dumps(TRADE), "AVRO"),
+        json.loads(json.dumps(TRADE).replace("COVER", "SWAP")),
+    )
+    other = registry.register("shop.orders-value", json.dumps(older), "AVRO")
+    payloads = []
+    for n, trade in enumerate(trades()):
+        out = io.BytesIO()
+        fastavro.schemaless_writer(out, fastavro.parse_schema([TRADE, older][n % 2]), trade)
+        payloads.append(struct.pack(">bI", 0, [number, other][n % 2]) + out.getvalue())
+    kafka = KafkaSettings(schema_registry=registry.url, formats={"orders": "avro"})
+    text, source = inferred(payloads, kafka)
+    assert source.field("side").domain == source.field("back").domain == ("BUY", "SELL", "SHORT", "COVER", "SWAP")
+    assert "2 of 5 words seen" in text
+    assert [e["opened"] for e in takes_all(source, kafka, payloads)] == [(9 * 60 + n % 60) * 60_000_000 for n in range(N)]
+    _, source = inferred(payloads, kafka, explode="legs")
+    assert source.field("side").domain == source.field("legs_side").domain == ("BUY", "SELL", "SHORT", "COVER", "SWAP")
+    folder = tmp_path / "trades"
+    folder.mkdir()
+    with open(folder / "a.avro", "wb") as f:
+        fastavro.writer(f, fastavro.parse_schema(TRADE), trades())
+    text = infer_files(folder, name="trades").text
+    assert (
+        text.count('domain=["BUY", "SELL", "SHORT", "COVER"]') == 2 and 'Field("opened", "int64", required=True, parse=TimeOfDay())' in text
+    )
+
+
+def test_an_enum_of_a_json_schema(registry: SchemaRegistry) -> None:
+    schema = {
+        "$defs": {"state": {"enum": ["NEW", "PAID", "GONE"]}},
+        "properties": {"state": {"$ref": "#/$defs/state"}, "was": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/state"}]}, "free": {}},
+    }
+    number = registry.register("shop.orders-value", json.dumps(schema), "JSON")
+    records = [{"id": f"o{n}", "at": f"{at:%Y-%m-%dT%H:%M:%SZ}", "state": "NEW", "was": None if n % 2 else "PAID", "free": "NEW"}
+               for n, at in enumerate(times())]  # fmt: skip
+    payloads = [struct.pack(">bI", 0, number) + json.dumps(r).encode() for r in records]
+    kafka = KafkaSettings(schema_registry=registry.url, formats={"orders": "json_schema"})
+    _, source = inferred(payloads, kafka)
+    assert source.field("state").domain == source.field("was").domain == ("NEW", "PAID", "GONE")
+    assert source.field("free").domain in (None, ("NEW",))
+    assert len(takes_all(source, kafka, payloads)) == N

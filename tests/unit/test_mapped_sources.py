@@ -129,7 +129,7 @@ ITEMS = [{"sku": "a"}, {"price": "1"}]
         ({"items": [3]}, "wrong_type", "sku=3 at items[] is not an object, as the path items[].sku needs (element 0 of items)", "sku"),
         ({"user": 7}, "wrong_type", "user=7 at user is not an object, as the path user.id needs", "user"),
         ({"user": [1]}, "wrong_type", "user (a list) at user is not an object, as the path user.id needs", "user"),
-        ({"user": {"id": 7}}, "wrong_type", "user=7 is no string", "user"),
+        ({"user": {"id": 7}}, "wrong_type", "user=7 is no string; the field's parse=Text() reads it", "user"),
         ({"ts": "x"}, "wrong_type_timestamp", "at='x' is no Epoch('ms'); send a number of ms since 1970", "at"),
         ({"ts": None}, "missing_timestamp", "at is missing or null", "at"),
         ({"ts": T // 1000}, "wrong_unit_timestamp", None, "at"),

@@ -157,7 +157,10 @@ def test_fields_of_whatever_is_packed(opened: Any) -> None:
     payloads = [event(0, outer), event(1, refund(4, colour="red")), event(2, MADE["shop.Ping"]()), event(3), event(4, refund(5, colour=7))]
     found = judged(opened(source(ANYHOW)), payloads)
     assert found.reasons.to_pylist() == ["wrong_type", None, None, None, "wrong_type"]
-    assert found.details.to_pylist()[::4] == ["id=3 is no string", "colour=7 is no string"]
+    assert found.details.to_pylist()[::4] == [
+        "id=3 is no string; the field's parse=Text() reads it",
+        "colour=7 is no string; the field's parse=Text() reads it",
+    ]
     rows = [[row[name] for name in ("cents", "id", "inner", "colour")] for row in found.valid.to_pylist()]
     assert rows == [[700, "r4", None, "red"], [None] * 4, [None] * 4]
     without = source([f for f in ANYHOW if f.name != "id"])

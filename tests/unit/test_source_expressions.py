@@ -142,7 +142,7 @@ def test_columns_are_judged_as_records_are() -> None:
         ({"amount": "5"}, "amount='5' is no float64"),
         ({"parts": 2**62}, 'net=None is (col("amount") / col("parts")) - coalesce(col("fee"), 0), which has no value that can be held'),
         ({"fee": 70.0}, "net=-65.0 is outside of -50 to any"),
-        ({"kind": 7}, "kind=7 is no string"),
+        ({"kind": 7}, "kind=7 is no string; the field's parse=Text() reads it"),
     ],
 )
 def test_a_reject_says_what_was_computed(event: dict[str, Any], says: str) -> None:

@@ -326,6 +326,7 @@ OPERATIONS: dict[str, Callable[..., Bound]] = {
     "matches": _text(texts.matched, "bool"),
     "concat": _concat,
     "truncate": _of_time(lambda values, unit, zone: times.truncated(unit, values, zone), "timestamp"),
+    "from_local": _of_time(times.from_local, "timestamp"),
     "seconds_between": _seconds_between,
     "cast": _cast,
 }

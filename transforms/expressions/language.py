@@ -301,6 +301,14 @@ class Expression:
             raise DefinitionError(f"{self.formula}.truncate({unit!r}): the unit is none of {', '.join(UNITS)}; write one of these")
         return self._call("truncate", unit, _zone(zone))
 
+    def from_local(self, zone: str, ambiguous: str = "reject", missing: str = "reject") -> Expression:
+        """The moment at which the zone's clock shows what this one shows in UTC: of a day and a time of it, say. What is there twice, or
+        not at all, as clocks change: ``"earlier"``, ``"later"``, or the row's fault (``wrong_type``)."""
+        for what, choice in (("ambiguous", ambiguous), ("missing", missing)):
+            if choice not in ("earlier", "later", "reject"):
+                raise DefinitionError(f"{self.formula}.from_local: {what}={choice!r} is none of 'earlier', 'later', 'reject'; write one")
+        return self._call("from_local", _zone(zone), ambiguous, missing)
+
     def cast(self, dtype: str) -> Expression:
         """As another type. What has no form there is a row's fault (``overflow``, ``wrong_type``), never another value; a float64
         loses its fraction as int64; a timestamp is microseconds as int64, and RFC 3339 as text."""

@@ -15,9 +15,10 @@ import numpy as np
 
 from transforms.expressions.values import Values, marked, strict
 from transforms.instants import EPOCH, micros_of
-from transforms.reasons import OUT_OF_RANGE
+from transforms.reasons import OUT_OF_RANGE, WRONG_TYPE
+from transforms.zones import Choice, utc_of
 
-__all__ = ["PARTS", "UNITS", "part", "seconds_between", "shifted", "truncated"]
+__all__ = ["PARTS", "UNITS", "from_local", "part", "seconds_between", "shifted", "truncated"]
 
 PARTS = ("year", "month", "day", "hour", "minute", "second", "weekday")
 UNITS = {"second": 1_000_000, "minute": 60_000_000, "hour": 3_600_000_000, "day": 86_400_000_000}
@@ -88,6 +89,16 @@ def truncated(unit: str, a: Values, zone: str) -> Values:
         days, where = np.unique(local // _DAY, return_inverse=True)
         made = np.array([_midnight(day, zone) for day in days.tolist()], np.int64)[where]
     return marked(Values(made, a.null, a.bad), made < _MIN_US, OUT_OF_RANGE)
+
+
+def from_local(a: Values, zone: str, ambiguous: Choice, missing: Choice) -> Values:
+    """The moment at which the zone's clock shows what UTC's shows at ``a``; ``wrong_type`` where there is none, or two, and neither is
+    chosen."""
+    a = _ranged(a)
+    shown = np.clip(a.data, _MIN_US, _MAX_US)
+    inside = np.clip(shown, _MIN_US + _MARGIN, _MAX_US - _MARGIN)  # as in _local
+    us, found = utc_of(inside, zone, ambiguous, missing)
+    return _ranged(marked(Values(us + (shown - inside), a.null, a.bad), ~found, WRONG_TYPE))
 
 
 @lru_cache(maxsize=65_536)

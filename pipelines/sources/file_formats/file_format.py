@@ -155,6 +155,8 @@ def columns_of(source: EventSource) -> dict[str, str]:
             dtype = _of_enum(f.parse)
         else:
             dtype = "string" if getattr(f.parse, "unscaled", False) else read.get(type(f.parse), "string")
+            if isinstance(f.parse, Epoch) and f.parse.text:
+                dtype = "number"
         name = str(steps[0])
         out[name] = dtype if len(steps) == 1 and out.get(name, dtype) == dtype else "string"
     return out

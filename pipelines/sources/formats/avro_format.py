@@ -71,7 +71,7 @@ class AvroFormat(RecordFormat):
         if self.options.reader not in (None, "latest"):
             self._reader = _schema_file(kafka.repository / str(self.options.reader), f"kafka.format_options.{source.name}.reader"), {}
 
-    def _readers_schema(self) -> tuple[Any, dict[str, Any]] | None:
+    def readers_schema(self) -> tuple[Any, dict[str, Any]] | None:
         """The reader's schema, and the named types that it refers to. Raises RegistryAway, ConfigError."""
         if self._reader is None and self.options.reader is not None:
             subject = f"{self.source.topic}-value"
@@ -120,7 +120,7 @@ class AvroFormat(RecordFormat):
         if found is None:
             return f"schema {number} is not known to the registry"
         try:
-            self.decoders[number] = decoder(found, self.registry, self.source, self._readers_schema())
+            self.decoders[number] = decoder(found, self.registry, self.source, self.readers_schema())
         except UnusableSchema as error:
             self.decoders[number] = f"schema {number}: {error}"
         return self.decoders[number]
@@ -134,7 +134,7 @@ class AvroFormat(RecordFormat):
         try:
             parsed: Any = parse_schema(with_times(load_schema(found, self.registry, named, [])), named)
             both = [parsed]
-            if (reader := self._readers_schema()) is not None:
+            if (reader := self.readers_schema()) is not None:
                 both.append(parse_schema(with_times(reader[0]), own := dict(reader[1])))
                 named = {**own, **named}
         except Exception as error:  # of any kind: the text is somebody else's

@@ -9,21 +9,22 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from pipelines.sources.formats.protobuf_any import Types
 from pipelines.sources.formats.protobuf_columns import are_entries, is_map, is_repeated
 from pipelines.sources.formats.protobuf_values import OPEN
+from pipelines.sources.formats.schema_paths import LostFieldError
 from transforms.definitions import EventSource
-from transforms.errors import ConfigError
 from transforms.places import Path, path_text
 
 __all__ = ["check_paths"]
 
 
 def check_paths(message: Descriptor, source: EventSource, types: Types) -> None:
-    """Raises ConfigError for the first field whose path leads to nothing that a message has, or may pack. Steps into values of another
+    """Raises LostFieldError for the first field whose path leads to nothing that a message has, or may pack. Steps into values of another
     form are not looked at: each record of them says so. Nor are fields under their own names, which may come from elsewhere."""
     for f in source.all_fields:
         if isinstance(f.path, tuple) and not _leads(message, f.path, types):
-            raise ConfigError(
+            raise LostFieldError(
                 f"source {source.name!r}: field {f.name!r} stands at {path_text(f.path)}, where no {message.full_name} can have anything;"
-                f" {_advice(message, f.path, types)}"
+                f" {_advice(message, f.path, types)}",
+                f.name,
             )
 
 

@@ -15,13 +15,17 @@ from transforms.definitions import EventSource
 from transforms.errors import ConfigError
 from transforms.places import EACH, Path, Step, path_text
 
-__all__ = ["AvroPlaces", "JsonPlaces", "Places", "check_fields"]
+__all__ = ["AvroPlaces", "JsonPlaces", "LostFieldError", "Places", "check_fields"]
 
 _SCALARS = ("null", "boolean", "integer", "number", "string")
 _CONDITIONS = {"if", "then", "else", "dependentSchemas"}
 """What they name is a member, too, where a schema says of unevaluated ones that there are none."""
 _MOST_SCHEMAS = 1_000
 """A step that leads into more of them than that may lead anywhere."""
+
+
+_MOST_REFERENCES = 20
+"""One behind the other, for which a schema is looked up: they may go in circles."""
 
 
 class Inner(NamedTuple):
@@ -34,6 +38,14 @@ class Inner(NamedTuple):
     names: tuple[str, ...] = ()
 
 
+class LostFieldError(ConfigError):
+    """A ``field`` stands where no record can have anything."""
+
+    def __init__(self, text: str, field: str) -> None:
+        super().__init__(text)
+        self.field = field
+
+
 class Places:
     """What a schema says of where something may stand; a subclass says it of one step."""
 
@@ -43,6 +55,23 @@ class Places:
     def into(self, schema: Any, step: Step) -> Inner:
         """Where a step leads to from a schema."""
         raise NotImplementedError
+
+    def words(self, schema: Any) -> list[str] | None:
+        """The texts that a schema allows, where these are all that it does (beside null): an enum's. None: others may stand there."""
+        raise NotImplementedError
+
+    def words_at(self, path: Path) -> list[str] | None:
+        """As :meth:`words`, of what may stand at a path; [] where nothing may."""
+        at = [self.root]
+        for step in path:
+            found = [self.into(schema, step) for schema in at]
+            if any(each.schemas is None for each in found):
+                return None
+            at = [schema for each in found for schema in each.schemas or ()]
+            if len(at) > _MOST_SCHEMAS:
+                return None
+        each = [self.words(schema) for schema in at]
+        return None if None in each else list(dict.fromkeys(word for some in each for word in some or ()))
 
     def lost(self, path: Path) -> tuple[int, Inner] | None:
         """The first step of a path that leads to nothing, and what there is instead; None: something may stand at it."""
@@ -62,8 +91,8 @@ class Places:
 
 
 def check_fields(source: EventSource, places: Places, what: str, say: Callable[[str], None]) -> None:
-    """Raises ConfigError for the first field that stands where the schema, called ``what``, has nothing; of one that it does not name, and
-    allows all the same, ``say`` hears. Fields beside the record (its key, headers) and computed ones are not looked for."""
+    """Raises LostFieldError for the first field that stands where the schema, called ``what``, has nothing; of one that it does not name,
+    and allows all the same, ``say`` hears. Fields beside the record (its key, headers) and computed ones are not looked for."""
     for f in source.all_fields:
         path = f.place
         if f.value is not None or not isinstance(path, tuple) or (lost := places.lost(path)) is None:
@@ -72,7 +101,7 @@ def check_fields(source: EventSource, places: Places, what: str, say: Callable[[
         told = f"source {source.name!r}: field {f.name!r} stands at {path_text(path)}, where "
         fix = _advice(path, at, inner.names)
         if inner.sure:
-            raise ConfigError(f"{told}no record of {what} can have anything; {fix}")
+            raise LostFieldError(f"{told}no record of {what} can have anything; {fix}", f.name)
         say(f"{told}{what} names nothing; {fix}, where it is no member that its writers add")
 
 
@@ -124,6 +153,16 @@ class AvroPlaces(Places):
             return self._of_list(schema["items"], step)
         return self.into(kind, step) if kind in self._named and self._named[kind] is not schema else Inner(None)
 
+    def words(self, schema: Any) -> list[str] | None:
+        """See the base class."""
+        if isinstance(schema, list):
+            each = [self.words(one) for one in schema if one != "null"]
+            return None if None in each or not each else [word for some in each for word in some or ()]
+        if isinstance(schema, str):
+            return self.words(self._named[schema]) if schema in self._named else None
+        kind = schema["type"]
+        return list(schema["symbols"]) if kind == "enum" else self.words(kind) if isinstance(kind, (dict, list)) else None
+
     def _of_list(self, items: Any, step: Step) -> Inner:
         if isinstance(step, int) or step == EACH:
             return Inner([items])
@@ -139,6 +178,23 @@ class JsonPlaces(Places):
     def into(self, schema: Any, step: Step) -> Inner:
         """See the base class."""
         return self._into(schema, step, set())
+
+    def words(self, schema: Any) -> list[str] | None:
+        """See the base class."""
+        for _ in range(_MOST_REFERENCES):
+            reference = schema.get("$ref") if isinstance(schema, dict) else None
+            if not isinstance(reference, str):
+                break
+            schema = self._referred(reference)
+        if not isinstance(schema, dict):
+            return None
+        known = [schema["const"]] if "const" in schema else schema.get("enum")
+        if isinstance(known, list):
+            texts = [value for value in known if value is not None]
+            return texts if all(isinstance(value, str) for value in texts) else None
+        choices: list[Any] = next((schema[key] for key in ("anyOf", "oneOf") if isinstance(schema.get(key), list)), [])
+        each = [self.words(one) for one in choices if not (isinstance(one, dict) and one.get("type") == "null")]
+        return None if None in each or not each else [word for some in each for word in some or ()]
 
     def _into(self, schema: Any, step: Step, seen: set[int]) -> Inner:
         """``seen``: the schemas that this step was looked for in, each once, as references may go in circles."""

@@ -1,0 +1,76 @@
+"""Whether a stream can read what stands in its topics, by their newest schemas: what an empty registry or a wrong setting makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipelines.project.config import KafkaSettings
+from pipelines.sources.formats.record_format import record_format
+from pipelines.sources.formats.schema_paths import LostFieldError
+from pipelines.sources.formats.schema_registry import RegistryAway, registry_of
+from transforms.definitions import EventSource
+from transforms.errors import ConfigError
+
+__all__ = ["TopicPlan", "topic_plan"]
+
+_KINDS = {"json": "JSON", "json_schema": "JSON", "avro": "AVRO", "protobuf": "PROTOBUF"}
+
+
+@dataclass(frozen=True)
+class TopicPlan:
+    """A source's topic: its ``format``, the ``subject`` whose newest schema was looked at (empty: none was); ``wrong``: what will not be
+    read and what becomes of it (empty: nothing is known to be wrong); ``notes``: what cannot be told."""
+
+    source: str
+    topic: str
+    format: str
+    subject: str = ""
+    wrong: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def topic_plan(source: EventSource, kafka: KafkaSettings) -> TopicPlan:
+    """Of a source with a topic. The registry is asked, and nothing else; one that is away is a note."""
+    form, notes = kafka.format_of(source.name), list[str]()
+    subject = wrong = ""
+    try:
+        made = record_format(source, kafka)
+    except LostFieldError as error:  # by a descriptor
+        return TopicPlan(source.name, source.topic, form, "", f"{error}: {_becomes(source, error.field)}")
+    except ConfigError as error:
+        return TopicPlan(source.name, source.topic, form, "", f"{error}: the stream does not start")
+    try:
+        subject, wrong = _other_kind(source, kafka, form)
+        if not wrong:
+            subject = made.check_schema(notes.append)
+    except LostFieldError as error:
+        subject, wrong = f"{source.topic}-value", f"{error}: {_becomes(source, error.field)}"
+    except RegistryAway as error:
+        notes.append(f"{error}: whether its newest schema has all fields cannot be told")
+    except ConfigError as error:
+        wrong = str(error)
+    return TopicPlan(source.name, source.topic, form, subject, wrong, tuple(notes))
+
+
+def _other_kind(source: EventSource, kafka: KafkaSettings, form: str) -> tuple[str, str]:
+    """The subject of a topic, and what is wrong where its newest schema is of another format than the source's."""
+    if not kafka.schema_registry or form not in _KINDS or kafka.format_options.get(source.name, {}).get("descriptor"):
+        return "", ""
+    subject = f"{source.topic}-value"
+    found = registry_of(kafka).version(subject)
+    if found is None or found.kind == _KINDS[form]:
+        return subject if found else "", ""
+    named = next((name for name, kind in _KINDS.items() if kind == found.kind and name != "json"), found.kind.lower())
+    reason = "malformed or invalid_utf8" if form == "json" else "unknown_schema"
+    fix = f"kafka: {{formats: {{{source.name}: {named}}}}}"
+    return (
+        subject,
+        f"the newest schema of {subject} is {found.kind}, and {form} is read: such records are dead letters ({reason}); set {fix}",
+    )
+
+
+def _becomes(source: EventSource, field: str) -> str:
+    """What becomes of records that have nothing where a field stands."""
+    if field == source.event_time:
+        return "its records are dead letters (missing_timestamp)"
+    return "its records are dead letters (missing_field)" if source.field(field).required else "it is null in its records"

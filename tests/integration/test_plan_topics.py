@@ -1,0 +1,109 @@
+"""What ``tandem plan`` says of topics, by their registered schemas, is what a stream then does with their records."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from fastavro import parse_schema, schemaless_writer
+
+from pipelines import workflow
+from pipelines.reports.terminal import Steps
+from pipelines.streaming.stream_job import run_stream
+from pipelines.streaming.stream_options import StreamOptions
+from tests.integration.test_topic_shapes import T0, Record, World, make_world
+from tests.schema_registry import schema_registry
+from transforms.instants import micros_of
+
+SOURCE = """
+orders = EventSource(
+    name="orders", topic="shop.orders", files="events/orders",
+    fields=[Field("order_id", "string", required=True, path="id"), Field("cents", "int64", required=True, path="total")],
+    event_time="at", tie_breaker="order_id", out_of_orderness=minutes(1), allowed_lateness=hours(1),
+)
+orders_by_id = FeatureGroup(
+    name="orders_by_id", source=orders, entity=Entity("order_id"), hop=minutes(5), ttl=days(36500),
+    aggregates=[Mean("cents", over=hours(1))],
+)
+feast_views(__name__)
+"""
+N = 40
+AT = {"type": "long", "logicalType": "timestamp-micros"}
+SCHEMA = {"type": "record", "name": "Order", "fields": [
+    {"name": "id", "type": "string"}, {"name": "amount", "type": "long"}, {"name": "at", "type": AT},
+]}  # fmt: skip
+READER = {**SCHEMA, "fields": [*SCHEMA["fields"], {"name": "total", "aliases": ["amount"], "type": "long"}]}
+
+
+def send(world: World, number: int) -> None:
+    out: list[Record] = []
+    for n in range(N):
+        record = io.BytesIO()
+        at = T0 + timedelta(seconds=30 * n)
+        schemaless_writer(record, parse_schema(SCHEMA), {"id": f"o{n}", "amount": n, "at": at})
+        out.append((None, struct.pack(">bI", 0, number) + record.getvalue(), [], micros_of(at)))
+    world.send(out)
+
+
+def configured(world: World, **kafka: Any) -> None:
+    path = world.path / "tandem.yaml"
+    settings = json.loads(path.read_text())
+    settings["kafka"] |= kafka
+    path.write_text(json.dumps(settings))
+
+
+def rejected(world: World) -> tuple[dict[str, int], int]:
+    """What a stream made of the records that came since: its rejects, and the rows of all time."""
+    done = run_stream(world.repo(), StreamOptions(runner="direct", until="latest"), lambda line: None)
+    assert done["code"] == 0
+    return done["summary"]["rejected"], sum(done["summary"]["rows_of"].values())
+
+
+def test_what_is_said_of_a_topic_is_what_a_stream_makes_of_it(tmp_path: Path) -> None:
+    with schema_registry() as registry:
+        world = make_world(tmp_path, "shop.orders", SOURCE, schema_registry=registry.url, formats={"orders": "avro"})
+        number = registry.register("shop.orders-value", json.dumps(SCHEMA))
+        workflow.apply(world.repo(), None, Steps())
+
+        def topic() -> dict[str, Any]:
+            (found,) = world.tandem("plan")["topics"]
+            return dict(found)
+
+        said = topic()
+        assert (said["format"], said["subject"]) == ("avro", "shop.orders-value")
+        assert "field 'cents' stands at total, where no record of the newest schema" in said["wrong"]
+        assert said["wrong"].endswith("its records are dead letters (missing_field)")
+        assert "1 topic cannot be read as defined." in world.tandem_text("plan")
+        send(world, number)
+        assert rejected(world) == ({"orders/missing_field": N}, 0)
+
+        configured(world, formats={})
+        wrong = topic()["wrong"]
+        assert "is AVRO, and json is read: such records are dead letters (malformed or invalid_utf8)" in wrong
+        assert wrong.endswith("; set kafka: {formats: {orders: avro}}")
+        (stream,) = world.tandem("plan")["streams"]
+        how = "reads records from its checkpoint on otherwise than those before"
+        assert stream["what"] == f"{how} (orders: kafka.formats avro -> json), once it is started again"
+        send(world, number)
+        assert rejected(world) == ({"orders/invalid_utf8": N}, 0)
+
+        (world.path / "order.avsc").write_text(json.dumps(READER))
+        configured(world, formats={"orders": "avro"}, format_options={"orders": {"reader": "order.avsc"}})
+        assert topic()["wrong"] is None
+        assert "newest schema of shop.orders-value has its fields" in world.tandem_text("plan")
+        send(world, number)
+        found, rows = rejected(world)
+        assert found == {} and rows > 0
+        assert world.tandem("plan")["streams"][0]["what"] is None
+        (world.path / "order.avsc").write_text(json.dumps({**READER, "doc": "another"}))
+        assert "orders: kafka.format_options" in world.tandem("plan")["streams"][0]["what"]
+
+        configured(world, format_options={"orders": {"reader": "gone.avsc"}})
+        assert topic()["wrong"].endswith("write latest: the stream does not start")
+    configured(world, format_options={})
+    said = topic()
+    assert said["wrong"] is None and "cannot be told" in said["notes"][0]
