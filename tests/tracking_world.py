@@ -116,6 +116,7 @@ def mlflow_server(folder: Path, port: int) -> Iterator[str]:
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder / 'server.db'}", "--artifacts-destination", str(folder / "artifacts")]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # evaluations of language models: five processes that nobody asks
     with open(folder / "server.log", "w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
     address, until = f"http://127.0.0.1:{port}", time.monotonic() + 120

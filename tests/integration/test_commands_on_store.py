@@ -1,28 +1,24 @@
-"""Commands as their user runs them where the data lies on an S3 server: archive, labels, monitor, reproduce, erase, vacuum."""
+"""Commands as their user runs them where the data lies on an S3 server: archive, reproduce, erase, vacuum (labels and monitor:
+``test_monitor.py``)."""
 
 from __future__ import annotations
 
-import json
-import shutil
 import sys
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from obstore.store import S3Store
-from typer.testing import CliRunner
 
-from pipelines.cli.root import app
 from pipelines.lake import shared
-from serving.object_store.cache import FOLDER, data_path
+from serving.object_store.cache import FOLDER
 from serving.object_store.connecting import connect
-from tests.integration import test_monitor as monitored
+from tests.integration.store_commands import tandem
 from tests.integration.stream_world import FEATURES, StreamWorld, events, make_stream_world
 from tests.integration.test_forgetting_on_store import as_it_was
 from tests.integration.test_object_store_data import EVENTS, Machine, put_events
@@ -60,15 +56,6 @@ def objects(s3: dict[str, str], url: str) -> dict[str, bytes]:
 def text_of(key: str, content: bytes) -> str:
     cells = repr(pq.read_table(pa.BufferReader(content)).to_pylist()) if key.endswith(".parquet") else ""
     return key + content.decode("latin-1") + cells
-
-
-def tandem(*words: str, code: int = 0) -> Any:
-    """A command of this machine; what it prints as JSON."""
-    sys.modules.pop("features", None)
-    sys.modules.pop("labels", None)
-    done = CliRunner().invoke(app, [*words, "--json"])
-    assert done.exit_code == code, (done.output, done.exception)
-    return json.loads(done.stdout)
 
 
 # ------------------------------------------------------------------------------------------------------------------------------ archive
@@ -145,56 +132,6 @@ def archive(world: StreamWorld) -> None:
     repo = world.repo()
     reader = open_broker(repo.settings.kafka, repo.data).open_reader()
     archive_topic(reader, repo.sources["trips"], repo.settings.kafka, repo.data)
-
-
-# ------------------------------------------------------------------------------------------------------------------- labels and monitor
-
-
-def test_labels_and_monitor_say_what_they_say_in_a_folder(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = monitored.make_monitored(tmp_path / "plain")
-    (plain.data / "events" / "asked").mkdir()
-    shutil.move(plain.data / "spine.parquet", plain.data / "events" / "asked" / "spine.parquet")
-    labels = (plain.path / "labels.py").read_text()
-    (plain.path / "labels.py").write_text(labels.replace('data / "spine.parquet"', 'data / "events" / "asked" / "spine.parquet"'))
-    monkeypatch.setenv(FOLDER, str(tmp_path / "a"))
-    there = tmp_path / "there"
-    shutil.copytree(plain.path, there / "repo")
-    (there / "data").mkdir()
-    yaml = (there / "repo" / "tandem.yaml").read_text()
-    (there / "repo" / "tandem.yaml").write_text(yaml.replace("../data", url))
-    put_into_the_store(plain.data, url)
-
-    window = ["--since", "2024-05-17", "--until", "2024-05-18", "--as-of", "2024-06-01"]
-    wanted = tandem("labels", *window, "--repo", str(plain.path))
-    report = tandem("monitor", *window, "--repo", str(plain.path), code=1)
-    for name in ("b", "c"):
-        monkeypatch.setenv(FOLDER, str(tmp_path / name))
-        got = tandem("labels", *window, "--repo", str(there / "repo"))
-        first = name == "b"
-        assert got["models"][0]["added"] == (wanted["models"][0]["added"] if first else 0), "labels of another machine are known"
-        said = tandem("monitor", *window, "--repo", str(there / "repo"), code=1)
-        assert [(c["name"], c["feature"], c["status"], c["value"]) for c in said["checks"]] == [
-            (c["name"], c["feature"], c["status"], c["value"]) for c in report["checks"]
-        ]
-        assert said["verdict"] == "fail" and said["recomputed"].keys() == report["recomputed"].keys()
-    data = data_path(url)
-    assert any(key.startswith("trees/monitor/slow-") for key in (h.key for h in connect(url).list("trees/")))
-    assert url in said["command"] and str(data) not in said["command"]
-
-
-def put_into_the_store(plain: Path, url: str) -> None:
-    """What batch, training and server of other machines put there: of a folder's content."""
-    data = data_path(url)
-    shutil.copytree(plain, data, dirs_exist_ok=True, ignore=shutil.ignore_patterns("runs"))
-    store = connect(url)
-    for run in sorted((plain / "runs").glob("*/manifest.json")):
-        shutil.copytree(run.parent, data / "runs" / run.parent.name)
-        for folder in (*data.glob(f"offline/*/run={run.parent.name}"), data / "runs" / run.parent.name):
-            shared.publish(data, folder)
-        store.put(f"manifests/{run.parent.name}.json", run.read_bytes())
-    for folder in (*data.glob("graphs/*/*/"), *data.glob("training/*/"), *data.glob("models/*/*/")):
-        shared.publish(data, folder)
-    shared.send_files(data, ["events", "requests"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------------- reproduce

@@ -30,6 +30,7 @@ from pipelines.streaming.engines.worker_pool import TOKEN, WorkerPool, proof_of,
 from tests.integration.ticking import KEYS, alive, counts, graph, wait_for
 from tests.listening import beyond_loopback, descendants, listeners
 from transforms.errors import ConfigError
+from transforms.own_program import module_command
 
 pytestmark = pytest.mark.timeout(280)
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,6 +120,8 @@ def test_an_engine_that_cannot_start_ends_its_jvm_and_says_why(tmp_path, out):
 
 
 DRIVER = """
+from tandem.quick_imports import quicken_imports
+quicken_imports()
 import sys, time
 from pathlib import Path
 from pipelines.streaming.engines.flink_job import FlinkJob, FlinkOptions
@@ -363,8 +366,8 @@ def test_a_clusters_worker_pool_does_not_start_without_a_token(tmp_path, monkeyp
     """SECURITY H6."""
     for variable in (TOKEN, f"{TOKEN}_FILE"):
         monkeypatch.delenv(variable, raising=False)
-    words = ["-m", "pipelines.streaming.engines.worker_pool", "--service-port", "0", "--log", str(tmp_path / "log")]
-    done = subprocess.run([sys.executable, "-W", "ignore", *words], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    command = module_command("pipelines.streaming.engines.worker_pool", "--service-port", "0", "--log", str(tmp_path / "log"))
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and f"needs a token: set {TOKEN}" in done.stderr
     with pytest.raises(ConfigError, match="needs a token"):
         shared_token()

@@ -142,6 +142,8 @@ def test_so_does_what_native_code_writes_on_the_descriptor_to_the_last_words_of_
 
 
 STREAM = """
+from tandem.quick_imports import quicken_imports
+quicken_imports()
 import sys
 from pathlib import Path
 from serving import json_logs

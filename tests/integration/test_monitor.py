@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import shutil
+import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,11 @@ from pipelines.lake.runs import find
 from pipelines.monitoring.monitor_job import MonitorOptions, run_monitor
 from pipelines.monitoring.monitor_report import MonitorReport
 from pipelines.project.repository import Repo, load_repo
+from serving.object_store.cache import FOLDER, data_path
+from serving.object_store.connecting import connect
 from tests.integration import answers
+from tests.integration.store_commands import put_into_the_store, tandem
+from tests.object_stores import seaweed
 from transforms.definitions import TIMESTAMP
 from transforms.errors import ConfigError
 
@@ -151,12 +157,9 @@ def day_of(day: int) -> datetime:
 
 
 @pytest.fixture(scope="module")
-def repo(tmp_path_factory: pytest.TempPathFactory) -> Repo:
-    return make_monitored(tmp_path_factory.mktemp("monitor"))
-
-
-def make_monitored(folder: Path) -> Repo:
-    """A repository whose model answered for some days."""
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository whose model answered for some days, beside its data; nobody works in it."""
+    folder = tmp_path_factory.mktemp("untouched")
     path, data = folder / "repo", folder / "data"
     path.mkdir(parents=True)
     (path / "features.py").write_text(FEATURES)
@@ -178,7 +181,14 @@ def make_monitored(folder: Path) -> Repo:
     for day in range(FIRST, LAST):
         change = one_more if day == BUG else answers.unchanged
         answers.answer(made, model, 1, day_of(day), day_of(day + 1), change=change)
-    return made
+    return folder
+
+
+@pytest.fixture(scope="module")
+def repo(untouched: Path, tmp_path_factory: pytest.TempPathFactory) -> Repo:
+    folder = tmp_path_factory.mktemp("monitor")
+    shutil.copytree(untouched, folder, dirs_exist_ok=True)
+    return load_repo(folder / "repo")
 
 
 def monitor(repo: Repo, day: int, tmp_path: Path, now: datetime = NOW, **options: Any) -> dict[str, Any]:
@@ -341,3 +351,47 @@ def test_evidently_writes_a_second_report_or_says_what_it_needs(repo: Repo, tmp_
     assert "weight" in told and "depot" in told and json.loads(told)
     run = find(repo.data, result["run"])
     assert [Path(o["path"]).name for o in run.manifest["outputs"]] == ["report.json", "report.html", "evidently.html", "evidently.json"]
+
+
+def compare_with_a_store(plain: Repo, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (plain.data / "events" / "asked").mkdir()
+    shutil.move(plain.data / "spine.parquet", plain.data / "events" / "asked" / "spine.parquet")
+    labels = (plain.path / "labels.py").read_text()
+    (plain.path / "labels.py").write_text(labels.replace('data / "spine.parquet"', 'data / "events" / "asked" / "spine.parquet"'))
+    monkeypatch.setenv(FOLDER, str(tmp_path / "a"))
+    there = tmp_path / "there"
+    shutil.copytree(plain.path, there / "repo")
+    (there / "data").mkdir()
+    yaml = (there / "repo" / "tandem.yaml").read_text()
+    (there / "repo" / "tandem.yaml").write_text(yaml.replace("../data", url))
+    put_into_the_store(plain.data, url)
+
+    window = ["--since", "2024-05-17", "--until", "2024-05-18", "--as-of", "2024-06-01"]
+    wanted = tandem("labels", *window, "--repo", str(plain.path))
+    report = tandem("monitor", *window, "--repo", str(plain.path), code=1)
+    for name in ("b", "c"):
+        monkeypatch.setenv(FOLDER, str(tmp_path / name))
+        got = tandem("labels", *window, "--repo", str(there / "repo"))
+        first = name == "b"
+        assert got["models"][0]["added"] == (wanted["models"][0]["added"] if first else 0), "labels of another machine are known"
+        said = tandem("monitor", *window, "--repo", str(there / "repo"), code=1)
+        assert [(c["name"], c["feature"], c["status"], c["value"]) for c in said["checks"]] == [
+            (c["name"], c["feature"], c["status"], c["value"]) for c in report["checks"]
+        ]
+        assert said["verdict"] == "fail" and said["recomputed"].keys() == report["recomputed"].keys()
+    data = data_path(url)
+    assert any(key.startswith("trees/monitor/slow-") for key in (h.key for h in connect(url).list("trees/")))
+    assert url in said["command"] and str(data) not in said["command"]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore")
+def test_labels_and_monitor_on_an_object_store_say_what_they_say_in_a_folder(
+    untouched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(untouched, tmp_path / "plain")
+    with seaweed(tmp_path / "seaweed") as env:
+        connect.cache_clear()
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        compare_with_a_store(load_repo(tmp_path / "plain" / "repo"), f"s3://tandem/{uuid.uuid4().hex}", tmp_path, monkeypatch)

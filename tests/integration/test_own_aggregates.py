@@ -309,7 +309,8 @@ def test_a_worker_that_loaded_nothing_has_the_definitions(world: Any, outside_pa
         file = tmp_path / f"group.{pickler}"
         file.write_bytes(module.dumps(world.repo.groups["cards"]))
         code = (
-            "import pickle, sys; group = pickle.loads(open(sys.argv[1], 'rb').read()); "
+            "from tandem.quick_imports import quicken_imports; quicken_imports(); import pickle, sys; "
+            "group = pickle.loads(open(sys.argv[1], 'rb').read()); "
             "print(group.definition_hash(), *(type(a).__name__ for a in group.aggregates))"
         )
         path = os.pathsep.join([environment()["PYTHONPATH"], str(outside_package)])

@@ -180,6 +180,8 @@ def test_events_that_come_while_they_are_read_are_read_whole(world, monkeypatch)
 
 
 CHILD = """
+from tandem.quick_imports import quicken_imports
+quicken_imports()
 import os, signal, sys
 from pathlib import Path
 from pipelines.project.repository import load_repo

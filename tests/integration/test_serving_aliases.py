@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -25,6 +24,7 @@ from serving.aliases import ALIASES_FILE
 from serving.app import create_app
 from serving.request_log import read_requests
 from tests.integration.serving_world import GOOD, PRINT, make_repo, push, settings
+from transforms.own_program import module_command
 
 
 def aliases(world: Path, champion: int | None, challenger: int | None = None, action: str = "promote") -> None:
@@ -250,7 +250,7 @@ def test_promotions_and_rollbacks_under_load_fail_no_request(world: Path) -> Non
     url, done = f"http://127.0.0.1:{port}", threading.Event()
     log = open(world / "server.log", "w")  # noqa: SIM115  (closed below)
     server = subprocess.Popen(
-        [sys.executable, "-m", "serving", given.model_dump_json()], stdout=log, stderr=log, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        module_command("serving", given.model_dump_json()), stdout=log, stderr=log, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     )
     try:
         with httpx.Client(base_url=url, transport=httpx.HTTPTransport(retries=0), timeout=60) as probe:

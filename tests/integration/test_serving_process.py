@@ -11,7 +11,6 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -27,6 +26,7 @@ from serving.request_log import files_of, read_requests
 from tests.integration.http_server import connect
 from tests.integration.serving_world import GOOD, make_repo, push, settings
 from tests.listening import descendants, listeners
+from transforms.own_program import module_command
 
 PREDICT = "/v1/models/delay:predict"
 
@@ -50,7 +50,7 @@ def free_port() -> int:
 def served(given: Any, *before: str, **popen: Any) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """A server process that is ready."""
     port = free_port()
-    command = [*before, sys.executable, "-m", "serving", given.model_copy(update={"port": port}).model_dump_json()]
+    command = [*before, *module_command("serving", given.model_copy(update={"port": port}).model_dump_json())]
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, stdout=said, stderr=said, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}, **popen)
         try:

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -138,7 +137,7 @@ def test_a_port_that_is_taken_is_one_line(root: Path, workers: int) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         chosen = settings(root, port=taken.getsockname()[1], workers=workers, needs_model=False)
-        done = subprocess.run([sys.executable, "-m", "serving", chosen.model_dump_json()], capture_output=True, text=True, check=False)
+        done = subprocess.run(module_command("serving", chosen.model_dump_json()), capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "application startup" not in done.stderr, "it is said before models are loaded"
     assert re.search(r"^error: serve.host '127.0.0.1' port \d+: cannot listen there .*; choose another port$", done.stderr, re.MULTILINE)
