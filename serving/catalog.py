@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
 from feast import FeatureStore, FeatureView
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
+from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.value_type import ValueType
@@ -41,18 +43,23 @@ class View:
     """None: a type of Feast's that Arrow has no equal of; its values are given as they come."""
     ttl_us: int
     """0: values never expire."""
+    unaskable: str = ""
+    """Why nobody can ask for its rows; empty: one can."""
 
     @staticmethod
     def of(view: FeatureView) -> View:
         """The view ``view`` of a Feast registry."""
         ttl = view.ttl or timedelta(0)
+        keys = {c.name: c.dtype.to_value_type() for c in view.entity_columns if c.name != DUMMY_ENTITY_ID}
+        odd = [f"{key!r} of {kind.name.lower()}" for key, kind in keys.items() if not _is_key(kind)]
         return View(
             name=str(view.projection.name_to_use()),
             feast=view,
-            keys={c.name: c.dtype.to_value_type() for c in view.entity_columns if c.name != DUMMY_ENTITY_ID},
+            keys=keys,
             stored_keys=tuple(c.name for c in view.entity_columns) or (DUMMY_ENTITY_ID,),
             types={f.name: arrow_type(f.dtype) for f in view.features},
             ttl_us=ttl // timedelta(microseconds=1),
+            unaskable=f"feature view {view.name!r} has the key {odd[0]}, by which no request can ask; make it text or int64" if odd else "",
         )
 
     def used(self, name: str, projection: Projection) -> View:
@@ -97,6 +104,8 @@ class Catalog:
             if view not in self.views:
                 known = some_of(v for v in self.views if principal.may("view", v))
                 raise NotFoundError(f"unknown feature view {view[:60]!r}; the registry has {known or 'none that you may read'}")
+            if self.views[view].unaskable:
+                raise InvalidRequestError(self.views[view].unaskable)
             if feature not in self.views[view].types:
                 raise NotFoundError(f"unknown feature {feature[:60]!r} of view {view!r}; it has {some_of(self.views[view].types)}")
         return features
@@ -143,6 +152,19 @@ class Catalog:
         """Every key that some view has, under its own name; null is a value of it here."""
         keys = {key: _KEY_DTYPES.get(kind, "string") for view in self.views.values() for key, kind in view.keys.items()}
         return [RequestField(name, dtype, nullable=True) for name, dtype in keys.items()]
+
+
+@cache
+def _is_key(kind: ValueType) -> bool:
+    """Whether a request can hold a key of this type, and Feast can store rows by it."""
+    slot = _KEY_SLOTS.get(kind)
+    try:
+        if slot is not None:
+            value = Value(string_val="") if slot == "string_val" else Value(**{slot: 0})
+            serialize_entity_key(EntityKey(join_keys=["k"], entity_values=[value]), entity_key_serialization_version=3)
+    except ValueError:
+        return False
+    return slot is not None
 
 
 def entity_key(view: View, values: Sequence[Any] | None) -> EntityKey:

@@ -165,7 +165,8 @@ class OnlineFeatures:
     def connect(self) -> None:
         """Open the online store and read one row of each view, so that the first request finds warm connections. Raises StoreError."""
         for view in self.catalog.views.values():
-            self._rows(view, [entity_key(view, None)], list(view.types)[:1])
+            if not view.unaskable:
+                self._rows(view, [entity_key(view, None)], list(view.types)[:1])
         if self.store_problem:
             log.warning("online store: it can be read again")
             self.store_problem = ""

@@ -54,6 +54,8 @@ def decode_column(cells: Sequence[Cell], kind: pa.DataType | None) -> tuple[pa.A
     values = [_python(c) for c in cells]
     if kind is not None and pa.types.is_timestamp(kind):
         values = [None if v is None else v * 1_000_000 for v in values]
+    elif kind is not None and pa.types.is_list(kind) and pa.types.is_timestamp(kind.value_type):
+        values = [None if v is None else [each * 1_000_000 for each in v] for v in values]
     nulls = np.fromiter((v is None and c is not None for v, c in zip(values, cells)), np.bool_, len(cells))
     return pa.array(values, type=kind), nulls if nulls.any() else None
 

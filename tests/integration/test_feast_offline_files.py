@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource
-from feast.types import Array, Float64, Int64
+from feast.types import Array, Float64, Int64, UnixTimestamp
 from feast.value_type import ValueType
 
 from tests.integration.offline_world import STAMP, T0, Repo, config_of, row, spine_of
@@ -165,6 +165,46 @@ def test_stock_views_beside_ours_answer_as_stock_stores_do(tmp_path: Path) -> No
         body = {"features": ["world:rate", "shops:picture"], "entities": {"shop": [1, 2, 3]}}
         both = client.post("/get-online-features", json=body).json()
         assert both["results"][both["metadata"]["feature_names"].index("rate")]["values"] == everywhere
+
+
+@pytest.mark.parametrize("kind", ["bytes", "bool", "double", "unix_timestamp"])
+def test_a_stock_view_with_keys_that_no_request_can_name_is_told_and_stops_nothing(tmp_path: Path, kind: str) -> None:
+    """FAULTS 13: a view with a key of bytes was answered NOT_FOUND, whatever was asked; one of bool kept the whole server from being ready.
+    A list of times has its moments."""
+    from feast.types import from_value_type
+    from starlette.testclient import TestClient
+
+    from serving.app import create_app
+    from serving.settings import ServingSettings
+
+    times = pa.array([[T0, T0 + timedelta(hours=1)], []], pa.list_(STAMP))
+    table = pa.table({"shop": pa.array([1, 2]), "at": pa.array([T0] * 2, STAMP), "times": times})
+    pq.write_table(table, tmp_path / "stock.parquet")
+    text = f"project: t\nprovider: local\nregistry: {tmp_path}/registry.db\nentity_key_serialization_version: 3\n"
+    online = "tandem.serving.online_store.sqlite.OrderedSqliteOnlineStore"
+    (tmp_path / "feature_store.yaml").write_text(text + f"online_store: {{type: {online}, path: {tmp_path}/online.db}}\n")
+    store = FeatureStore(repo_path=str(tmp_path))
+    shop = Entity(name="shop", join_keys=["shop"], value_type=ValueType.INT64)
+    odd = Entity(name="odd", join_keys=["odd"], value_type=ValueType[kind.upper()])
+    source = FileSource(name="stock", path=str(tmp_path / "stock.parquet"), timestamp_field="at")
+    held = Field(name="times", dtype=Array(UnixTimestamp))
+    views = [
+        FeatureView(
+            name=f"{entity.name}s", entities=[entity], ttl=timedelta(0), source=source, schema=[Field(name=entity.name, dtype=key), held]
+        )
+        for entity, key in ((shop, Int64), (odd, from_value_type(odd.value_type)))
+    ]
+    store.apply([shop, odd, source, *views])
+    store.materialize(T0 - timedelta(days=1), T0 + timedelta(days=1), feature_views=["shops"])
+    settings = ServingSettings(
+        feature_repo=tmp_path, models=tmp_path / "models", graphs=tmp_path / "graphs", poll_seconds=3600.0, needs_model=False
+    )
+    with TestClient(create_app(settings)) as client:
+        assert client.get("/v2/health/ready").status_code == 200
+        asked = client.post("/get-online-features", json={"features": ["shops:times"], "entities": {"shop": [1, 2]}}).json()
+        assert asked["results"][-1]["values"] == [[f"{T0 + timedelta(hours=h):%Y-%m-%dT%H:%M:%S}+00:00" for h in (0, 1)], []]
+        refused = client.post("/get-online-features", json={"features": ["odds:times"], "entities": {"odd": ["x"]}})
+        assert refused.status_code == 422 and f"'odds' has the key 'odd' of {kind}, by which no request can ask" in refused.json()["error"]
 
 
 @pytest.mark.parametrize("applied", [True, False])

@@ -31,6 +31,10 @@ KINDS: dict[str, tuple[pa.DataType, Any]] = {
     "doubles": (pa.list_(pa.float64()), st.lists(st.floats()).map(lambda v: Value(double_list_val=DoubleList(val=v)))),
     "floats": (pa.list_(pa.float32()), st.lists(st.floats(width=32)).map(lambda v: Value(float_list_val=FloatList(val=v)))),
     "int64s": (pa.list_(pa.int64()), st.lists(INT64).map(lambda v: Value(int64_list_val=Int64List(val=v)))),
+    "times": (
+        pa.list_(pa.timestamp("us", tz="UTC")),
+        st.lists(st.integers(-(10**10), 10**10)).map(lambda v: Value(unix_timestamp_list_val=Int64List(val=v))),
+    ),
     "strings": (pa.list_(pa.string()), st.lists(TEXTS).map(lambda v: Value(string_list_val=StringList(val=v)))),
 }
 
@@ -41,6 +45,8 @@ def by_protobuf(cells: Sequence[Cell], kind: pa.DataType) -> tuple[pa.Array, lis
     values = [None if p is None else python_value(p) for p in protos]
     if pa.types.is_timestamp(kind):
         values = [None if v is None else v * 1_000_000 for v in values]
+    if pa.types.is_list(kind) and pa.types.is_timestamp(kind.value_type):  # FAULTS 13: seconds were taken for microseconds
+        values = [None if v is None else [each * 1_000_000 for each in v] for v in values]
     return pa.array(values, kind), [v is None and c is not None for v, c in zip(values, cells)]
 
 
