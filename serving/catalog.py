@@ -160,7 +160,8 @@ def _is_key(kind: ValueType) -> bool:
     slot = _KEY_SLOTS.get(kind)
     try:
         if slot is not None:
-            value = Value(string_val="") if slot == "string_val" else Value(**{slot: 0})
+            value = Value()
+            setattr(value, slot, "" if slot == "string_val" else 0)
             serialize_entity_key(EntityKey(join_keys=["k"], entity_values=[value]), entity_key_serialization_version=3)
     except ValueError:
         return False
