@@ -62,6 +62,9 @@ class Disorder:
         return max(_nice(self.most), self.out_of_orderness) if self.measured else 3_600
 
 
+UNKNOWN = Disorder(float("inf"), float("inf"), float("inf"))
+
+
 @dataclass
 class Proposal:
     """A definition: ``columns`` become fields, ``event_time`` is one of them; with ``offset`` it counts from a day that nobody tells:
@@ -138,7 +141,7 @@ def propose(sample: Sample, *, zone: str | None = None, explode: str | None = No
         fields.append(tie)
     else:
         tie = _tie_breaker([c for c in fields if sample.envelope and sample.envelope.is_place(c.steps)], fields)
-    disorder = _disorder(moments, sample.parts)
+    disorder = UNKNOWN if sample.kind == "table" else _disorder(moments, sample.parts)
     return Proposal(
         sample,
         fields,

@@ -55,7 +55,8 @@ Steps = tuple[Any, ...]
 class Sample:
     """N records of some data: ``columns`` maps where a value stands to the values (length N, None where it is missing).
 
-    ``parts`` are how many of them came from each file or partition, in order; ``text``: values are text as the format has nothing else.
+    ``parts`` are how many of them came from each file or partition, in order; ``kind`` is file, topic or table, whose rows are in no order
+    in which they came; ``text``: values are text as the format has nothing else.
     ``lists`` are the lists of objects that were seen, by path.
     """
 

@@ -56,4 +56,6 @@ def sample_table(name: str, table: Table, rows: int, explode: str | None = None)
                 break
     if not records:
         raise DataError(f"source {name!r}: its table holds no rows now; nothing can be said of it")
-    return sample_records(records, explode, None, types)
+    sample = sample_records(records, explode, None, types)
+    sample.kind = "table"
+    return sample

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -286,6 +287,21 @@ def _parquet(made: Made, folder: Path) -> None:
     pq.write_table(table, folder / "orders.parquet", use_deprecated_int96_timestamps=True, row_group_size=97)
 
 
+def _delta(made: Made, folder: Path) -> None:
+    """The same as a table of Delta, in partitions, written at twice."""
+    from deltalake import write_deltalake
+
+    rows = [{**json.loads(v), "at": at.replace(tzinfo=None)} for v, at in zip(made.values, made.at, strict=True)]
+    rows = [{**row, "uid": Decimal(row["uid"]), "price": None if row["price"] is None else Decimal(row["price"])} for row in rows]
+    sku = pa.list_(pa.struct([("sku", pa.string())]))
+    types = {"order_id": pa.int64(), "user": pa.string(), "at": pa.timestamp("us"), "price": pa.decimal128(12, 2), "kind": pa.string(),
+             "note": pa.string(), "hash": pa.int64(), "items": sku, "nums": pa.list_(pa.int64()), "uid": pa.decimal128(20, 0)}  # fmt: skip
+    types["opens"] = pa.string()
+    for part in (rows[:100], rows[100:]):
+        table = pa.Table.from_pylist(part, pa.schema(list(types.items())))
+        write_deltalake(str(folder), table, mode="append", partition_by=["kind"], schema_mode="merge")
+
+
 SYSTEMS: dict[str, System] = {
     "orders_of_proto2": System(orders_of_proto2),
     "trades_of_avro": System(trades_of_avro),
@@ -295,3 +311,5 @@ SYSTEMS: dict[str, System] = {
     "days_and_times": System(days_and_times, ("--zone", "Europe/Berlin")),
     "lake_files": System(lake_files, write=_parquet),
 }
+if find_spec("deltalake") is not None:
+    SYSTEMS["lake_table"] = System(lake_files, write=_delta)

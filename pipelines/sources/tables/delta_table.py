@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.sources.tables.table_reader import Rows, TableReader, masked_values, needs, secret
+from pipelines.sources.tables.table_reader import Rows, TableReader, guarded, masked_values, needs, secret
 from transforms.errors import DataError
 from transforms.tables import Delta
 
@@ -44,10 +44,7 @@ class DeltaReader(TableReader):
         """See the base class."""
         table = self._opened()
         identity = {"kind": "delta", "path": self.table.path, "id": str(table.metadata().id), "version": int(table.version())}
-        try:
-            yield Rows(_batches(table), identity)
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"source {self.name!r}: version {identity['version']} of its Delta table cannot be read: {error}") from None
+        yield Rows(guarded(_batches(table), f"source {self.name!r}: version {identity['version']} of its Delta table"), identity)
 
 
 def _batches(table: Any) -> Iterator[pa.RecordBatch]:

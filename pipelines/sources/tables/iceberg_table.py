@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.sources.tables.table_reader import Rows, TableReader, masked_values, needs
+from pipelines.sources.tables.table_reader import Rows, TableReader, guarded, masked_values, needs
 from transforms.errors import DataError
 from transforms.tables import Iceberg
 
@@ -49,8 +49,9 @@ class IcebergReader(TableReader):
         """See the base class."""
         table, snapshot = self._opened()
         identity = {"kind": "iceberg", "table": self.table.table, "id": str(table.metadata.table_uuid), "snapshot": snapshot}
-        batches: Any = table.scan(snapshot_id=snapshot).to_arrow_batch_reader() if snapshot is not None else iter(())
-        try:
-            yield Rows(iter(batches), identity)
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"source {self.name!r}: snapshot {snapshot} of its Iceberg table cannot be read: {error}") from None
+        yield Rows(guarded(_batches(table, snapshot), f"source {self.name!r}: snapshot {snapshot} of its Iceberg table"), identity)
+
+
+def _batches(table: Any, snapshot: int | None) -> Iterator[pa.RecordBatch]:
+    if snapshot is not None:
+        yield from table.scan(snapshot_id=snapshot).to_arrow_batch_reader()

@@ -18,10 +18,10 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from pipelines.project.secrets import masked
-from transforms.errors import ConfigError
+from transforms.errors import ConfigError, DataError
 from transforms.tables import Table
 
-__all__ = ["Rows", "TableReader", "masked_values", "needs", "secret"]
+__all__ = ["Rows", "TableReader", "guarded", "masked_values", "needs", "secret"]
 
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(\S*)@")
@@ -54,6 +54,19 @@ class TableReader(ABC):
     @abstractmethod
     def open(self) -> AbstractContextManager[Rows]:
         """The rows, streamed: memory is bounded by some batches. Raises ConfigError and DataError, one line without secrets."""
+
+
+def guarded(batches: Iterator[pa.RecordBatch], what: str) -> Iterator[pa.RecordBatch]:
+    """The batches; what their library raises for a table that it cannot read (a file that is gone, a feature that it does not know) is one
+    DataError, of whatever kind it was. What is done with a batch is none of its business."""
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except Exception as error:  # of its own, of many kinds
+            raise DataError(f"{what} cannot be read: {masked_values(str(error), [])}") from None
+        yield batch
 
 
 def secret(name: str, variable: str) -> str:

@@ -1,0 +1,93 @@
+"""Exports as programs write them: a day and its time in two columns, days of spreadsheets, quotes behind a byte order mark, what stands
+around records."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from pipelines.inference.infer_source import infer_files
+from tests.unit.test_infer_shapes import N, at, inferred, ms, z
+from transforms.errors import DataError
+
+
+def local(n: int, zone: str) -> datetime:
+    return at(n * 500).replace(microsecond=0).astimezone(ZoneInfo(zone))
+
+
+def two_columns(zone: str, day: str, clock: str, delimiter: str = ",") -> tuple[bytes, dict[str, Any]]:
+    """A local day and a local time of it, as exports have them."""
+    lines = [f"{local(n, zone):{day}}{delimiter}{local(n, zone):{clock}}{delimiter}{n}" for n in range(N)]
+    names = delimiter.join(("Fecha" if "Rome" in zone else "Date", "Heure" if "Paris" in zone else "Order Time", "id"))
+    return "\n".join([names, *lines, ""]).encode(), {"zone": zone}
+
+
+TWO = {
+    "sap": two_columns("Europe/Berlin", "%Y%m%d", "%H%M%S", ";"), "france": two_columns("Europe/Paris", "%d/%m/%Y", "%H:%M:%S", ";"),
+    "states": two_columns("America/New_York", "%m/%d/%Y", "%I:%M:%S %p"), "metatrader": two_columns("Europe/Rome", "%Y.%m.%d", "%H:%M:%S"),
+    "india": two_columns("Asia/Kolkata", "%d-%m-%y", "%H:%M:%S"), "iso": two_columns("UTC", "%Y-%m-%d", "%H:%M:%S"),
+    "weeks": two_columns("Asia/Tokyo", "%G-W%V-%u", "%H:%M:%S"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TWO)
+def test_a_day_and_its_time_in_two_columns_are_the_moment(tmp_path: Path, name: str) -> None:
+    data, more = TWO[name]
+    text, found = inferred(tmp_path, data, **more)
+    assert f'.from_local("{more["zone"]}", ambiguous="earlier", missing="later")' in text and "parse=TimeOfDay()" in text
+    assert [e["event_at"] for e in found] == [local(n, more["zone"]).astimezone(UTC) for n in range(N)]
+    text, found = inferred(tmp_path / "utc", data)
+    assert "of which zone? UTC is assumed" in text
+    assert [e["event_at"] for e in found] == [local(n, more["zone"]).replace(tzinfo=UTC) for n in range(N)]
+
+
+def test_hours_behind_midnight_of_timetables(tmp_path: Path) -> None:
+    """GTFS counts them on: 25:10:00 is 1:10 of the day after, and the trip's."""
+    lines = "".join(f"t{n},{n % 27:02}:{n % 60:02}:00,{n % 27:02}:{n % 60:02}:30,20240501\n" for n in range(N))
+    text, found = inferred(tmp_path, f"trip_id,arrival_time,departure_time,service_date\n{lines}".encode(), zone="UTC")
+    assert 'tie_breaker="trip_id"' in text
+    assert [e["event_at"] for e in found] == [
+        datetime(2024, 5, 1, tzinfo=UTC) + timedelta(hours=n % 27, minutes=n % 60, seconds=30) for n in range(N)
+    ]
+
+
+def serial(n: int) -> str:
+    return str((at(n).replace(tzinfo=None) - datetime(1899, 12, 30)) / timedelta(days=1)).replace(".", ",")
+
+
+EXPORTED: dict[str, tuple[str, str, str]] = {
+    "salesforce": ('\ufeff"Id","CreatedDate","Amount"\r\n',
+                   "".join(f'"{n:018}","{z(n)}","{n / 4}"\r\n' for n in range(N)), 'Field("id", "string", required=True, path="Id")'),
+    "fractions": ("id,ts,v\n", "".join(f"{n},{ms(n) / 1000:.3f},{n}\n" for n in range(N)), 'parse=Epoch("s", text=True)'),
+    "excel": ("id;Date;v\n", "".join(f"{n};{serial(n)};{n}\n" for n in range(N)), 'parse=Epoch("excel", text=True)'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_texts_of_programs(tmp_path: Path, name: str) -> None:
+    head, lines, part = EXPORTED[name]
+    text, found = inferred(tmp_path, (head + lines).encode())
+    assert part in text and [next(iter(e.values())) for e in found] == [at(n) for n in range(N)]
+
+
+def test_what_stands_around_records(tmp_path: Path) -> None:
+    """Kafka Connect's schema is none of the record; of one that is a list of records the way to take it apart is said; days as numbers."""
+    schema = {"type": "struct", "fields": [{"type": "int64", "field": "id"}], "optional": False}
+    records = [
+        {"schema": schema, "payload": {"id": n, "date_key": int(f"{at(n * 900):%Y%m%d}"), "user": [n % 9, f"u{n % 9}"][n % 2]}}
+        for n in range(N)
+    ]
+    text, found = inferred(tmp_path, records)
+    assert "schema" not in text and [e["payload_user"] for e in found] == [str([n % 9, f"u{n % 9}"][n % 2]) for n in range(N)]
+    midnight = [at(n * 900).replace(hour=0, minute=0, second=0, microsecond=0) for n in range(N)]
+    assert [e["payload_date_key"] for e in found] == midnight and 'TimeFormat("%Y%m%d", zone="UTC")' in text
+    trail = tmp_path / "trail.json"
+    trail.write_text(json.dumps({"Records": [{"eventTime": z(n), "eventID": f"e{n}"} for n in range(N)]}))
+    with pytest.raises(DataError, match=r"\(--explode Records\)"):
+        infer_files(trail)
+    assert 'explode="Records"' in infer_files(trail, explode="Records").text
