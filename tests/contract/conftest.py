@@ -10,7 +10,7 @@ from tests.contract.brokers import KafkaHarness
 from tests.kafka_server import kafka_server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaHarness]:
     with kafka_server(tmp_path_factory.mktemp("kafka")) as process:
         harness = KafkaHarness(process)

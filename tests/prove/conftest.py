@@ -65,13 +65,13 @@ def slice_(tmp_path_factory: pytest.TempPathFactory) -> Slice:
     return make_slice(tmp_path_factory.mktemp("slice"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     with kafka_server(tmp_path_factory.mktemp("broker")) as made:
         yield made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def starter() -> Iterator[Starter]:
     made = Starter()
     yield made
