@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pipelines.services.jars import ADD_OPENS, classpath, java
 from pipelines.streaming.engines.flink_rest import Cluster
 from pipelines.streaming.engines.worker_pool import TOKEN
 from transforms.errors import TandemError
+from transforms.own_program import module_command
 
 JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
 TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
@@ -108,9 +108,10 @@ def flink_cluster(folder: Path, slots: int = 2, seconds: float = 120.0) -> Itera
 def worker_pool(folder: Path, environment: Mapping[str, str]) -> Iterator[str]:
     """A pool of SDK workers on this machine; its address. Streams of this process' environment know its token."""
     (port,) = free_ports(1)
-    words = [sys.executable, "-W", "ignore", "-m", "pipelines.streaming.engines.worker_pool", "--service-port", str(port)]
+    words = ["--service-port", str(port), "--log", str(folder / "worker.log")]
     token = f"of {folder}"
-    process = start_child([*words, "--log", str(folder / "worker.log")], folder / "pool.log", {**environment, TOKEN: token})
+    command = module_command("pipelines.streaming.engines.worker_pool", *words)
+    process = start_child(command, folder / "pool.log", {**environment, TOKEN: token})
     before, os.environ[TOKEN] = os.environ.get(TOKEN), token
     try:
         yield f"127.0.0.1:{port}"

@@ -1,8 +1,8 @@
-"""The engines hold the contract that ships: the direct one over a broker in memory, the embedded Flink over a real Kafka."""
+"""The engines hold the contract that ships: the direct one over a broker in memory, the embedded Flink over a real Kafka (and Flink's
+cluster: ``test_engine_cluster.py``)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -14,8 +14,6 @@ from pipelines.streaming.stream_options import StreamOptions
 from tandem.testing.broker import BrokerHarness, MemoryHarness
 from tandem.testing.engine import EngineContract
 from tests.contract.brokers import KafkaHarness
-from tests.flink_cluster import flink_cluster, worker_pool
-from tests.integration.stream_world import environment
 from transforms.errors import ConfigError
 
 pytestmark = pytest.mark.timeout(600)
@@ -36,25 +34,6 @@ class TestEmbeddedFlink(EngineContract):
     @pytest.fixture
     def harness(self, kafka: KafkaHarness) -> BrokerHarness:
         return kafka
-
-
-@pytest.mark.slow
-class TestFlinkCluster(EngineContract):
-    runner = "flink-cluster"
-
-    @pytest.fixture
-    def harness(self, kafka: KafkaHarness) -> BrokerHarness:
-        return kafka
-
-    @pytest.fixture(scope="class")
-    def given(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
-        folder = tmp_path_factory.mktemp("cluster")
-        with flink_cluster(folder / "flink") as cluster, worker_pool(folder, environment()) as pool:
-            yield {"flink_master": cluster.master, "worker_pool": pool}
-
-
-def test_every_engine_of_our_own_is_held_to_the_suite() -> None:
-    assert {suite.runner for suite in EngineContract.__subclasses__()} >= set(extensions.ENGINES.own)
 
 
 class Flush(EngineSettings):

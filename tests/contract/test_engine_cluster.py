@@ -1,29 +1,55 @@
-"""``tandem stream`` on a standalone Flink cluster with its own worker pool: a task manager is killed, savepoints are taken and used."""
+"""A standalone Flink cluster with its own worker pool holds the contract that ships, and its jobs outlive its parts and their drivers."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
+import tests.contract.test_engine  # noqa: F401  # the other suites
+from pipelines.project import extensions
 from pipelines.streaming.engines.flink_rest import Cluster
-from tests.flink_cluster import flink_cluster, worker_pool
+from tandem.testing.broker import BrokerHarness
+from tandem.testing.engine import EngineContract
+from tests.contract.brokers import KafkaHarness
+from tests.flink_cluster import FlinkCluster, flink_cluster, worker_pool
 from tests.integration.stream_world import end, environment, events, make_stream_world, wait_for
-from tests.kafka_server import kafka_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def test_a_cluster_recovers_keeps_savepoints_and_ends_the_job_of_a_killed_driver(tmp_path):
-    with (
-        kafka_server(tmp_path / "broker") as broker,
-        flink_cluster(tmp_path / "flink") as cluster,
-        worker_pool(tmp_path, environment()) as pool,
-    ):
-        go_through_it(make_stream_world(tmp_path / "world", broker.bootstrap, topic="recovers"), cluster, pool)
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FlinkCluster, str]]:
+    """A cluster and the address of a worker pool."""
+    folder = tmp_path_factory.mktemp("cluster")
+    with flink_cluster(folder / "flink") as cluster, worker_pool(folder, environment()) as pool:
+        yield cluster, pool
 
 
-def go_through_it(world, cluster, pool):
+class TestFlinkCluster(EngineContract):
+    runner = "flink-cluster"
+
+    @pytest.fixture
+    def harness(self, kafka: KafkaHarness) -> BrokerHarness:
+        return kafka
+
+    @pytest.fixture
+    def given(self, started: tuple[FlinkCluster, str]) -> Mapping[str, str]:
+        return {"flink_master": started[0].master, "worker_pool": started[1]}
+
+
+def test_every_engine_of_our_own_is_held_to_the_suite() -> None:
+    assert {suite.runner for suite in EngineContract.__subclasses__()} >= set(extensions.ENGINES.own)
+
+
+def test_a_cluster_recovers_keeps_savepoints_and_ends_the_job_of_a_killed_driver(
+    tmp_path: Path, kafka: KafkaHarness, started: tuple[FlinkCluster, str]
+) -> None:
+    """``tandem stream`` there: a task manager is killed, savepoints are taken and used."""
+    cluster, pool = started
+    world = make_stream_world(tmp_path / "world", kafka.bootstrap_servers, topic="recovers")
     flags = ["--flink-master", cluster.master, "--worker-pool", pool]
     logs = [events(500, seed, start=seed * 3600, seconds=3600) for seed in range(4)]
     world.produce(logs[0])
