@@ -18,6 +18,8 @@ class SettingsFile(YamlConfigSettingsSource):
 
     def _read_file(self, file_path: Any) -> dict[str, Any]:
         try:
-            return yaml_value(Path(file_path).read_bytes()) or {}
+            found = yaml_value(Path(file_path).read_bytes()) or {}
         except RepeatedKey as error:
             raise ConfigError(f"{Path(file_path).name}: {error}") from None
+        # A section of which every line is a comment is as one that is left out.
+        return {name: value for name, value in found.items() if value is not None} if isinstance(found, dict) else found

@@ -99,6 +99,8 @@ def inventory(
         raise DataError(f"source {source.name!r} has no files; give its definition files='events/{source.name}'")
     root = Path(data_dir)
     top = root / source.files
+    if not top.is_relative_to(root):
+        raise DataError(f"source {source.name!r}: files {source.files!r} lies beyond the data folder {root}; give it relative: ../logs")
     if not top.is_dir():
         if source.table is not None:
             raise DataError(f"source {source.name!r} is a table of which there is no snapshot yet; 'tandem batch' takes one")

@@ -231,7 +231,9 @@ def _analyzed(asked: _Asked, some: Mapping[str, pa.RecordBatch], say: Callable[[
 
 def _services(repo: Repo, services: dict[str, Any], features: Mapping[str, Mapping[str, str]]) -> str:
     from serving.feast_objects import feast_objects
+    from serving.features import load_repo_config
 
+    load_repo_config(repo.path)
     check_fields(feast_objects(repo.groups.values(), repo.data).views)
     services.update(defined_services(repo.path))
     for service in services.values():

@@ -65,6 +65,11 @@ def test_a_fresh_repository_is_right(tmp_path: Path) -> None:
             'definitions: features\nkafka: {formats: {payments: csv}, format_options: {payments: {delimeter: ";"}}}',
             "kafka.format_options.payments.delimeter: Extra inputs are not permitted",
         ),
+        ("feature_store.yaml", "project: ", "projekt: ", "feature_store.yaml: project: "),
+        (
+            "features.py", 'files="events/payments"', 'files="/etc"',
+            "source 'payments': files '/etc' lies beyond the data folder",
+        ),
         (
             "preprocessing.py", '_log(inputs["count_1h"])', '_log(inputs["count_7h"])',
             "preprocessing_fn 'preprocessing:card_activity' failed: KeyError: 'count_7h'",

@@ -123,3 +123,11 @@ def test_moments_at_the_ends_of_the_calendar():
         with pytest.raises(ValueError, match="outside of the years"):
             parse_time(text)
     assert parse_time("0001-01-01").year == 1 and parse_duration("365000d").days == 365_000
+
+
+def test_a_section_of_which_every_line_is_a_comment_is_as_one_that_is_left_out(repo):
+    """FAULTS 22: ``models:`` with nothing below it is a project without a model, and no mistake."""
+    (repo / "tandem.yaml").write_text("models:\n# - labels:late\nkafka:\n  # bootstrap_servers: there\nbatch: {shards: 3}\n")
+    found = load_settings(repo)
+    (repo / "tandem.yaml").write_text("batch: {shards: 3}\n")
+    assert not found.models and found.model_dump() == load_settings(repo).model_dump()
