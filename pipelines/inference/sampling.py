@@ -22,6 +22,7 @@ from pipelines.inference.envelope import Envelope, envelope_of
 from pipelines.inference.schema_words import file_places, words_of
 from pipelines.lake.counted import counted
 from pipelines.sources.file_formats.compressed_file import opened
+from pipelines.sources.file_formats.csv_lines import escaped_nulls
 from pipelines.sources.file_formats.file_format import COMPRESSED, UnreadableFileError, format_of, one_line
 from pipelines.sources.file_formats.json_lines_file import MAX_LINE_BYTES
 from pipelines.sources.file_records import partitions_of
@@ -43,6 +44,8 @@ MOST_LETTERS = 200
 """Of a name."""
 MOST_DEPTH = 64
 """As the contract takes JSON."""
+MOST_BEFORE = 50
+"""Lines before a header."""
 LINES = (".jsonl", ".ndjson", ".json")
 TEXTS = (".csv", ".tsv", ".txt")
 _NAME = EventSource(name="sampled", fields=[Field("key", "string", required=True)], event_time="at", tie_breaker="key")
@@ -326,6 +329,8 @@ def _text_records(file: Path, dialect: Csv) -> Iterator[Mapping[str, Any]]:
     encoding = "utf-8-sig" if dialect.encoding == "utf-8" else dialect.encoding  # what stands before a quote would make it a letter
     with opened(file) as f, io.TextIOWrapper(f, encoding, errors="replace", newline="") as text:
         left = MOST_BYTES
+        for _ in range(dialect.skip):
+            text.readline(MAX_LINE_BYTES)
 
         def lines() -> Iterator[str]:
             nonlocal left
@@ -339,7 +344,9 @@ def _text_records(file: Path, dialect: Csv) -> Iterator[Mapping[str, Any]]:
 def text_records(lines: Iterable[str], dialect: Csv) -> Iterator[Mapping[str, Any]]:
     """The records of lines in a dialect; those of another number of values are left out."""
     how: Any = {"quotechar": dialect.quote} if dialect.quote else {"quoting": csv.QUOTE_NONE}
-    reader = _rows(csv.reader(lines, delimiter=dialect.delimiter, **how))
+    if (marked := escaped_nulls(dialect)) is not None:
+        lines = (marked.sub(lambda found: f"{found[1]}{dialect.escape}{found[2]}", line) for line in lines)
+    reader = _rows(csv.reader(lines, **_how(dialect.delimiter, dialect.escape), **how))
     names: Sequence[str] = dialect.columns or [n.strip().lstrip("\ufeff") for n in next(reader, [])]
     nulls = set(dialect.nulls)
     once = {name for name in names if names.count(name) == 1}  # which of several is meant nobody can say
@@ -369,38 +376,58 @@ def dialect_of(start: bytes, encoding: str | None, what: str, header: bool | Non
     ``header``: whether the first one is of names; None: as it looks. Raises DataError for nothing, which ``what`` names."""
     if encoding is None:
         encoding = _encoding(start)
-    lines = start.decode(encoding, "replace").lstrip("\ufeff").splitlines()
-    lines = [line for line in (lines[:-1] if len(start) == 1 << 18 else lines) if line.strip()][:200]
+    raw = start.decode(encoding, "replace").lstrip("\ufeff").splitlines()
+    lines = [line for line in (raw[:-1] if len(start) == 1 << 18 else raw) if line.strip()][:200]
     if not lines:
         raise DataError(f"{what} is empty; nothing can be said of it")
-    best: tuple[float, int, str] | None = None
+    best: tuple[float, int, bool, str] | None = None
     for delimiter in (",", ";", "\t", "|"):
-        rows = list(_rows(csv.reader(lines, delimiter=delimiter)))
-        widths = [len(row) for row in rows]
-        common = max(set(widths), key=widths.count, default=0)
-        score = (widths.count(common) / len(widths) if common > 1 else 0.0, common, delimiter)
-        if best is None or score[:2] > best[:2]:
-            best = score
+        escaped = any(f"\\{each}" in line for each in (delimiter, '"') for line in lines)
+        for escape in (None, "\\") if escaped else (None,):  # where both cut all alike a mark behind it is none
+            widths = [len(row) for row in _rows(csv.reader(lines, **_how(delimiter, escape)))]
+            common = max(set(widths), key=widths.count, default=0)
+            score = (widths.count(common) / len(widths) if common > 1 else 0.0, common, escape is not None, delimiter)
+            if best is None or score[:2] > best[:2] or (score[0] == best[0] > 0 and delimiter == best[3] and escape is not None):
+                best = score
     assert best is not None
     if not best[1]:
         raise DataError(f"{what} holds no lines of values; nothing can be said of it")
-    delimiter = best[2]
-    rows = [row for row in _rows(csv.reader(lines, delimiter=delimiter)) if len(row) == best[1]]
+    delimiter, how = best[3], _how(best[3], "\\" if best[2] else None)
+    rows = [row for row in _rows(csv.reader(lines, **how)) if len(row) == best[1]]
+    more: dict[str, Any] = {"escape": "\\"} if best[2] else {}
+    if header is None and (skip := _before(raw, how, best[1])):
+        more["skip"] = skip
     header = _has_header(rows) if header is None else header
     values = {value for row in rows[1 if header else 0 :] for value in row}
+    if best[2] and any(re.search(rf"(^|{re.escape(delimiter)})\\N({re.escape(delimiter)}|$)", line) for line in lines):
+        values.add("\\N")
     nulls = ["", *(n for n in ("\\N", "NULL", "null", "NA", "N/A", "NaN", "nan", "None") if n in values)]
-    more: dict[str, Any] = {}
+    numbers: dict[str, Any] = {}
     for mark, group in ((",", "."), (".", ","), (",", " "), (",", "\u00a0"), (",", "\u202f"), (".", "'")):
         if any(re.fullmatch(rf"[+-]?\d{{1,3}}({re.escape(group)}\d{{3}})+{re.escape(mark)}\d+", value) for value in values):
-            more |= {"decimal": mark, "thousands": group}
+            numbers = {"decimal": mark, "thousands": group}
             break
-    if not more and delimiter != "," and _comma_decimals(values):
-        more["decimal"] = ","
+    if not numbers and delimiter != "," and _comma_decimals(values):
+        numbers["decimal"] = ","
+    more |= numbers
     if not header:
         more |= {"header": False, "columns": _columns(best[1])}
     if '"' not in start.decode(encoding, "replace") and delimiter == "\t":
         more["quote"] = None
     return Csv(delimiter=delimiter, nulls=nulls, encoding=encoding, **more)
+
+
+def _how(delimiter: str, escape: str | None) -> dict[str, Any]:
+    """What Python's reader is told of a dialect with quotes."""
+    return {"delimiter": delimiter} if escape is None else {"delimiter": delimiter, "escapechar": escape, "doublequote": False}
+
+
+def _before(raw: Sequence[str], how: dict[str, Any], width: int) -> int:
+    """How many lines stand before the first one of so many values: a report's title, an account's holder."""
+    for at, line in enumerate(raw[:MOST_BEFORE]):
+        if any(len(row) == width for row in _rows(csv.reader([line], **how))):
+            return at
+    return 0
 
 
 def _columns(count: int) -> list[str]:

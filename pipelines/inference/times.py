@@ -90,6 +90,7 @@ _FORMATS = (
     (rf"^\d{{1,2}} {_MONTH} \d{{4}} {_CLOCK}$", "%d %b %Y %H:%M:%S"),
     (rf"^\d{{1,2}} [A-Z][a-z]+ \d{{4}} {_CLOCK}$", "%d %B %Y %H:%M:%S"),
     (rf"^{_MONTH} \d{{1,2}}, \d{{4}} \d{{1,2}}:\d\d:\d\d [AP]M$", "%b %d, %Y %I:%M:%S %p"),
+    (rf"^{_MONTH} \d{{1,2}}, \d{{4}}, \d{{1,2}}:\d\d:\d\d [AP]M$", "%b %d, %Y, %I:%M:%S %p"),
     (r"^\d\d-[A-Z][A-Za-z]{2}-\d\d \d\d\.\d\d\.\d\d\.\d{1,6} [AP]M$", "%d-%b-%y %I.%M.%S.%f %p"),
     (r"^\d{4}-\d\d-\d\d-\d\d\.\d\d\.\d\d\.\d{1,6}$", "%Y-%m-%d-%H.%M.%S.%f"),
 )  # fmt: skip

@@ -101,7 +101,7 @@ def _table(table: Table) -> str:
 def _csv(dialect: Csv) -> str:
     plain = Csv()
     parts = []
-    for key in ("delimiter", "header", "columns", "quote", "nulls", "decimal", "thousands", "encoding"):
+    for key in ("delimiter", "skip", "header", "columns", "quote", "escape", "nulls", "decimal", "thousands", "encoding"):
         value = getattr(dialect, key)
         if value != getattr(plain, key):
             parts.append(f"{key}={_value(value)}")

@@ -65,6 +65,10 @@ EXPORTED: dict[str, tuple[str, str, str]] = {
                    "".join(f'"{n:018}","{z(n)}","{n / 4}"\r\n' for n in range(N)), 'Field("id", "string", required=True, path="Id")'),
     "fractions": ("id,ts,v\n", "".join(f"{n},{ms(n) / 1000:.3f},{n}\n" for n in range(N)), 'parse=Epoch("s", text=True)'),
     "excel": ("id;Date;v\n", "".join(f"{n};{serial(n)};{n}\n" for n in range(N)), 'parse=Epoch("excel", text=True)'),
+    "mysql": ("id,when,note\n", "".join(f'{n},"{z(n)}","a \\"q\\" b, c"\n' for n in range(N)), 'Csv(escape="\\\\")'),
+    "postgres": ("",
+                 "".join(f"{n}\t{z(n)}\ta\\\tb\t{('x', chr(92) + 'N')[n % 2]}\n" for n in range(N)), 'escape="\\\\", nulls=["", "\\\\N"]'),
+    "a report": ("# Report\n# May\n\nid,when,v\n", "".join(f"{n},{z(n)},{n}\n" for n in range(N)), "Csv(skip=3)"),
 }  # fmt: skip
 
 
@@ -73,6 +77,8 @@ def test_texts_of_programs(tmp_path: Path, name: str) -> None:
     head, lines, part = EXPORTED[name]
     text, found = inferred(tmp_path, (head + lines).encode())
     assert part in text and [next(iter(e.values())) for e in found] == [at(n) for n in range(N)]
+    assert [e["column_4"] for e in found] == ["x", None] * (N // 2) if name == "postgres" else "column_4" not in text
+    assert {e.get("note", e.get("column_3", "")) for e in found} <= {'a "q" b, c', "a\tb", ""}
 
 
 def test_what_stands_around_records(tmp_path: Path) -> None:

@@ -10,13 +10,24 @@ from typing import BinaryIO
 
 from transforms.file_formats import Csv
 
-__all__ = ["MAX_RECORD_BYTES", "Record", "Splitter"]
+__all__ = ["MAX_RECORD_BYTES", "Record", "Splitter", "escaped_nulls"]
 
 MAX_RECORD_BYTES = 1 << 20
 """A record of several lines is no longer; what would be has a quote that is never closed."""
 
 Record = tuple[int, bytes, str]
 """The number of its first line, its bytes without the last line break, and what is wrong with it ("": nothing seen yet)."""
+
+
+def escaped_nulls(dialect: Csv) -> re.Pattern[str] | None:
+    """What finds values that are a spelling of null which begins with the escape, as MySQL and PostgreSQL write ``\\N``: such a
+    value is null, and its escape no mark of what follows it. None: the dialect has no such spelling."""
+    escape = dialect.escape
+    nulls = [null for null in dialect.nulls if escape is not None and null.startswith(escape)]
+    if escape is None or not nulls:
+        return None
+    d = re.escape(dialect.delimiter)
+    return re.compile(rf"(^|{d})({'|'.join(map(re.escape, nulls))})(?={d}|$)")
 
 
 class Splitter:
@@ -28,6 +39,7 @@ class Splitter:
         self.quote = dialect.quote.encode() if dialect.quote else None
         self.escape = dialect.escape.encode() if dialect.escape else None
         self.delimiter = dialect.delimiter.encode()
+        self.nulls = escaped_nulls(dialect)
         d, q = (re.escape(b) if b else b"" for b in (self.delimiter, self.quote))
         e = re.escape(self.escape) if self.escape else None
         inner = rb"[^%s]" % q if e is None else rb"%s.|[^%s%s]" % (e, q, e)
@@ -101,10 +113,12 @@ class Splitter:
 
     def values(self, record: bytes) -> list[str]:
         """The values of one record. Raises ValueError, one line, for what is none."""
-        d = self.dialect
+        d, text = self.dialect, record.decode("utf-8", "surrogateescape")
+        if self.nulls is not None:
+            text = self.nulls.sub(lambda found: f"{found[1]}{d.escape}{found[2]}", text)
         try:
             found = list(csv.reader(
-                [record.decode("utf-8", "surrogateescape")], delimiter=d.delimiter, quotechar=d.quote, escapechar=d.escape,
+                [text], delimiter=d.delimiter, quotechar=d.quote, escapechar=d.escape,
                 quoting=csv.QUOTE_MINIMAL if d.quote else csv.QUOTE_NONE, strict=True,
             ))  # fmt: skip
         except csv.Error as error:
