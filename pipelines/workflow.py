@@ -7,6 +7,7 @@ it does through ``steps`` and raises a TandemError of one line. Light at import.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +26,13 @@ if TYPE_CHECKING:
     from pipelines.engines.batch_engines import EngineFlags
     from pipelines.lake.runs import Run
     from pipelines.project.repository import Repo
+    from pipelines.promotion.evaluate import Evaluation
     from pipelines.reports.terminal import Steps
+    from pipelines.training.experiments import Comparison
 
 __all__ = [
-    "SEED", "apply", "batch", "evaluate", "experiments", "make_events", "materialize", "pipeline", "train", "trained_once",
+    "SEED", "Evaluated", "PipelineDone", "apply", "batch", "evaluate", "experiments", "make_events", "materialize", "pipeline", "train",
+    "trained_once",
 ]  # fmt: skip
 
 SEED = 20130101
@@ -207,9 +211,9 @@ def experiments(
     seed: int = SEED,
     metric: str = "test/auc",
     jobs: int | None = None,
-) -> dict[str, Any]:
-    """Train all of ``chosen`` in processes of their own, below one run; returns the comparison."""
-    from pipelines.training.experiments import plan, run_experiments, table_of
+) -> Comparison:
+    """Train all of ``chosen`` in processes of their own, below one run."""
+    from pipelines.training.experiments import Comparison, plan, run_experiments
     from pipelines.training.user_code import model_of
 
     definition = model_of(repo, model)
@@ -233,7 +237,19 @@ def experiments(
             jobs=jobs,
             say=steps.say,
         )
-        return table_of(done, metric)
+        return Comparison.of(done, metric)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Versions that were scored, and the run in which."""
+
+    run: str
+    evaluation: Evaluation
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able form."""
+        return {"run": self.run, **self.evaluation.to_dict()}
 
 
 def evaluate(
@@ -243,11 +259,8 @@ def evaluate(
     versions: Sequence[int] = (),
     span: tuple[datetime, datetime] | None = None,
     tfma: bool = True,
-) -> dict[str, Any]:
-    """Score versions (default: champion and challenger) on the labelled rows of ``span``, or on those held out from all trainings.
-
-    Returns what ``Evaluation.to_dict`` tells, and ``run``.
-    """
+) -> Evaluated:
+    """Score versions (default: champion and challenger) on the labelled rows of ``span``, or on those held out from all trainings."""
     from pipelines.feature_store.applying import finish
     from pipelines.promotion.evaluate import evaluate as score
     from pipelines.promotion.evaluate import write_tfma
@@ -270,7 +283,23 @@ def evaluate(
                 folders = write_tfma(found, chosen, run.folder / "tfma")
                 run.save(tfma={str(v): str(f.relative_to(repo.data)) for v, f in folders.items()})
                 steps.say(f"TFMA: tfma.load_eval_result('{plain_path(next(iter(folders.values())))}')")
-        return {"run": run.id, **found.to_dict()}
+        return Evaluated(run.id, found)
+
+
+@dataclass(frozen=True)
+class PipelineDone:
+    """A pipeline run that came to its end: its ``steps`` and what each left (a run, or that it is done), the ``version`` that was pushed
+    (None: ``reasons`` say why not), and the training's ``metrics``."""
+
+    run: str
+    steps: Mapping[str, str]
+    version: int | None
+    reasons: Sequence[str]
+    metrics: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able form."""
+        return dict(vars(self))
 
 
 def pipeline(
@@ -283,7 +312,7 @@ def pipeline(
     seed: int,
     params: dict[str, Any],
     events: bool = False,
-) -> dict[str, Any]:
+) -> PipelineDone:
     """Run all steps below one run; an earlier one of the same question that did not end is gone on with: what it finished stays."""
     from pipelines.training.user_code import model_of
 
@@ -321,13 +350,7 @@ def pipeline(
         if "evaluate" not in done and run.head.version is not None:
             evaluate(repo, steps, definition.name, [run.head.version])
             _done(run, done, evaluate="done")
-        return {
-            "run": run.id,
-            "steps": done,
-            "version": run.head.version,
-            "reasons": run.record.reasons,
-            "metrics": run.record.metrics,
-        }
+        return PipelineDone(run.id, done, run.head.version, run.record.reasons, run.record.metrics)
 
 
 def _done(run: Run, done: dict[str, Any], **step: Any) -> None:

@@ -53,9 +53,9 @@ def pipeline(
     first, last = moment("--start", start, demo.start), moment("--end", end, demo.end)
     begin = moment("--train-start", train_start, first + timedelta(days=demo.warm_up_days))
     result = workflow.pipeline(loaded, first, last, begin, Steps(), model, seed, {k: v[0] for k, v in sets.items()}, events)
-    show(result, json_)
+    show(result.to_dict(), json_)
     if not json_:
-        screen.print(f"pipeline {result['run']}: " + ", ".join(f"{k} {v}" for k, v in result["steps"].items()), highlight=False)
-    if result["version"] is None:
-        screen.print(f"not pushed: {'; '.join(result['reasons'])}")
+        screen.print(f"pipeline {result.run}: " + ", ".join(f"{k} {v}" for k, v in result.steps.items()), highlight=False)
+    if result.version is None:
+        screen.print(f"not pushed: {'; '.join(result.reasons)}")
         raise typer.Exit(3)

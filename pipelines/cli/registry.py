@@ -36,6 +36,7 @@ from transforms.errors import ConfigError, TandemError
 if TYPE_CHECKING:
     from pipelines.project import access
     from pipelines.project.repository import Repo
+    from pipelines.promotion.evaluate import Evaluation
 
 __all__ = ["compare", "evaluate", "models", "promote", "rollback"]
 
@@ -101,13 +102,12 @@ def evaluate(
     span = None if start is None else (moment("--start", start), moment("--end", end))
     result = workflow.evaluate(loaded, steps, model, list(version or ()), span, tfma=tfma)
     if json_:
-        show(result, True)
+        show(result.to_dict(), True)
     else:
-        results().print(_scores_table(result, slices))
-    unknown = {number: one["unknown"] for number, one in result["versions"].items() if "unknown" in one}
-    for number, why in unknown.items():
+        results().print(_scores_table(result.evaluation, slices))
+    for number, why in result.evaluation.unknown.items():
         screen.print(f"version {number}: {why}")
-    if len(unknown) == len(result["versions"]):
+    if not result.evaluation.scores:
         raise typer.Exit(1)
 
 
@@ -328,9 +328,9 @@ def _text(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def _scores_table(result: Mapping[str, Any], slices: bool) -> Table:
-    scored = {v: s for v, s in result["versions"].items() if "unknown" not in s}
-    table = Table(title=f"{result['model']}: {result['rows']:,} held-out rows", title_justify="left")
+def _scores_table(found: Evaluation, slices: bool) -> Table:
+    scored = found.scores
+    table = Table(title=f"{found.model}: {found.holdout.table.num_rows:,} held-out rows", title_justify="left")
     table.add_column("slice", no_wrap=True)
     table.add_column("rows", justify="right")
     for name in ("AUC", "log loss"):
@@ -339,10 +339,10 @@ def _scores_table(result: Mapping[str, Any], slices: bool) -> Table:
     if not scored:
         return table
     first = next(iter(scored.values()))
-    for key in ["", *(first["slices"] if slices else {})]:
-        parts = [s if not key else s["slices"][key] for s in scored.values()]
-        numbers = ["-" if p[n] is None else f"{p[n]:.4f}" for n in ("auc", "log_loss") for p in parts]
-        table.add_row(key or "all", f"{parts[0]['rows']:,}", *numbers)
+    for key in ["", *((k for k in first if k) if slices else ())]:
+        parts = [by[key] for by in scored.values()]
+        numbers = ["-" if value is None else f"{value:.4f}" for value in (*(p.auc for p in parts), *(p.log_loss for p in parts))]
+        table.add_row(key or "all", f"{parts[0].rows:,}", *numbers)
     return table
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +30,7 @@ from transforms.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipelines.lake.runs import Run
+    from pipelines.training.experiments import Comparison
 
 __all__ = ["train"]
 
@@ -79,17 +79,19 @@ def train(
     first, last = moment("--start", start, demo.start), moment("--end", end, demo.end)
     chosen = [{**one, **more} for one in (read_grid(grid) if grid is not None else [{}]) for more in combinations(sets)]
     if len(chosen) > 1 or grid is not None:
-        table = workflow.experiments(loaded, chosen, first, last, steps, model, seed, metric, jobs)
+        compared = workflow.experiments(loaded, chosen, first, last, steps, model, seed, metric, jobs)
+        best = compared.best
+        assert best is not None, "a comparison without one is an error before"
         if not json_:
-            show(table, False, lambda: render(table))
-            screen.print(f"best by {table['metric']} ({table['better']} is better): {table['best']}")
+            show(compared.to_dict(), False, lambda: render(compared))
+            screen.print(f"best by {compared.metric} ({compared.better} is better): {best.run}")
         if push_best:
-            trained = workflow.train(loaded, first, last, steps, model, seed, table["best_params"])
-            _result(trained, True, {**table, "trained": _to_json(trained)} if json_ else None)
+            trained = workflow.train(loaded, first, last, steps, model, seed, best.params)
+            _result(trained, True, {**compared.to_dict(), "trained": _to_json(trained)} if json_ else None)
         elif json_:
-            show(table, json_)
+            show(compared.to_dict(), json_)
         else:
-            again = " ".join(f"--set {k}={v}" for k, v in table["best_params"].items())
+            again = " ".join(f"--set {k}={v}" for k, v in best.params.items())
             screen.print(f"nothing is pushed; the best through the gate, same --repo, --start, --end: tandem train --seed {seed} {again}")
         return
     if push_best:
@@ -132,17 +134,16 @@ def _result(trained: Any, push: bool, machine: dict[str, Any] | None) -> None:
         raise typer.Exit(3)
 
 
-def render(table: Mapping[str, Any]) -> Table:
+def render(compared: Comparison) -> Table:
     """The comparison of experiments, the best first."""
-    rows = table["experiments"]
-    names = [n for n in rows[0]["params"] if len({str(r["params"][n]) for r in rows}) > 1] or list(rows[0]["params"])
-    scores = list(dict.fromkeys((table["metric"], "test/auc", "test/log_loss")))
-    out = Table(title=f"{counted(rows, 'experiment')} by {table['metric']} ({table['better']} is better)", title_justify="left")
-    for name in ("#", *names, *scores, "seconds"):
+    rows = compared.experiments
+    names = [n for n in rows[0].params if len({str(r.params[n]) for r in rows}) > 1] or list(rows[0].params)
+    out = Table(title=f"{counted(rows, 'experiment')} by {compared.metric} ({compared.better} is better)", title_justify="left")
+    for name in ("#", *names, *compared.scores, "seconds"):
         out.add_column(name, justify="right")
     out.add_column("run, or what went wrong", overflow="fold")
     for row in rows:
-        values = (f"{row['metrics'][s]:.4f}" if s in row["metrics"] else "-" for s in scores)
-        told = row["run"] if row["status"] == "complete" and not row.get("why") else f"{row['status']}: {row.get('why', '')}"
-        out.add_row(str(row["number"]), *(str(row["params"][n]) for n in names), *values, f"{row['seconds']:.0f}", told)
+        values = (f"{row.metrics[s]:.4f}" if s in row.metrics else "-" for s in compared.scores)
+        told = row.run if row.status == "complete" and not row.why else f"{row.status}: {row.why}"
+        out.add_row(str(row.number), *(str(row.params[n]) for n in names), *values, f"{row.seconds:.0f}", told)
     return out

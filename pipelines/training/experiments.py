@@ -30,7 +30,9 @@ from serving.yaml_text import RepeatedKey, yaml_value
 from transforms.errors import ConfigError, TandemError
 from transforms.own_program import tandem_command
 
-__all__ = ["Experiment", "best", "combinations", "direction", "jobs_for", "parse_sets", "plan", "read_grid", "run_experiments", "table_of"]
+__all__ = [
+    "Comparison", "Experiment", "best", "combinations", "direction", "jobs_for", "parse_sets", "plan", "read_grid", "run_experiments",
+]  # fmt: skip
 
 AT_MOST = 1000
 _LOWER = ("log_loss", "loss", "seconds", "error")
@@ -202,47 +204,75 @@ def _words(params: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={value}" for name, value in params.items()) or "no parameters"
 
 
-def table_of(experiments: Sequence[Experiment], metric: str) -> dict[str, Any]:
-    """The comparison as JSON: one row per experiment, the best first, then those without a value."""
-    first = best(experiments, metric)
-    worst = float("-inf")
-    rows = sorted(experiments, key=lambda e: (-(direction(metric) * e.metrics[metric] if metric in e.metrics else worst), e.number))
-    return {
-        "metric": metric,
-        "better": "higher" if direction(metric) > 0 else "lower",
-        "best": first.run if first is not None else None,
-        "best_params": first.params if first is not None else None,
-        "experiments": [
-            {
-                "number": e.number,
-                "params": e.params,
-                "status": e.status,
-                "run": e.run,
-                "metrics": {k: e.metrics[k] for k in dict.fromkeys((metric, "test/auc", "test/log_loss")) if k in e.metrics},
-                "seconds": e.seconds,
-                **({"why": e.why} if e.why else {}),
-            }
-            for e in rows
-        ],
-    }
+@dataclass(frozen=True)
+class Comparison:
+    """Experiments held against each other by a metric: the best first, then those without a value."""
+
+    metric: str
+    experiments: Sequence[Experiment]
+
+    @classmethod
+    def of(cls, experiments: Sequence[Experiment], metric: str) -> Comparison:
+        """Those of any order."""
+        worst = float("-inf")
+        return cls(
+            metric,
+            sorted(experiments, key=lambda e: (-(direction(metric) * e.metrics[metric] if metric in e.metrics else worst), e.number)),
+        )
+
+    @property
+    def better(self) -> str:
+        """Which values of the metric are: ``higher`` or ``lower``."""
+        return "higher" if direction(self.metric) > 0 else "lower"
+
+    @property
+    def best(self) -> Experiment | None:
+        """The one of the best value; None if none has one."""
+        return best(self.experiments, self.metric)
+
+    @property
+    def scores(self) -> list[str]:
+        """The metrics that are shown of each."""
+        return list(dict.fromkeys((self.metric, "test/auc", "test/log_loss")))
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able form, as it stands in the run's manifest."""
+        first = self.best
+        return {
+            "metric": self.metric,
+            "better": self.better,
+            "best": first.run if first is not None else None,
+            "best_params": first.params if first is not None else None,
+            "experiments": [
+                {
+                    "number": e.number,
+                    "params": e.params,
+                    "status": e.status,
+                    "run": e.run,
+                    "metrics": {k: e.metrics[k] for k in self.scores if k in e.metrics},
+                    "seconds": e.seconds,
+                    **({"why": e.why} if e.why else {}),
+                }
+                for e in self.experiments
+            ],
+        }
 
 
 def _write(parent: Run, experiments: Sequence[Experiment], metric: str) -> None:
     """The comparison so far, for the manifest and as CSV for trackers."""
     import csv
 
-    table = table_of(experiments, metric)
+    compared = Comparison.of(experiments, metric)
     folder = parent.folder / REPORT
     folder.mkdir(parents=True, exist_ok=True)
     names = list(experiments[0].params)
     with replaced(folder / "experiments.csv") as file, io.TextIOWrapper(file, "utf-8", newline="", write_through=True) as text:
         out = csv.writer(text)
-        scores = list(dict.fromkeys((metric, "test/auc", "test/log_loss")))
-        out.writerow(["experiment", *names, *scores, "status", "seconds", "run", "why"])
-        for row in table["experiments"]:
-            values = [row["params"].get(n) for n in names], [row["metrics"].get(s) for s in scores]
-            out.writerow([row["number"], *values[0], *values[1], row["status"], row["seconds"], row["run"], row.get("why", "")])
-    first = best(experiments, metric)
+        out.writerow(["experiment", *names, *compared.scores, "status", "seconds", "run", "why"])
+        for e in compared.experiments:
+            values = [e.params.get(n) for n in names], [e.metrics.get(s) for s in compared.scores]
+            out.writerow([e.number, *values[0], *values[1], e.status, e.seconds, e.run, e.why])
+    first = compared.best
     found = {f"best/{metric}": first.metrics[metric]} if first is not None else {}
     done = {f"experiments/{s}": sum(e.status == s for e in experiments) for s in ("complete", "failed", "killed")}
-    parent.save(comparison=table, metrics=found, counts=done)
+    parent.save(comparison=compared.to_dict(), metrics=found, counts=done)

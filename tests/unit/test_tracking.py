@@ -26,7 +26,7 @@ from pipelines.tracking.tracked_run import metric_name, read_record
 from pipelines.tracking.wandb import WandbTracker
 from pipelines.training.definition import Model, Threshold
 from pipelines.training.evidence import curves
-from pipelines.training.experiments import Experiment, best, combinations, direction, jobs_for, parse_sets, plan, read_grid, table_of
+from pipelines.training.experiments import Comparison, Experiment, best, combinations, direction, jobs_for, parse_sets, plan, read_grid
 from pipelines.training.training_report import auc
 from transforms.definitions import Field
 from transforms.errors import ConfigError, DefinitionError
@@ -266,10 +266,12 @@ def test_the_best_is_named_by_the_metric_in_its_direction() -> None:
     found = [one(1, 0.8, 0.5), one(2, 0.9, 0.6), one(3, 0.9, 0.4), one(4, 0.99, 0.1, "failed")]
     chosen = best(found, "test/auc")
     assert chosen is not None and chosen.number == 2, "of equal ones the first; a failed one never"
-    assert table_of(found, "test/log_loss")["best"] == "train-3"
+    compared = Comparison.of(found, "test/log_loss")
+    assert compared.best is found[2] and compared.better == "lower" and compared.to_dict()["best"] == "train-3"
     assert direction("test/auc/origin=log_loss") == 1 and direction("test/log_loss/origin=JFK") == -1
     assert best([Experiment(1, {})], "test/auc") is None
-    last = table_of([Experiment(1, {"units": 1}, why="boom", status="failed"), found[0]], "test/auc")["experiments"][-1]
+    failed = Experiment(1, {"units": 1}, why="boom", status="failed")
+    last = Comparison.of([failed, found[0]], "test/auc").to_dict()["experiments"][-1]
     assert last["why"] == "boom" and "test/auc" not in last["metrics"]
 
 
