@@ -26,6 +26,10 @@ class BatchEngine(ABC):
         """Whether one worker in this process does everything: a file is then read whole, as its parts would be read one after the other."""
         return False
 
+    def ready(self) -> None:  # noqa: B027  # most are
+        """Asked before anything is read. Raises ConfigError, one line that names the flag, where nothing can be run: there is no such
+        engine, or its cluster does not answer."""
+
     @abstractmethod
     def pipeline(self, folder: Path) -> AbstractContextManager[Any]:
         """A ``beam.Pipeline``, which is run when the block ends: all of it is done then. ``folder``: where the engine may keep what it

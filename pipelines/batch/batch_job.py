@@ -70,6 +70,7 @@ def run_batch(
     Raises RejectLimitError before anything is visible when too many events were rejected.
     """
     data, engine = repo.data, engine or BeamEngine()
+    engine.ready()
     before = continued(repo, from_run, start, end) if from_run is not None else None
     start = before.end if before is not None else start
     if start is None:

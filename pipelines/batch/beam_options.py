@@ -8,9 +8,11 @@ from pathlib import Path
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.runners.runner import create_runner
 
 from pipelines.batch.batch_engine import BatchEngine
 from pipelines.batch.beam_speed import describe_quickly
+from transforms.errors import ConfigError
 
 __all__ = ["DIRECT", "BeamEngine", "direct_by_default", "in_this_process", "options"]
 
@@ -34,6 +36,19 @@ class BeamEngine(BatchEngine):
         self.name, self.options = name, options(name, args)
         mine = self.options.view_as(StandardOptions).runner == DIRECT
         self.has_code = mine and not in_this_process(self.options)  # of other runners nobody knows
+
+    def ready(self) -> None:
+        """See :class:`BatchEngine`."""
+        runner = self.options.view_as(StandardOptions).runner
+        try:
+            if runner != DIRECT:
+                create_runner(runner)
+        except (ValueError, ImportError, AttributeError) as error:
+            why = f" ({error})" if isinstance(error, ImportError) else ""
+            raise ConfigError(
+                f"--runner {self.name}: Beam has no such runner{why}; write direct, flink, spark or dataflow, or Beam's name of"
+                " another one, such as PortableRunner"
+            ) from None
 
     @property
     def alone(self) -> bool:

@@ -11,12 +11,16 @@ import pyarrow as pa
 
 from pipelines.batch.analysis import adapter_config, read_batches, to_tft_batch, wrap_preprocessing_fn
 from pipelines.batch.batch_engine import BatchEngine
+from pipelines.batch.first_tensorflow import first_tensorflow
 from pipelines.batch.learning import Arrived, Asked, Phases, accumulate, sent
 from pipelines.batch.work_place import WorkPlace
 from pipelines.lake.addresses import reading, writing
 from pipelines.lake.files import replaced
+from transforms.tensorflow_settings import settle_tensorflow
 
 __all__ = ["LearnShare", "Workers"]
+
+settle_tensorflow()  # what a worker unpickles of a step below is TF-Transform's, which imports TensorFlow before the step's own setup
 
 
 class LearnShare(beam.DoFn):
@@ -27,7 +31,8 @@ class LearnShare(beam.DoFn):
         self.phases: dict[str, Phases] = {}
 
     def setup(self) -> None:
-        """A folder for what functions of TensorFlow need."""
+        """TensorFlow, and a folder for what its functions need."""
+        first_tensorflow()
         self.phases, self.folder = {}, tempfile.TemporaryDirectory(prefix="tandem-", ignore_cleanup_errors=True)
 
     def teardown(self) -> None:

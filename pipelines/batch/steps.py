@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.batch.divide import FilePart, part_events
+from pipelines.batch.first_tensorflow import first_tensorflow
 from pipelines.batch.run_key import seed_start
 from pipelines.lake.addresses import reading, reading_folder, under, writing
 from pipelines.lake.arrow_bytes import from_ipc, to_ipc
@@ -240,6 +241,7 @@ class TransformFile(beam.DoFn):
 
     def setup(self) -> None:
         """Load the graph once per worker."""
+        first_tensorflow()
         with reading_folder(self.graph_path) as folder:
             self.graph = TransformGraph.load(folder)
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +47,28 @@ def engine_of(name: str, repo: Repo, flags: EngineFlags, args: Sequence[str]) ->
 
 
 class _Jvm(BatchEngine):
-    """An engine of Java, by :class:`pipelines.engines.portable_job.JvmRunner`."""
+    """An engine of Java, by :class:`pipelines.engines.portable_job.JvmRunner`. ``reach``: looks whether its cluster answers; None: it is
+    embedded."""
 
     has_code = True
 
     def __init__(
-        self, name: str, repo: Repo, program: Callable[[], Any], flags: Mapping[str, str], args: Sequence[str], elsewhere: bool
+        self,
+        name: str,
+        repo: Repo,
+        program: Callable[[], Any],
+        flags: Mapping[str, str],
+        args: Sequence[str],
+        reach: Callable[[], None] | None,
     ) -> None:
-        self.name, self.repo, self.program, self.elsewhere = name, repo, program, elsewhere
+        self.name, self.repo, self.program, self.reach, self.elsewhere = name, repo, program, reach, reach is not None
         self.args = [*(f"--{key}={value}" for key, value in flags.items()), *args]
         self.count = 0
+
+    def ready(self) -> None:
+        """See :class:`BatchEngine`."""
+        if self.reach is not None:
+            self.reach()
 
     @contextmanager
     def pipeline(self, folder: Path) -> Iterator[Any]:
@@ -119,7 +133,14 @@ def _flink(repo: Repo, flags: EngineFlags, args: Sequence[str]) -> BatchEngine:
             end=None if flags.master is None else Cluster(flags.master).cancel_jobs,
         )
 
-    return _Jvm("flink", repo, program, said, args, flags.master is not None)
+    return _Jvm("flink", repo, program, said, args, None if flags.master is None else partial(_reach_flink, flags.master))
+
+
+def _reach_flink(master: str) -> None:
+    try:
+        Cluster(master).ask("GET", "overview")
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("--flink-master", "--master", 1)) from None  # which is its flag at streams
 
 
 def _spark(repo: Repo, flags: EngineFlags, args: Sequence[str]) -> BatchEngine:
@@ -146,7 +167,15 @@ def _spark(repo: Repo, flags: EngineFlags, args: Sequence[str]) -> BatchEngine:
             java=(*(f"--add-opens={each}=ALL-UNNAMED" for each in opens), *(f"-D{key}={value}" for key, value in settings.items())),
         )
 
-    return _Jvm("spark", repo, program, said, args, flags.master is not None)
+    return _Jvm("spark", repo, program, said, args, None if flags.master is None else partial(_reach_spark, flags.master))
+
+
+def _reach_spark(master: str) -> None:
+    host, _, port = master.removeprefix("spark://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), 10).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"--master {master}: no Spark master answers there ({error}); correct the address or start it") from None
 
 
 def _dataflow(repo: Repo, flags: EngineFlags, args: Sequence[str]) -> BatchEngine:

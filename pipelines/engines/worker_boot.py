@@ -21,6 +21,7 @@ from pipelines.lake.private import socket_folder
 from pipelines.lake.processes import become
 from pipelines.lake.staged_code import EMBEDDED, REPO, STAGED, unpack
 from transforms.own_program import module_command
+from transforms.tensorflow_settings import SETTINGS
 
 __all__ = ["environment_of", "main"]
 
@@ -35,6 +36,7 @@ def environment_of(
     before = [str(code), str(code / REPO)] if code is not None else []
     path = os.pathsep.join([*before, *filter(None, [inherited.get("PYTHONPATH", "")])])
     return {
+        **SETTINGS,
         **inherited,
         **({STAGED: str(code / REPO)} if code is not None else {}),
         "PYTHONPATH": path,

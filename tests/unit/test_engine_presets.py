@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import zipfile
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,12 +17,15 @@ import pytest
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.runner import PipelineResult, PipelineRunner
 
+from pipelines.batch.batch_job import run_batch
+from pipelines.batch.beam_options import BeamEngine
 from pipelines.engines import portable_job
 from pipelines.engines.batch_engines import EngineFlags, engine_of
 from pipelines.engines.dataflow import DataflowEngine
 from pipelines.engines.job_wheel import write_wheel
 from pipelines.engines.worker_boot import environment_of
 from pipelines.lake import staged_code
+from pipelines.lake.processes import free_ports
 from pipelines.lake.staged_code import REPO, unpack
 from serving.object_store.cache import FOLDER, data_path
 from transforms.errors import ConfigError
@@ -89,6 +94,7 @@ def test_a_worker_is_told_by_its_environment(tmp_path: Path) -> None:
     assert told["PYTHONPATH"].split(":") == [str(tmp_path), str(tmp_path / REPO), "/before"]
     assert told["WORKER_ID"] == "1-1" and told["HOME"] == "/h" and told["RUNNER_CAPABILITIES"] == "a b"
     assert json.loads(told["PIPELINE_OPTIONS"]) == {"beam:option:parallelism:v1": 2.0}
+    assert told["TF_ENABLE_ONEDNN_OPTS"] == "0", "sums of the bits that the driver's have, though a task manager knows nothing of it"
     assert told["CONTROL_API_SERVICE_DESCRIPTOR"] == 'url: "unix:/c"\n'
 
 
@@ -105,6 +111,60 @@ def test_a_worker_is_told_by_its_environment(tmp_path: Path) -> None:
 def test_what_an_engine_cannot_take_is_one_line(repo: Any, name: str, flags: EngineFlags, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         engine_of(name, repo, flags, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "master", "why"),
+    [
+        ("flink", "127.0.0.1:{port}", r"--master 127\.0\.0\.1:\d+: no Flink cluster answers there \(.*refused.*\); correct the address"),
+        ("spark", "spark://127.0.0.1:{port}", r"--master spark://127\.0\.0\.1:\d+: no Spark master answers there \(.*refused.*\); correct"),
+        ("sparks", None, "--runner sparks: Beam has no such runner; write direct, flink, spark or dataflow"),
+        ("no.such.Runner", None, r"--runner no\.such\.Runner: Beam has no such runner \(No module named 'no'\); write"),
+        ("apache_beam.Sparks", None, r"--runner apache_beam\.Sparks: Beam has no such runner; write"),
+    ],
+)
+def test_what_is_not_there_is_said_before_anything_is_read(repo: Any, name: str, master: str | None, why: str) -> None:
+    (port,) = free_ports(1)
+    engine = engine_of(name, repo, EngineFlags(master=master.format(port=port) if master else None), [])
+    with pytest.raises(ConfigError, match=f"^{why}"):
+        run_batch(repo, None, datetime.max, now=datetime.max, engine=engine)
+
+
+def test_a_runner_of_beam_is_there() -> None:
+    for name in ("direct", "DirectRunner", "PortableRunner", "flinkrunner"):
+        BeamEngine(name).ready()
+
+
+THREADS = """
+import os, sys, threading, time
+from pipelines.batch.first_tensorflow import first_tensorflow
+begun, wrong = threading.Event(), []
+
+def load(wait):
+    while wait and "tensorflow.core.protobuf" not in sys.modules and not begun.wait(0.001):
+        pass
+    try:
+        first_tensorflow()
+        from tensorflow.core.protobuf import saved_model_pb2
+        import tensorflow as tf
+        saved_model_pb2.SavedModel, tf.saved_model.load
+    except Exception as error:
+        wrong.append(repr(error))
+    begun.set()
+
+threads = [threading.Thread(target=load, args=(i > 0,)) for i in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(wrong, os.environ["TF_ENABLE_ONEDNN_OPTS"])
+"""
+
+
+def test_threads_of_a_worker_that_need_tensorflow_at_once_have_it_whole_and_as_the_driver_has_it() -> None:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
+    told = subprocess.run([sys.executable, "-W", "ignore", "-c", THREADS], env=clean, capture_output=True, text=True, timeout=240)
+    assert told.stdout.split() == ["[]", "0"], told.stderr[-3000:]
 
 
 def test_dataflow_needs_a_project_and_a_region(repo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
