@@ -29,7 +29,7 @@ NAMED_LATER = {
     "pipelines.tracking.stores": "whether the database's driver of a URL is installed",
     "tandem": "a module of ours under its second name",
     "tandem.__main__": "the module that ``-m`` names",
-    "tandem.quick_imports": "what Feast imports and does not use, by a table of names, and only in its turn",
+    "tandem.quick_imports": "what Feast, TensorFlow, Beam and TFX import and seldom use, by a table of names, and only in its turn",
     "transforms.functions.travel": "the user's module that defines a function",
 }
 """The modules that import what only a running program names, and what that is: nobody can check those."""

@@ -332,6 +332,11 @@ class Shard:
                     out[name] = rows
         return out
 
+    def prepare(self) -> None:
+        """Do some work ahead of the next rows, while nothing waits; see :meth:`Tiles.prepare`."""
+        for name, tiles in self.tiles.items():
+            tiles.prepare(self.output_watermark[name])
+
     def needed(self) -> dict[str, dict[int, tuple[int, int]]]:
         """source -> partition -> (first offset that rows to come may need, event time before it)."""
         out: dict[str, dict[int, tuple[int, int]]] = {}

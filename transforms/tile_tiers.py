@@ -115,7 +115,11 @@ class Parts:
         tiles = self._waiting[0] if len(self._waiting) == 1 else merge(self._waiting, self.group)
         self._waiting = []
         self._parts.append(Part(tiles, self.group))
-        if len(self._parts) > MAX_PARTS:
+        self.tidy(MAX_PARTS)
+
+    def tidy(self, most: int) -> None:
+        """Merge the newest deltas where there are more than so many parts."""
+        if len(self._parts) > most:
             first = len(self._parts) - 2
             size = sum(len(p.starts) for p in self._parts[first:])
             while first > 1 and len(self._parts[first - 1].starts) <= 2 * size:
@@ -126,9 +130,17 @@ class Parts:
     @property
     def long(self) -> bool:
         """Whether folding all into one pays."""
+        return self._deltas() > 1
+
+    @property
+    def overlong(self) -> bool:
+        """Whether it does not pay any more to wait for a better moment."""
+        return self._deltas() > 2
+
+    def _deltas(self) -> float:
+        """How many tiles the deltas have for each one of the base, or of 4,096."""
         deltas: int = sum(len(p.starts) for p in self._parts[1:]) + sum(each.num_rows for each in self._waiting)
-        base: int = len(self._parts[0].starts) if self._parts else 0
-        return deltas > max(4096, base)
+        return deltas / max(4096, len(self._parts[0].starts) if self._parts else 0)
 
     def compact(self, horizon: int) -> pa.RecordBatch:
         """Fold all into one and forget the tiles that start before ``horizon``; the folded tiles."""
@@ -168,6 +180,7 @@ class Tiles(Parts):
         """Up to where each tier is made: tiles that come later are merged into it, those beyond are not in it yet."""
         self.middles: dict[int, Middle] = {}
         """Of each stretch of the newest rows; made anew when the stretch moves by a block, or a late tile comes."""
+        self._prepared = NEVER
 
     def add(self, tiles: pa.RecordBatch) -> None:
         """Append tiles (of any events not yet in)."""
@@ -241,17 +254,35 @@ class Tiles(Parts):
         here = np.intersect1d(hashes, self._due(boundary - hop, boundary), assume_unique=True)
         if not len(here):
             return empty(group.row_schema)
-        self._seal(boundary)
+        self._seal(boundary - hop)
         single, found = [], []
-        for number, (lo, hi) in enumerate(self._stretches(boundary)):
-            up, down = -(-lo // BLOCK), hi // BLOCK
-            if not self.sizes or up >= down:
+        for number, (lo, hi, up, down) in enumerate(self._blocked(boundary)):
+            if up >= down:
                 single.append((lo, hi))
                 continue
             single += [(lo, up * BLOCK), (down * BLOCK, hi)]
             found += self._middle(number, up, down, here)
         found += self.find(here, [(lo * hop, hi * hop) for lo, hi in single if lo < hi])
         return rows_between(merge(found, group), group, boundary - hop, boundary)
+
+    def prepare(self, boundary: int) -> None:
+        """Make what the rows after ``boundary`` need of tiles before it, all rows up to which were given out: every eighth boundary has
+        some work that need not be done between its last event and its rows. When it is called, or not, changes no row."""
+        if not self.middles or boundary == self._prepared:
+            return
+        self._prepared = boundary
+        self._seal(boundary)
+        for each in (self, *self.tiers):
+            each.tidy(MAX_PARTS - 1)
+        after = boundary + self.group.hop_us
+        for number, (_, _, up, down) in enumerate(self._blocked(after)):
+            kept = self.middles.get(number)
+            if kept is not None and (kept.lo, kept.hi) < (up, down):
+                self._middle(number, up, down, self._due(boundary, after))
+
+    def _blocked(self, boundary: int) -> list[tuple[int, int, int, int]]:
+        """Each of :meth:`_stretches`, and which whole blocks are in it; none of them reaches into the last hop."""
+        return [(lo, hi, -(-lo // BLOCK), hi // BLOCK if self.sizes else NEVER) for lo, hi in self._stretches(boundary)]
 
     def _middle(self, number: int, lo: int, hi: int, hashes: U64) -> list[pa.RecordBatch]:
         """Blocks ``lo .. hi - 1`` of keys with these hashes, of the stretch with this number: one tile each, which is kept."""
@@ -275,7 +306,7 @@ class Tiles(Parts):
         return [each for tier, some in intervals.items() for each in self.tiers[tier].find(hashes, some)]
 
     def _seal(self, boundary: int) -> None:
-        """Make the tiers up to a boundary: nothing but late tiles comes before it any more."""
+        """Make the tiers up to a boundary up to which all rows were given out: nothing but late tiles comes before it any more."""
         below: Parts = self
         for number, (size, tier) in enumerate(zip(self.sizes, self.tiers, strict=True)):
             length, before = size * self.group.hop_us, self.sealed[number]

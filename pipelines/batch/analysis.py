@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ from transforms.plain_paths import plain_path
 __all__ = [
     "adapter_config",
     "analyze_groups",
+    "begin_analysis",
     "check_row_by_row",
     "graph_inputs",
     "outputs_of",
@@ -174,17 +176,44 @@ def _place(error: BaseException, function: Callable[..., Any]) -> str:
 def outputs_of(group: FeatureGroup, function: PreprocessingFn) -> dict[str, str]:
     """The outputs that a group's function gives, with their types (float32, int64, string), by a call on symbolic tensors: no data is
     needed. Raises GraphError for whatever is wrong with the function."""
-    found: dict[str, str] = {}
-    inputs = graph_inputs(group)
-    wrapped = wrap_preprocessing_fn(function, inputs, f"group {group.name!r}: preprocessing_fn {group.preprocessing_fn!r}")
+    inputs, found = graph_inputs(group), dict[str, str]()
+    _trace(group, inputs, _noting(wrap_preprocessing_fn(function, inputs, _what(group, function)), found))
+    return found
 
-    def traced(tensors: dict[str, Any]) -> dict[str, Any]:
-        out = wrapped(tensors)
+
+def begin_analysis(group: FeatureGroup, function: PreprocessingFn, folder: Path) -> tuple[dict[str, str], Analysis | None]:
+    """What :func:`outputs_of` gives, and the analysis that :func:`analyze_groups` can go on with: both of one trace. ``folder`` is the
+    analysis' own until it has ended. None for one that Beam is needed for. Raises GraphError for whatever is wrong with the function."""
+    inputs, found = graph_inputs(group), dict[str, str]()
+    begun = _begun(group, _noting(wrap_preprocessing_fn(function, inputs, _what(group, function)), found), inputs, folder)
+    return found or outputs_of(group, function), begun
+
+
+def _begun(group: FeatureGroup, function: PreprocessingFn, inputs: pa.Schema, folder: Path) -> Analysis | None:
+    try:
+        return Analysis(function, adapter_config(inputs), lambda: iter(()), folder)
+    except Unknown:
+        return None
+    except GraphError:
+        raise
+    except Exception as error:
+        raise _untraceable(group, error) from error
+
+
+def _noting(function: PreprocessingFn, found: dict[str, str]) -> PreprocessingFn:
+    """``function``, which puts the names and types of its outputs into ``found``."""
+
+    def noted(tensors: dict[str, Any]) -> dict[str, Any]:
+        out = function(tensors)
         found.update({name: value.dtype.name for name, value in out.items()})
         return out
 
-    _trace(group, inputs, traced)
-    return found
+    return noted
+
+
+def _what(group: FeatureGroup, function: PreprocessingFn) -> str:
+    """Group and function, for errors."""
+    return f"group {group.name!r}: preprocessing_fn {group.preprocessing_fn or getattr(function, '__name__', 'function')!r}"
 
 
 def _trace(group: FeatureGroup, inputs: pa.Schema, function: PreprocessingFn) -> None:
@@ -239,13 +268,15 @@ def analyze_groups(
     temp_dir: str | os.PathLike[str] | None = None,
     share_rows: int = SHARE_ROWS,
     workers: Learners | None = None,
+    begun: Mapping[str, Analysis] = MappingProxyType({}),
 ) -> dict[str, str]:
     """Build the graph of every group; save each as ``graphs_dir/<group>/<fingerprint>``.
 
     ``groups`` maps a name to (group, its function or None, Parquet files of feature rows). Returns name -> fingerprint.
     ``temp_dir`` is where the job keeps its files while it runs (workers elsewhere must see it; default: the system's). Groups of more than
     ``share_rows`` rows are learnt in shares of no more (or of one file). ``workers`` (None: all is learnt here) learn what is wanted of
-    groups that have more than ``share_rows`` rows together: this process itself reads no more than that.
+    groups that have more than ``share_rows`` rows together: this process itself reads no more than that. ``begun``: analyses
+    that :func:`begin_analysis` made, which are gone on with.
     Raises GraphError that names group and function: for a mistake in a function, for a group without any rows, and for
     outputs of a row that depend on the other rows of its batch.
     """
@@ -259,7 +290,7 @@ def analyze_groups(
             path = save_graph(None, root / name / "{fingerprint}", group.definition_hash(), inputs)
             done[name] = TransformGraph.load(path).fingerprint
             continue
-        what = f"group {name!r}: preprocessing_fn {group.preprocessing_fn or getattr(function, '__name__', 'function')!r}"
+        what = _what(group, function)
         rows = {f: pq.read_metadata(f).num_rows for f in files}
         shares = shares_of(rows, share_rows)
         if not shares:
@@ -272,11 +303,14 @@ def analyze_groups(
 
     with tempfile.TemporaryDirectory(prefix="analyze-", dir=plain_path(temp_dir or tempfile.gettempdir())) as temp:
         say(f"analyzing {len(work)} group{'s' if len(work) > 1 else ''}: {', '.join(work)}")
-        here = {n: a for n, w in work.items() if (a := w.analysis(Path(temp) / n)) is not None} if in_this_process(pipeline_options) else {}
+        here: dict[str, Analysis] = {}
+        if in_this_process(pipeline_options):
+            made = {n: begun[n] if n in begun else _begun(w.group, w.function, w.inputs, Path(temp) / n) for n, w in work.items()}
+            here = {n: a for n, a in made.items() if a is not None}
         _analyze_by_beam({n: w for n, w in work.items() if n not in here}, temp, pipeline_options)
         _learn(here, work, workers, share_rows)
         for name, w in work.items():
-            model = Path(temp) / name / "transform_fn"
+            model = here[name].model if name in here else Path(temp) / name / "transform_fn"
             path = save_graph(model, root / name / "{fingerprint}", w.group.definition_hash(), w.inputs, w.check)
             done[name] = path.name
             outputs = json.loads((path / SPEC_FILE).read_text("utf-8"))["outputs"]
@@ -304,18 +338,6 @@ class _Work:
     def check(self, graph: TransformGraph) -> None:
         """Raises GraphError where a row's outputs depend on the other rows of its batch."""
         check_row_by_row(graph, next(read_batches(self.files, self.inputs.names)).slice(0, SAMPLE), self.what)
-
-    def analysis(self, folder: Path) -> Analysis | None:
-        """The function, traced, if it can be analyzed in this process; None if Beam is needed. Raises GraphError."""
-        rows = _ReadGroup(self.inputs)
-        try:
-            return Analysis(self.function, adapter_config(self.inputs), lambda: rows(self.files), folder)
-        except Unknown:
-            return None
-        except GraphError:
-            raise
-        except Exception as error:
-            raise _untraceable(self.group, error) from error
 
 
 def _learn(analyses: Mapping[str, Analysis], work: Mapping[str, _Work], workers: Learners | None, share_rows: int) -> None:

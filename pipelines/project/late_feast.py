@@ -116,16 +116,21 @@ class _Finder(MetaPathFinder):
         if not name.startswith("feast.") or not isinstance(sys.modules.get("feast"), _Waiting):
             return None
         found = _feast()
-        return ModuleSpec(name, _Loaded()) if name in sys.modules else PathFinder.find_spec(name, found.__path__)
+        if (module := sys.modules.get(name)) is None:
+            return PathFinder.find_spec(name, found.__path__)
+        # Importlib takes the module's own spec where a finder imported it, and would execute it once more: another class of each name.
+        module.__spec__ = ModuleSpec(name, _Loaded(module))
+        return module.__spec__
 
 
 class _Loaded(Loader):
     """A module that was imported together with the package."""
 
+    def __init__(self, module: ModuleType) -> None:
+        self.module, self.spec = module, module.__spec__
+
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        module = sys.modules[spec.name]
-        self.spec = module.__spec__
-        return module
+        return self.module
 
     def exec_module(self, module: ModuleType) -> None:
         module.__spec__ = self.spec

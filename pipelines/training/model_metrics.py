@@ -21,6 +21,7 @@ from tensorflow_model_analysis.metrics import calibration_histogram, metric_spec
 from tensorflow_model_analysis.slicer import slicer_lib as slicer
 
 from pipelines.batch.operations import Unknown
+from pipelines.training import saved_models
 from pipelines.training.keras_speed import leave_keras_as_it_is
 
 __all__ = ["Rows", "Sliced", "metrics_by_slice", "read_rows", "with_differences"]
@@ -85,8 +86,7 @@ def _slices(columns: Mapping[str, npt.NDArray[Any]], rows: int, specs: Sequence[
 
 def _predictions(model: Path, signature: str, output: str, rows: Rows) -> npt.NDArray[np.float32]:
     """The model's answers, of shape [n, 1]."""
-    loaded = tf.saved_model.load(str(model))
-    function = loaded.signatures[signature]
+    function = saved_models.signature(model, signature)
     inputs = {name: tf.io.FixedLenFeature([1], t.dtype) for name, t in function.structured_input_signature[1].items()}
     parts = [function(**tf.io.parse_example(part, inputs))[output].numpy() for part in rows.serialized]
     return np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)

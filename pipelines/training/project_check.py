@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.batch import analysis
+from pipelines.batch.in_process import Analysis
 from pipelines.feature_store.services import check_fields, defined_services, short_ttl
 from pipelines.feature_store.store_check import check_stores
 from pipelines.lake.counted import counted
@@ -60,7 +61,12 @@ def check_project(
     :data:`ALONE` alone. ``kept``: what was right before and follows from nothing that is another by now is taken from there, and is said.
     """
     kept = KeptChecks(repo.path, repo.settings.definitions, None) if kept is None else kept
-    asked = _Asked(repo, kept)
+    with tempfile.TemporaryDirectory(prefix="tandem-check-") as folder:
+        return _check(_Asked(repo, kept, Path(folder)), say, wrong, rows, parts)
+
+
+def _check(asked: _Asked, say: Callable[[str], None], wrong: Callable[[str], None], rows: bool, parts: Collection[str]) -> list[str]:
+    repo, kept, some = asked.repo, asked.kept, asked.some
     found: list[str] = []
 
     def tried(work: Callable[[], str]) -> None:
@@ -73,7 +79,6 @@ def check_project(
             found.append(one_line(error))
         wrong(found[-1])
 
-    some: dict[str, pa.RecordBatch] = {}
     analyzed = rows and "preprocessing" in parts
     if analyzed or "contracts" in parts:
         for name, source in repo.sources.items():
@@ -85,7 +90,7 @@ def check_project(
         if waiting:  # their modules load TensorFlow, some seconds in which nothing else is said
             say(f"tracing preprocessing functions of {counted(waiting, 'group')}: loading TensorFlow")
         for group in functions:
-            tried(lambda g=group: _traced(asked, g, outputs))  # type: ignore[misc]
+            tried(lambda g=group: _traced(asked, g, outputs, analyzed))  # type: ignore[misc]
     if "models" in parts:
         features = {n: {f.name: str(f.arrow_field.type) for f in g.features} | outputs.get(n, {}) for n, g in repo.groups.items()}
         services: dict[str, Any] = {}
@@ -101,7 +106,7 @@ def check_project(
         for source in (s for s in repo.sources.values() if s.topic):
             tried(lambda s=source: check_topic(repo, s, say))  # type: ignore[misc]
     if analyzed and all(g.preprocessing_fn is None or g.name in outputs for g in repo.groups.values()):
-        tried(lambda: _analyzed(asked, some, say))
+        tried(lambda: _analyzed(asked, say))
     for group in repo.groups.values():
         if line := short_ttl(group):
             say(line)
@@ -113,10 +118,13 @@ def check_project(
 
 
 class _Asked:
-    """What is asked about a repository, by the keys under which answers are kept."""
+    """What is asked about a repository, by the keys under which answers are kept; ``folder`` is for files meanwhile."""
 
-    def __init__(self, repo: Repo, kept: KeptChecks) -> None:
-        self.repo, self.kept = repo, kept
+    def __init__(self, repo: Repo, kept: KeptChecks, folder: Path) -> None:
+        self.repo, self.kept, self.folder = repo, kept, folder
+        self.some: dict[str, pa.RecordBatch] = {}
+        """The first events of each source."""
+        self.begun: dict[str, Analysis] = {}
         self._traced: dict[str, tuple[str | None, dict[str, Any] | None]] = {}
 
     def traced(self, group: FeatureGroup) -> dict[str, Any] | None:
@@ -186,26 +194,33 @@ def _first(repo: Repo, source: EventSource) -> Iterator[tuple[pa.RecordBatch, pa
         yield from islice(read, 1)
 
 
-def _traced(asked: _Asked, group: FeatureGroup, outputs: dict[str, dict[str, str]]) -> str:
+def _traced(asked: _Asked, group: FeatureGroup, outputs: dict[str, dict[str, str]], analyzed: bool) -> str:
     if (before := asked.traced(group)) is not None:
         outputs[group.name] = before["outputs"]
         return f"{before['said']}, as before"
     function = asked.repo.preprocessing_fn(group)
     assert function is not None
-    made = outputs[group.name] = analysis.outputs_of(group, function)
+    batch = asked.some.get(group.source.name) if analyzed else None
+    if batch is not None and batch.num_rows:  # it is run on rows afterwards, which goes on with what is traced here
+        made, begun = analysis.begin_analysis(group, function, asked.folder / "analyses" / group.name)
+        if begun is not None:
+            asked.begun[group.name] = begun
+    else:
+        made = analysis.outputs_of(group, function)
+    outputs[group.name] = made
     said = f"group {group.name}: {group.preprocessing_fn} gives {', '.join(f'{n} ({k})' for n, k in made.items())}"
     asked.keep_traced(group, said, made)
     return said
 
 
-def _analyzed(asked: _Asked, some: Mapping[str, pa.RecordBatch], say: Callable[[str], None]) -> str:
+def _analyzed(asked: _Asked, say: Callable[[str], None]) -> str:
     """Analyzers learn from a hundred rows, and the graphs are applied to them one by one."""
     groups = {name: group for name, group in asked.repo.groups.items() if group.preprocessing_fn is not None}
     if not groups:
         return "no preprocessing functions"
     rows: dict[str, pa.RecordBatch] = {}
     for name, group in groups.items():
-        batch = some.get(group.source.name)
+        batch = asked.some.get(group.source.name)
         if batch is not None and batch.num_rows:
             times = pc.min_max(batch.column(batch.schema.get_field_index(group.source.event_time)).cast(pa.int64())).as_py()
             made = rows_between(merge([tile(batch, group)], group), group, times["min"] - 1, times["max"] + group.longest_us)
@@ -215,13 +230,12 @@ def _analyzed(asked: _Asked, some: Mapping[str, pa.RecordBatch], say: Callable[[
     keys = {name: asked.analyzed(groups[name], made) for name, made in rows.items()}
     waiting = [name for name, key in keys.items() if asked.kept.find(key) is None]
     if waiting:
-        with tempfile.TemporaryDirectory(prefix="tandem-check-") as folder:
-            work: dict[str, Any] = {}
-            for name in waiting:
-                path = Path(folder) / f"{name}.parquet"
-                pq.write_table(pa.Table.from_batches([rows[name]]), path)
-                work[name] = (groups[name], asked.repo.preprocessing_fn(groups[name]), [str(path)])
-            analysis.analyze_groups(work, Path(folder) / "graphs", progress=say)
+        work: dict[str, Any] = {}
+        for name in waiting:
+            path = asked.folder / f"{name}.rows.parquet"
+            pq.write_table(pa.Table.from_batches([rows[name]]), path)
+            work[name] = (groups[name], asked.repo.preprocessing_fn(groups[name]), [str(path)])
+        analysis.analyze_groups(work, asked.folder / "graphs", progress=say, begun=asked.begun)
         for name in waiting:
             asked.kept.keep(keys[name], "runs")
     before = [name for name in rows if name not in waiting]

@@ -24,12 +24,12 @@ from pipelines.project.config import load_settings
 from pipelines.training import as_of
 from pipelines.training.definition import Model
 from pipelines.training.evidence import write_evidence
+from pipelines.training.saved_models import signature
 from pipelines.training.training_report import Report, score_all
 from pipelines.training.training_set import build_training_set, feature_references
 from pipelines.training.user_code import ask_spine
 from serving.registry_place import feast_store
 from transforms.errors import ConfigError, DataError, TandemError
-from transforms.plain_paths import plain_path
 from transforms.tensorflow_settings import settle_tensorflow
 
 if TYPE_CHECKING:
@@ -94,8 +94,7 @@ def predict(saved_model: Path, table: Any, inputs: list[tuple[str, str]], output
 
     from serving.models import to_model_inputs
 
-    loaded = tf.saved_model.load(str(plain_path(saved_model)))
-    function = loaded.signatures["serving_default"]
+    function = signature(saved_model)
     parts = []
     for start in range(0, table.num_rows, batch):
         arrays = to_model_inputs(table.slice(start, batch), inputs)

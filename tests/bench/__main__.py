@@ -29,7 +29,7 @@ from tests.bench.publish import publish, show
 
 PARTS = (
     "windows", "aggregates", "graph", "join", "runs", "formats", "mapping", "commands", "online", "predict", "http", "stream", "worker",
-    "fresh", "restart", "daily",
+    "boundaries", "fresh", "restart", "daily",
 )  # fmt: skip
 WITH_WAYS = ("stream",)
 LIMIT, QUICK_LIMIT = 3600.0, 900.0

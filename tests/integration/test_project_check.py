@@ -129,17 +129,18 @@ def test_all_that_a_model_cannot_take_is_named_with_what_leaves_it_out(tmp_path:
 def test_what_was_right_is_kept_while_all_that_it_follows_from_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Issue 10.7: a function is traced and run again when its code, its group or its rows are others; a mistake is never kept."""
     folder, asked = shop(tmp_path / "shop"), list[str]()
-    real_outputs, real_analysis = analysis.outputs_of, analysis.analyze_groups
+    real_begin, real_analysis = analysis.begin_analysis, analysis.analyze_groups
 
-    def outputs_of(group: Any, function: Any) -> dict[str, str]:
+    def begin_analysis(group: Any, function: Any, folder: Path) -> Any:
         asked.append(group.name)
-        return real_outputs(group, function)
+        return real_begin(group, function, folder)
 
     def analyze_groups(work: Any, *args: Any, **named: Any) -> dict[str, str]:
         asked.extend(f"rows of {name}" for name in work)
         return real_analysis(work, *args, **named)
 
-    monkeypatch.setattr(analysis, "outputs_of", outputs_of)
+    monkeypatch.setattr(analysis, "begin_analysis", begin_analysis)
+    monkeypatch.setattr(analysis, "outputs_of", lambda group, function: pytest.fail("traced once more"))
     monkeypatch.setattr(analysis, "analyze_groups", analyze_groups)
 
     def again(anew: bool = False) -> tuple[list[str], list[str], list[str]]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FEAST = """
@@ -107,8 +110,9 @@ import sys, threading
 import server, away, there
 kept = server
 def asks():
+    import server.parts, server.more
     from server import start
-    found.append(start())
+    found.append(start() + server.parts.executed + server.more.mark)
 found = []
 if {threads}:
     thread = threading.Thread(target=asks)
@@ -127,15 +131,125 @@ except AttributeError:
         folder = tmp_path / f"found-{threads}"
         (folder / "feast").mkdir(parents=True)
         (folder / "feast" / "__init__.py").write_text(code.replace("{threads}", str(threads)))
-        (folder / "server.py").write_text("def start():\n    return 'up'")
+        (folder / "server").mkdir()
+        (folder / "server" / "__init__.py").write_text("from server import parts\ndef start():\n    return 'up'")
+        (folder / "server" / "parts.py").write_text("import sys\nsys.parts = getattr(sys, 'parts', '') + '1'\nexecuted = sys.parts")
+        (folder / "server" / "more.py").write_text("mark = '!'")
         for name in ("away", "there"):
             (folder / f"{name}.py").write_text("")
         found = run(tmp_path, STANDING.format(folder=str(folder), settle=SETTLE))
-        assert found == [*(["['up']"] if threads else ["[]"]), "up", "yes", "True", "True"]
+        assert found == [*(["['up1!']"] if threads else ["[]"]), "up", "yes", "True", "True"]
 
 
 def test_beam_comes_without_notebooks(tmp_path: Path) -> None:
     assert run(tmp_path, BEAM.format(settle=SETTLE)) == ["False", "1"]
+
+
+def assert_most_are_away(loaded: list[str], now: list[str]) -> None:
+    """All but one at least of what was loaded: which one another release of another package imports too is not ours."""
+    assert loaded.count("True") >= len(loaded) - 1
+    assert now.count("True") <= 1
+
+
+CLIENTS = """
+import sys
+{settle}
+import apache_beam as beam, apache_beam.io
+from apache_beam.io.filesystems import FileSystems
+clients = "google.cloud.bigquery", "google.cloud.pubsub", "google.cloud.storage", "pymongo", "apitools", "apache_beam.runners.dataflow"
+print(*(name in sys.modules for name in clients))
+print(hasattr(beam.io, "nothing"), hasattr(beam.io.gcp, "nothing"))
+print(beam.io.gcp.pubsub.__name__, beam.runners.dataflow.DataflowRunner.__name__, beam.io.mongodbio.__name__)
+from apache_beam.io import ReadFromBigQuery, fileio
+from apache_beam.io.gcp import bigquery, pubsub
+print(ReadFromBigQuery is bigquery.ReadFromBigQuery, beam.io.WriteToPubSub is pubsub.WriteToPubSub, beam.io.BigQueryDisposition.WRITE_EMPTY)
+from apache_beam.io.mongodbio import ReadFromMongoDB
+print(beam.io.ReadFromMongoDB is ReadFromMongoDB, fileio.MatchFiles.__name__, beam.io.gcsio.GcsIO.__name__)
+print(type(FileSystems.get_filesystem("gs://bucket/file")).__name__, FileSystems.join("/a", "b"), FileSystems.exists("/nowhere/gs"))
+from apache_beam.runners import DataflowRunner, create_runner
+from apache_beam.utils import retry
+import apache_beam.runners.dataflow.dataflow_runner as dataflow
+print(isinstance(create_runner("DataflowRunner"), DataflowRunner), isinstance(DataflowRunner(), dataflow.DataflowRunner))
+print(issubclass(type("Mine", (dataflow.DataflowRunner,), {{}}), DataflowRunner))
+from apitools.base.py.exceptions import HttpError
+broken = HttpError({{"status": 503}}, b"", "http://here")
+print(retry.retry_on_server_errors_filter(broken), retry.retry_on_server_errors_filter(HttpError({{"status": 400}}, b"", "http://here")))
+print({{type(module).__name__ for module in sys.modules.values()}} & {{"_Later"}} or "none")
+"""
+
+
+def test_beam_comes_without_clients_of_clouds_and_databases_which_are_there_when_they_are_asked_for(tmp_path: Path) -> None:
+    loaded = run(tmp_path, CLIENTS.format(settle=""))
+    now = run(tmp_path, CLIENTS.format(settle=SETTLE))
+    assert_most_are_away(loaded[:6], now[:6])
+    assert now[6:] == loaded[6:]
+    assert now[6:8] == ["False", "False"] and now[11:14] == ["True", "True", "WRITE_EMPTY"]
+    assert now[17:] == ["GCSFileSystem", "/a/b", "False", "True", "True", "True", "True", "False", "none"]
+
+
+TENSORFLOW = """
+import sys
+{settle}
+import tensorflow as tf, tf_keras
+print(*(name in sys.modules for name in ("googleapiclient.discovery", "h5py", "scipy.sparse", "requests")))
+print(tf.compat.v1.compat.as_text(b"a"), tf.compat.v1.compat.v1.compat.as_text(b"b"), tf.compat.v2.compat.v1.app is not None)
+from tensorflow.compat import v1
+print(v1.compat.as_bytes("c"))
+try:
+    tf.distribute.cluster_resolver.GCEClusterResolver("p", "z", "g", 1, credentials=None)
+except Exception as error:
+    print(type(error).__module__.partition(".")[0])
+import numpy as np, scipy.sparse
+model = tf_keras.Sequential([tf_keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")])
+model(np.ones([1, 2], np.float32))
+model.save_weights("weights.h5")
+model.load_weights("weights.h5")
+model.compile(loss="mse")
+print(model.predict(scipy.sparse.csr_matrix(np.eye(2, dtype=np.float32)).toarray(), verbose=0).tolist())
+print(tf_keras.preprocessing.image.apply_affine_transform(np.eye(3)[..., None], theta=90).shape, tf_keras.utils.plot_model is not None)
+import requests.adapters, requests
+from tf_keras.src import callbacks
+print(callbacks.requests.get is requests.get, requests.adapters.HTTPAdapter.__name__)
+print({{type(module).__name__ for module in sys.modules.values()}} & {{"_Later"}} or "none")
+"""
+
+
+def test_tensorflow_comes_without_what_few_programs_use_which_is_there_when_it_is_asked_for(tmp_path: Path) -> None:
+    loaded = run(tmp_path, TENSORFLOW.format(settle=""))
+    now = run(tmp_path, TENSORFLOW.format(settle=SETTLE))
+    assert_most_are_away(loaded[:4], now[:4])
+    assert now[4:] == loaded[4:]
+
+
+TFX = """
+import sys
+{settle}
+import tensorflow as tf
+from tfx import components
+from tfx.orchestration.local import local_dag_runner
+import tensorflow_model_analysis as tfma
+parts = "keras_tuner", "kubernetes", "docker", "nltk", "ipywidgets", "scipy.stats", "tfx.components.tuner"
+print(*(name in sys.modules for name in parts))
+from tensorflow_model_analysis.utils import math_util
+print(math_util.stats.norm.cdf(0), tfma.view.render_plot.__name__, tfma.notebook.visualization.PlotViewer.class_traits is not None)
+from tfx.orchestration.portable import docker_executor_operator, launcher
+print([issubclass(docker_executor_operator.DockerExecutorOperator, each) for each in launcher.DEFAULT_EXECUTOR_OPERATORS.values()])
+from tfx.components.tuner import component
+print(components.Tuner.SPEC_CLASS.__name__)
+print(components.InfraValidator.SPEC_CLASS.__name__, components.BulkInferrer.SPEC_CLASS.__name__)
+print(issubclass(component.Tuner, components.Tuner))
+from tensorflow_model_analysis.metrics import rouge
+print(rouge.nltk.__name__, {{type(module).__name__ for module in sys.modules.values()}} & {{"_Later"}} or "none")
+"""
+
+
+def test_tfx_comes_without_tuners_containers_and_notebooks_which_are_there_when_they_are_asked_for(tmp_path: Path) -> None:
+    if find_spec("tfx") is None:
+        pytest.skip("no TFX")
+    loaded = run(tmp_path, TFX.format(settle=""))
+    now = run(tmp_path, TFX.format(settle=SETTLE))
+    assert_most_are_away(loaded[:7], now[:7])
+    assert now[7:] == loaded[7:]
 
 
 COLLECTOR = """

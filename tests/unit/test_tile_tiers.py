@@ -85,6 +85,8 @@ def test_incremental_rows_are_those_made_anew(data: st.DataObject) -> None:
             both = pa.Table.from_batches([want, corrected]).sort_by(by)
             assert _bits(got) == _bits(both)
             boundary = upto
+            if rng.random() < 0.5:
+                tiles.prepare(boundary)
 
 
 def _bits(rows: pa.RecordBatch | pa.Table) -> str:
@@ -127,33 +129,65 @@ def test_tiles_that_are_forgotten_are_in_no_row() -> None:
             known.append(made)
         after, upto = (start + hour) * HOUR, (start + hour + 1) * HOUR
         assert _bits(tiles.rows(after, upto)) == _bits(rows_between(merge(known, group), group, after, upto))
+        if hour % 3 == 0:
+            tiles.prepare(upto)
         if hour % 7 == 0:
             tiles.compact(upto - group.longest_us - group.hop_us)
     assert all(int(p.first) >= (start + 60) * HOUR for tier in tiles.tiers for p in tier.parts[:1])
 
 
+class Counted:
+    """Tiles of one event for each key, hop by hop, and how many tiles were merged since."""
+
+    def __init__(self, group: FeatureGroup, keys: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        event = {**{f.name: None for f in group.source.fields}, "gate": 1, "flight": "f", "serial": 1, "x": 0.1, "departed_at": 0}
+        self.group, self.merged = group, 0
+        self.made = tile(to_batch([{**event, "origin": key} for key in keys], group.source), group)
+        monkeypatch.setattr(tile_tiers, "merge", self._merge)
+
+    def _merge(self, tiles: Sequence[pa.RecordBatch], of: FeatureGroup) -> pa.RecordBatch:
+        self.merged += sum(t.num_rows for t in tiles)
+        return merge(tiles, of)
+
+    def of_hop(self, number: int) -> pa.RecordBatch:
+        """Those of a hop."""
+        columns, place = self.made.columns, self.made.schema.get_field_index("tile_start")
+        columns[place] = pa.array([number * self.group.hop_us] * self.made.num_rows).cast(self.made.schema.field(place).type)
+        return pa.RecordBatch.from_arrays(columns, schema=self.made.schema)
+
+
 def test_a_tile_is_merged_a_few_times_however_many_come_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """In however many portions a hop's tiles come, and however long a window is: what a tile costs does not grow with those before it."""
     group = make_group([Mean("x", over=hours(20_000))], source=make_source(name="s"))
-    event = {**{f.name: None for f in group.source.fields}, "gate": 1, "flight": "f", "serial": 1, "x": 0.1, "departed_at": 0}
-    made = tile(to_batch([{**event, "origin": key} for key in "abc"], group.source), group)
-    place, merged = made.schema.get_field_index("tile_start"), 0
-
-    def counted(tiles: Sequence[pa.RecordBatch], of: FeatureGroup) -> pa.RecordBatch:
-        nonlocal merged
-        merged += sum(t.num_rows for t in tiles)
-        return merge(tiles, of)
-
-    def of_hop(number: int) -> pa.RecordBatch:
-        columns = made.columns
-        columns[place] = pa.array([number * group.hop_us] * made.num_rows).cast(made.schema.field(place).type)
-        return pa.RecordBatch.from_arrays(columns, schema=made.schema)
-
-    monkeypatch.setattr(tile_tiers, "merge", counted)
+    counted = Counted(group, "abc", monkeypatch)
     tiles, hops, portions = Parts(group), 1_500, 3
     for hop in range(hops):
         for _ in range(portions):
-            tiles.add(of_hop(hop))
+            tiles.add(counted.of_hop(hop))
         assert len(tiles.parts) <= tile_tiers.MAX_PARTS
-    assert merged <= 10 * hops * portions * made.num_rows
-    assert _bits(tiles.compact(-(2**62))) == _bits(merge([of_hop(hop) for hop in range(hops) for _ in range(portions)], group))
+    assert counted.merged <= 10 * hops * portions * counted.made.num_rows
+    assert _bits(tiles.compact(-(2**62))) == _bits(merge([counted.of_hop(hop) for hop in range(hops) for _ in range(portions)], group))
+
+
+def test_what_every_eighth_boundary_has_to_make_is_made_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Issue 10.6: a boundary's rows wait for no more than those of any other, once a stream makes its coarse tiles while nothing waits."""
+    monkeypatch.setattr(tile_tiers, "BLOCK", 8)
+    monkeypatch.setattr(Tiles, "has_more", lambda *of_rows: True)
+    group = make_group([Mean("x", over=[hours(60), hours(300)])], source=make_source(name="s"))
+    counted = Counted(group, "abcde", monkeypatch)
+
+    def merged(prepares: bool) -> tuple[list[int], int]:
+        tiles, each, before = Tiles(group), [], counted.merged
+        for hop in range(800):
+            tiles.add(counted.of_hop(hop))
+            start = counted.merged
+            tiles.rows(hop * HOUR, (hop + 1) * HOUR)
+            each.append(counted.merged - start)
+            if prepares:
+                tiles.prepare((hop + 1) * HOUR)
+        return each[400:], counted.merged - before
+
+    (late, whole), (soon, of_all) = merged(False), merged(True)
+    assert max(late) > 2 * np.median(late)
+    assert max(soon) <= 1.5 * np.median(soon)
+    assert of_all <= 1.1 * whole

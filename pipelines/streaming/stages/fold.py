@@ -115,6 +115,7 @@ class FoldShard(beam.DoFn):
             kept.pending.append((data, element))
             pending.add(data)
             self._keep(number, kept, head)
+            kept.shard.prepare()
         else:
             for output in self._take(number, kept, [element], head, tiles, pending, element.more):
                 yield output
@@ -151,6 +152,11 @@ class FoldShard(beam.DoFn):
         if kept is None or any(element.flush or element.late is not None for element in elements):
             return False
         return not kept.shard.brings_rows([(e.span, e.events) for e in elements])
+
+    def prepare(self, number: int) -> None:
+        """Do some work ahead of a shard's next rows; nothing that is to be kept changes."""
+        if (kept := self.kept.get(number)) is not None:
+            kept.shard.prepare()
 
     def take(self, number: int, elements: Sequence[Element], head: Any, tiles: Any, pending: Any, more: bool = False) -> list[FoldOutput]:
         """Fold elements, and the pending ones that follow on them: those of several partitions at once. ``more``: others follow at once,
@@ -202,7 +208,8 @@ class FoldShard(beam.DoFn):
         for data, _ in new:
             pending.add(data)
         kept.waits, kept.events = (None if kept.pending else {}), 0
-        if any(t.long for t in shard.tiles.values()):
+        rows = any(output.rows for output in outputs)  # which somebody waits for
+        if any(t.overlong if rows else t.long for t in shard.tiles.values()):
             folded = {n: t.compact(shard.horizon(shard.groups[n])) for n, t in shard.tiles.items()}
             tiles.clear()
             _add(tiles, folded)

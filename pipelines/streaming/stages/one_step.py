@@ -99,9 +99,10 @@ class OneStep(beam.DoFn):
         while True:
             start = time.monotonic()
             more, behind = self._round(at, waiting, head, tiles, pending)
-            took = time.monotonic() - start
             if not behind:
                 self._settle()
+                self.fold.prepare(0)
+            took = time.monotonic() - start
             until = begun + (1000 * BEHIND_SECONDS if behind else PULSE_MS - every // 2)
             if self.spec.one_tick and not more:
                 break
