@@ -5,6 +5,7 @@ TensorFlow is imported inside functions.
 
 from __future__ import annotations
 
+import atexit
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ MOST = 3
 """Models that stay loaded: what was trained, with and without stored features, and the one that it is held against."""
 
 _loaded: dict[tuple[Any, ...], Any] = {}
+atexit.register(_loaded.clear)  # TensorFlow's functions print errors where they are collected later than that
 
 
 def signature(model: Path, name: str = "serving_default") -> Any:
