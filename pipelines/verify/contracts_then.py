@@ -15,9 +15,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.sources.broker import PartitionReader
+from pipelines.sources.letters import scan
 from pipelines.verify.causes import OFFSET, PARTITION
+from transforms.definitions import EventSource
 
-__all__ = ["taken_then"]
+__all__ = ["lettered", "read_otherwise", "taken_then"]
 
 
 def taken_then(manifests: Sequence[Mapping[str, Any]], source: str, events: pa.Table) -> npt.NDArray[np.bool_]:
@@ -38,6 +41,23 @@ def taken_then(manifests: Sequence[Mapping[str, Any]], source: str, events: pa.T
         mine = judged_by == number
         taken[mine] = _accepted(_fields(manifests[number], source), events.filter(pa.array(mine)))
     return taken
+
+
+def read_otherwise(manifests: Sequence[Mapping[str, Any]], source: str, now: Mapping[str, str]) -> bool:
+    """Whether a run of the stream read a source by another format, or other settings of it, than ``now``."""
+    return any((then := (manifest.get("reading") or {}).get(source)) is not None and then != now for manifest in manifests)
+
+
+def lettered(reader: PartitionReader, letters: str, source: EventSource, events: pa.Table) -> npt.NDArray[np.bool_]:
+    """Which of N events (with ``_partition`` and ``_offset``) are dead letters, as far as the topic ``letters`` goes back."""
+    topic_id = reader.identity(source.topic)
+    found = {
+        (each.partition, each.offset)
+        for each in scan(reader, letters)
+        if each is not None and (each.source, each.topic) == (source.name, source.topic) and each.topic_id in ("", topic_id)
+    }
+    places = zip(*(events.column(name).to_pylist() for name in (PARTITION, OFFSET)), strict=True)
+    return np.array([place in found for place in places], np.bool_)
 
 
 def _fields(manifest: Mapping[str, Any], source: str) -> list[list[Any]]:

@@ -99,6 +99,9 @@ def test_what_is_said_of_a_topic_is_what_a_stream_makes_of_it(tmp_path: Path) ->
         found, rows = rejected(world)
         assert found == {} and rows > 0
         assert world.tandem("plan")["streams"][0]["what"] is None
+        report = world.tandem("verify")
+        assert (report["verdict"], report["unexplained"]) == ("proven", 0)
+        assert any(f"{2 * N} records that were dead letters then are left out" in notice for notice in report["notices"])
         (world.path / "order.avsc").write_text(json.dumps({**READER, "doc": "another"}))
         assert "orders: kafka.format_options" in world.tandem("plan")["streams"][0]["what"]
 
