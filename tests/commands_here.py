@@ -19,14 +19,20 @@ __all__ = ["forgotten", "tandem_here"]
 
 @contextmanager
 def forgotten(repo: Path) -> Iterator[None]:
-    """The modules of a repository that are imported within are forgotten afterwards."""
+    """The modules of a repository that are imported within are forgotten afterwards; those of another one, of the same names, before:
+    Feast would take them for this one's."""
     paths = list(sys.path)
+    _forget(repo)
     try:
         yield
     finally:
         sys.path[:] = paths
-        for stem in (p.stem for p in repo.glob("*.py")):
-            sys.modules.pop(stem, None)
+        _forget(repo)
+
+
+def _forget(repo: Path) -> None:
+    for stem in (p.stem for p in repo.glob("*.py")):
+        sys.modules.pop(stem, None)
 
 
 def tandem_here(repo: Path, *words: str) -> str:

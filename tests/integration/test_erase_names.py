@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from pipelines.cli.root import app
 from pipelines.forgetting.erase import erase
 from pipelines.forgetting.subject import Subject
+from tests.commands_here import forgotten
 from tests.integration.orders_world import Orders
 
 ANOTHER = """
@@ -205,5 +206,6 @@ def test_the_command_says_what_would_and_does_still_hold_it(tmp_path: Path) -> N
     FORMATS["a.parquet"]([{"pay_id": "p1", "method": "mobile"}], path)
     words = ["erase", "--entity", "channel=mobile", "--repo", str(made.repo_path)]
     for more, code, said in ((["--dry-run"], 0, "would still hold it"), ([], 3, "still holds it")):
-        done = CliRunner().invoke(app, [*words, *more])
+        with forgotten(made.repo_path):
+            done = CliRunner().invoke(app, [*words, *more])
         assert done.exit_code == code and f"{said}: events/payments/a.parquet" in done.output and "--entity FIELD=VALUE" in done.output
