@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serving.model_files import FILES, hash_files
+
+if TYPE_CHECKING:
+    from fastapi.testclient import TestClient
 
 NOW = datetime(2013, 7, 1, 12, 0, tzinfo=UTC)
 NOW_US = int(NOW.timestamp()) * 1_000_000
@@ -175,3 +180,17 @@ def settings(root: Path, **changes: Any) -> Any:
 
     paths = {"feature_repo": root / "repo", "models": root / "models", "graphs": root / "graphs"}
     return ServingSettings(**{**paths, "as_of": NOW, "timeout_seconds": 30.0, "poll_seconds": 3600.0, **changes})
+
+
+def predict(client: TestClient, *instances: dict[str, Any], path: str = "/v1/models/delay:predict") -> dict[str, Any]:
+    answer = client.post(path, json={"instances": list(instances)})
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def eventually(true: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "did not come true in time"
+        time.sleep(0.02)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,7 @@ from fastapi.testclient import TestClient
 from serving.app import create_app
 from serving.online_store.base import Covered
 from serving.request_log import read_requests
-from tests.integration.serving_world import GOOD, NOW, PRINT, make_repo, push, settings, write_rows
-from tests.redis_server import redis_server
+from tests.integration.serving_world import GOOD, NOW, PRINT, eventually, make_repo, predict, push, settings, write_rows
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +32,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def client(world: Path) -> Iterator[TestClient]:
     with TestClient(create_app(settings(world)), raise_server_exceptions=False) as c:
         yield c
-
-
-def predict(client: TestClient, *instances: dict[str, Any], path: str = "/v1/models/delay:predict") -> dict[str, Any]:
-    answer = client.post(path, json={"instances": list(instances)})
-    assert answer.status_code == 200, answer.text
-    body: dict[str, Any] = answer.json()
-    return body
 
 
 def test_a_prediction_uses_request_and_features_and_says_where_they_come_from(client: TestClient) -> None:
@@ -228,111 +219,6 @@ def test_rows_of_another_fingerprint_are_refused_or_served_counted_and_logged_on
         assert predict(client, GOOD)["predictions"] == predict(client, GOOD)["predictions"]
         assert 'tandem_fingerprint_mismatches_total{model="delay",view="origin_traffic"} 2.0' in client.get("/metrics").text
     assert [r.getMessage().split("; ")[1] for r in caplog.records if "cccccccccccc" in r.getMessage()] == ["served by policy"]
-
-
-def test_a_store_that_fails_is_503_and_recovers(tmp_path: Path) -> None:
-    feast = make_repo(tmp_path, store="sqlite")
-    push(tmp_path, tmp_path, 1)
-    config = tmp_path / "online.db"
-    with TestClient(create_app(settings(tmp_path))) as client:
-        assert predict(client, GOOD)
-        conn = feast._get_provider().online_store._get_conn(feast.config)
-        conn.execute("ALTER TABLE flights_aircraft RENAME TO gone")
-        answer = client.post("/v1/models/delay:predict", json={"instances": [GOOD]})
-        assert answer.status_code == 503
-        assert answer.json()["error"] == "the online store cannot be read (OperationalError); try again"
-        assert str(config) not in answer.text
-        conn.execute("ALTER TABLE gone RENAME TO flights_aircraft")
-        assert predict(client, GOOD)
-
-
-def test_a_server_starts_without_registry_store_or_model_and_takes_them_when_they_come(tmp_path: Path) -> None:
-    make_repo(tmp_path)
-    (tmp_path / "registry.db").rename(tmp_path / "away.db")
-    with TestClient(create_app(settings(tmp_path))) as client:
-        plane = client.app.state.dataplane  # type: ignore[attr-defined]
-        ready = client.get("/v2/health/ready")
-        assert ready.status_code == 503
-        assert len(ready.json()["reasons"]) >= 1
-        assert client.post("/v1/models/delay:predict", json={"instances": [GOOD]}).status_code == 404
-        assert client.post("/get-online-features", json={"features": ["a:b"], "entities": {"a": [1]}}).status_code == 503
-        push(tmp_path, tmp_path, 1)
-        plane.poll()
-        assert client.post("/v1/models/delay:predict", json={"instances": [GOOD]}).status_code == 503
-        (tmp_path / "away.db").rename(tmp_path / "registry.db")
-        plane.poll()
-        assert client.get("/v2/health/ready").status_code == 200
-        assert predict(client, GOOD)
-
-
-def test_a_store_that_is_away_is_not_ready_and_becomes_ready_by_itself(tmp_path: Path) -> None:
-    make_repo(tmp_path)
-    push(tmp_path, tmp_path, 1)
-    online, away = tmp_path / "online.db", tmp_path / "away.db"
-    with TestClient(create_app(settings(tmp_path, poll_seconds=0.05))) as client:
-        assert client.get("/v2/health/ready").status_code == 200
-    online.rename(away)
-    online.mkdir()  # there is something, but no database
-    with TestClient(create_app(settings(tmp_path, poll_seconds=0.05))) as client:
-        ready = client.get("/v2/health/ready")
-        assert (ready.status_code, ready.json()) == (
-            503,
-            {"ready": False, "reasons": ["the online store cannot be read (OperationalError)"]},
-        )
-        assert client.post("/v1/models/delay:predict", json={"instances": [GOOD]}).status_code == 503
-        assert "tandem_online_store_up 0.0" in client.get("/metrics").text
-        online.rmdir()
-        away.rename(online)
-        eventually(lambda: client.get("/v2/health/ready").status_code == 200)
-        assert predict(client, GOOD)
-        eventually(lambda: "tandem_online_store_up 1.0" in client.get("/metrics").text)
-
-
-def test_a_redis_that_is_killed_and_comes_back_empty(tmp_path: Path) -> None:
-    """Away: not ready and 503. Back without its memory: ready, and the answers say that nothing is known."""
-    with redis_server() as server:
-        store = "serving.online_store.redis.OrderedRedisOnlineStore"
-        feast = make_repo(tmp_path, store=store, redis=f"127.0.0.1:{server.port}")
-        push(tmp_path, tmp_path, 1)
-        with TestClient(create_app(settings(tmp_path, poll_seconds=0.05))) as client:
-            assert predict(client, GOOD)["features"]["origin_traffic"]["statuses"] == ["PRESENT"]
-            server.kill()
-            answer = client.post("/v1/models/delay:predict", json={"instances": [GOOD]})
-            assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
-            assert answer.json()["error"] == "the online store cannot be read (ConnectionError); try again"
-            ready = client.get("/v2/health/ready")
-            assert (ready.status_code, ready.json()["reasons"]) == (503, ["the online store cannot be read (ConnectionError)"])
-            server.start()
-            eventually(lambda: client.get("/v2/health/ready").status_code == 200)
-            assert predict(client, GOOD)["features"]["origin_traffic"]["statuses"] == ["NOT_FOUND"]
-            row = {"origin": "JFK", "event_timestamp": NOW - timedelta(minutes=1), "count_1h": 8, "mean_1h": 99.0}
-            write_rows(feast, "origin_traffic", [row])
-            assert predict(client, GOOD)["features"]["origin_traffic"]["statuses"] == ["PRESENT"]
-
-
-def test_a_replaced_store_is_read_at_once(tmp_path: Path) -> None:
-    feast = make_repo(tmp_path / "one")
-    push(tmp_path / "one", tmp_path, 1)
-    row = {"origin": "JFK", "event_timestamp": NOW - timedelta(minutes=1), "count_1h": 8, "mean_1h": 99.0}
-    with TestClient(create_app(settings(tmp_path / "one"))) as client:
-        before = predict(client, GOOD)["predictions"][0]
-        other = make_repo(tmp_path / "two")
-        write_rows(other, "origin_traffic", [row])
-        other._get_provider().online_store._get_conn(other.config).execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        for end in ("-wal", "-shm"):
-            (tmp_path / "one" / f"online.db{end}").unlink(missing_ok=True)
-        (tmp_path / "two" / "online.db").replace(tmp_path / "one" / "online.db")
-        assert predict(client, GOOD)["predictions"][0] == before + 0.5 * (99.0 - 12.5)
-    write_rows(feast, "origin_traffic", [{**row, "event_timestamp": NOW, "mean_1h": 7.0}])  # a writer that held the old file as well
-    with TestClient(create_app(settings(tmp_path / "one"))) as client:
-        assert predict(client, GOOD)["predictions"][0] == before + 0.5 * (7.0 - 12.5)
-
-
-def eventually(true: Callable[[], bool], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "did not come true in time"
-        time.sleep(0.02)
 
 
 def test_what_was_answered_stands_in_the_request_log(world: Path, tmp_path: Path) -> None:
