@@ -103,7 +103,7 @@ def apply(repo: Repo, run_id: str | None, steps: Steps, why: str = "") -> None:
             fingerprints = apply_fingerprints(repo, lambda: plain_graphs(repo), steps.say)
             applying.save(fingerprints=fingerprints)
             act.details["fingerprints"] = fingerprints
-        steps.say(f"applied {counted(fingerprints, 'graph')} that need no history: of groups without a preprocessing_fn")
+        steps.say(f"applied {counted(fingerprints, 'graph')} that need no history (groups without a preprocessing_fn)")
         return
     used = [runs.find(repo.data, run_id, "batch")] if run_id else complete[-1:]
 
@@ -145,13 +145,13 @@ def materialize(repo: Repo, start: datetime, end: datetime, steps: Steps) -> Non
         run.add(counts={f"rows/{m.view}": m.rows for m in made} | {f"dropped/{m.view}": m.dropped for m in made if m.dropped})
         if not any(m.rows or m.newer or m.dropped for m in made):
             raise DataError(
-                f"no view has a row from {start:%Y-%m-%dT%H:%M} to {end:%Y-%m-%dT%H:%M}, nothing was loaded; run 'tandem batch' over"
+                f"no view has rows from {start:%Y-%m-%dT%H:%M} to {end:%Y-%m-%dT%H:%M}, nothing was loaded; run 'tandem batch' over"
                 " the range, and 'tandem apply' if its graphs are not applied or the folder was moved"
             )
     for m in made:
-        more = [f"{m.dropped:,} keys dropped: the runs have no row of them any more"] if m.dropped else []
-        more += [f"{m.newer:,} keys left as they are: a stream is further"] if m.newer else []
-        more += [f"{m.refused:,} rows refused: they lie ahead of the clock"] if m.refused else []
+        more = [f"{m.dropped:,} keys deleted: the runs no longer have rows for them"] if m.dropped else []
+        more += [f"{m.newer:,} keys unchanged: a stream has newer rows"] if m.newer else []
+        more += [f"{m.refused:,} rows refused: they are in the future"] if m.refused else []
         what = f"{m.rows:,} rows" if m.rows or m.newer else "no row in this range"
         steps.say(f"{m.view}: {'; '.join([what, *more])}")
     steps.say(f"materialized {start:%Y-%m-%d} to {end:%Y-%m-%d} into the online store")
@@ -273,7 +273,7 @@ def evaluate(
         now = current(model_folder(repo.data, chosen.name))
         versions = [v for v in (now.champion, now.challenger) if v is not None]
     if not versions:
-        raise ConfigError(f"model {chosen.name!r}: no version has been pushed; 'tandem train' does")
+        raise ConfigError(f"model {chosen.name!r}: no version has been pushed; run 'tandem train'")
     with recorded(repo, "evaluate", params={"model": chosen.name, "versions": ",".join(map(str, versions))}) as run:
         with steps.doing("evaluating"):
             found = score(repo, chosen, list(versions), *(span or (None, None)))

@@ -90,9 +90,9 @@ class Access:
         found = await self._of(credential) if credential else self._of_certificate(request.scope)
         if found is None:
             raise UnauthenticatedError(
-                "the credential is not valid here; send 'Authorization: Bearer KEY' with a key that is in force"
+                "the credential is not valid; send 'Authorization: Bearer KEY' with a valid key"
                 if credential
-                else "who asks? send 'Authorization: Bearer KEY' with an API key or a token"
+                else "authentication required; send 'Authorization: Bearer KEY' with an API key or a token"
             )
         granted = self._grants.get(found.name)
         return found if granted is None else replace(found, scopes=found.scopes | granted)

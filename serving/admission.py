@@ -170,7 +170,7 @@ class Admission:
         while self._running < self._settings.threads and (waiting := self._queue.pop(self._heavy < self._most_heavy)) is not None:
             job = waiting.item
             if job.gone():
-                job.fail(ClientGoneError("the client hung up before its turn"))
+                job.fail(ClientGoneError("the client disconnected before its turn"))
                 continue
             self._running += 1
             self._heavy += waiting.heavy
@@ -197,7 +197,7 @@ class Admission:
             if media not in _TAKEN_AS_JSON and not media.endswith("+json"):
                 raise MediaTypeError(f"content-type {media[:60]!r} is not JSON; send application/json")
         if head.get(b"content-encoding", b"identity").lower() != b"identity":
-            raise MediaTypeError("compressed bodies are not taken; send the JSON as it is")
+            raise MediaTypeError("compressed request bodies are not supported; send uncompressed JSON")
         most = self._settings.max_body_bytes
         declared = head.get(b"content-length", b"")
         if declared.isdigit() and len(declared) < 20 and int(declared) > most:
@@ -209,7 +209,7 @@ class Admission:
         while more:
             message = await request.receive()
             if message["type"] == "http.disconnect":
-                raise ClientGoneError("the client hung up before its body was there")
+                raise ClientGoneError("the client disconnected before its body arrived")
             part, more = message.get("body", b""), message.get("more_body", False)
             size += len(part)
             if size > most:

@@ -53,12 +53,12 @@ def parse_aliases(text: bytes, where: str) -> Aliases:
         history = tuple(raw["history"])
         for alias, number in numbers.items():
             if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 0):
-                raise ValueError(f"{alias} {number!r} is no version")
+                raise ValueError(f"{alias} {number!r} is not a version")
         if any(not isinstance(entry, dict) or not isinstance(entry.get("champion"), int | None) for entry in history):
             raise ValueError("its history is damaged")
     except (ValueError, TypeError, KeyError) as e:  # orjson's error is a ValueError
         why = f"lacks {e}" if isinstance(e, KeyError) else " ".join(str(e).split())[:100]
-        raise ModelError(f"{where}: {ALIASES_FILE} is damaged ({why}); write it again with 'tandem promote --version N'") from None
+        raise ModelError(f"{where}: {ALIASES_FILE} is damaged ({why}); rewrite it with 'tandem promote --version N'") from None
     return Aliases(numbers["champion"], numbers["challenger"], history)
 
 
@@ -69,5 +69,5 @@ def read_aliases(folder: Path, where: str) -> Aliases | None:
     except FileNotFoundError:
         return None
     except OSError as e:
-        raise ModelError(f"{where}: {ALIASES_FILE} cannot be read ({type(e).__name__}); fix its folder") from None
+        raise ModelError(f"{where}: {ALIASES_FILE} cannot be read ({type(e).__name__}); fix the permissions of its folder") from None
     return parse_aliases(text, where)

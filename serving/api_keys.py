@@ -64,7 +64,7 @@ def read_keys(path: Path) -> list[ApiKey]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError, TypeError, KeyError, RecursionError, ConfigError) as e:
-        raise DataError(f"{path}: is no file of API keys ({type(e).__name__}); restore it, or delete it and make new keys") from None
+        raise DataError(f"{path}: is not a file of API keys ({type(e).__name__}); restore it, or delete it and create new keys") from None
     return keys
 
 
@@ -92,7 +92,7 @@ def remove_keys(path: Path, which: str) -> list[ApiKey]:
         keys = read_keys(path)
         gone = [key for key in keys if which in (key.id, key.name)]
         if not gone:
-            raise ConfigError(f"{which[:70]!r} is neither the id nor the name of a key; 'tandem keys list' shows them")
+            raise ConfigError(f"{which[:70]!r} is neither the id nor the name of a key; see 'tandem keys list'")
         _write(path, [key for key in keys if key not in gone])
     return gone
 
@@ -141,7 +141,7 @@ class ApiKeys:
             try:
                 self._keys = {key.id: key for key in read_keys(self._path)}
             except DataError as e:
-                log.error("API keys: %s; those of before go on", e)
+                log.error("API keys: %s; the previous keys stay in use", e)
             self._stamp = stamp
 
 

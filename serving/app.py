@@ -80,7 +80,7 @@ def create_app(
 
     app = _Application(
         title="Tandem",
-        summary="Features and predictions, from the numbers that training saw.",
+        summary="Online features and predictions, computed by the same code as the training data.",
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
@@ -299,7 +299,7 @@ class _Measured:
 
 async def _refused(request: Request, error: Exception) -> Response:
     if not isinstance(error, TandemError):
-        log.error("a defect: %s %s", request.method, _route(request), exc_info=error)
+        log.error("internal error: %s %s", request.method, _route(request), exc_info=error)
         return response({"error": "internal error; the server's log has the details"}, 500)
     if isinstance(error, ClientGoneError):
         log.info("%s %s: %s", request.method, _route(request), error)

@@ -11,8 +11,8 @@ from serving.errors import OverloadedError
 
 __all__ = ["Arrival", "Arrivals", "Shares"]
 
-_FULL = "the server holds as many requests as it can; try again"
-_SLOW = "the body was too slow, and others came; send it again"
+_FULL = "the server is at its limit of requests; try again"
+_SLOW = "the request body arrived too slowly; send it again"
 _SLOW_SECONDS = 1.0
 """A body that needs so long for its next ``_SLOW_BYTES`` is slow: a packet that was lost has come again by then, over a bad line, too."""
 _SLOW_BYTES = 1024

@@ -98,8 +98,8 @@ class Catalog:
             view = features.projection(name).view
             if view in self.on_demand:
                 raise InvalidRequestError(
-                    f"feature view {view[:60]!r} is computed on demand, by Python code that this server does not run;"
-                    " ask 'feast serve' for it, or compute it in a preprocessing_fn"
+                    f"feature view {view[:60]!r} is an on-demand view, whose Python code this server does not run;"
+                    " use 'feast serve' for it, or compute it in a preprocessing_fn"
                 )
             if view not in self.views:
                 known = some_of(v for v in self.views if principal.may("view", v))

@@ -24,11 +24,11 @@ def certificate_warning(file: Path | None, now: datetime) -> str:
     if not (chain := _certificates(file)):
         return ""
     begin, end = max(c.not_valid_before_utc for c in chain), min(c.not_valid_after_utc for c in chain)
-    renew = "put a new one in its place, it is read again without a restart"
+    renew = "replace the file; it is reloaded without a restart"
     if end <= now:
         return f"TLS: the certificate {file} expired at {_text(end)}: clients refuse it; {renew}"
     if begin > now:
-        return f"TLS: the certificate {file} is in force from {_text(begin)} on: until then clients refuse it; {renew}, or set the clock"
+        return f"TLS: the certificate {file} is not valid before {_text(begin)}: until then clients refuse it; {renew}, or set the clock"
     if end - now < _SOON:
         return f"TLS: the certificate {file} expires at {_text(end)}; {renew}"
     return ""
@@ -40,14 +40,14 @@ def authorities_warning(file: Path | None, now: datetime) -> str:
     """
     if not (authorities := _certificates(file)):
         return ""
-    renew = "put a new one in its place, it is read again without a restart"
+    renew = "replace the file; it is reloaded without a restart"
     periods = sorted((c.not_valid_before_utc, c.not_valid_after_utc) for c in authorities)
     if later := [begin for begin, _ in periods if begin > now and not any(b <= now < e for b, e in periods)]:
         begin = _text(later[0])
-        return f"TLS: the authority of clients {file} is in force from {begin} on: until then no client's certificate is taken; {renew}"
+        return f"TLS: the authority of clients {file} is not valid before {begin}: until then client certificates are refused; {renew}"
     end = max(end for begin, end in periods if begin <= now)
     if end <= now:
-        return f"TLS: the authority of clients {file} expired at {_text(end)}: no client's certificate is taken; {renew}"
+        return f"TLS: the authority of clients {file} expired at {_text(end)}: client certificates are refused; {renew}"
     for next_, its_end in periods:
         end = max(end, its_end) if next_ <= end else end
     if end - now < _SOON:

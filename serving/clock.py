@@ -44,7 +44,7 @@ class Pace:
         """The pace in ``{"event_us0": int, "wall_us0": int, "speed": float}``. Raises ValueError."""
         raw = json.loads(text)
         if not isinstance(raw, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
         try:
             return Pace(raw["event_us0"], raw["wall_us0"], raw["speed"])
         except KeyError as e:
@@ -94,14 +94,14 @@ class ReplayClock:
             pace = Pace.parse(self._path.read_bytes())
         except FileNotFoundError:
             if self._pace is not None:
-                log.info("clock: %s is gone; the replayed time ends", self._path)
+                log.info("clock: %s no longer exists; back to real time", self._path)
             self._pace, self._seen = None, None
         except (OSError, ValueError) as e:  # ValueError: also JSON and UTF-8
             log.warning(
-                "clock: %s cannot be read as a clock (%s); %s until it is written anew",
+                "clock: %s cannot be read as a clock (%s); %s until it is rewritten",
                 self._path,
                 " ".join(str(e).split())[:200],
-                "the last good one goes on" if self._pace is not None else "time goes on without it",
+                "the last valid one is used" if self._pace is not None else "real time is used",
             )
         else:
             if pace != self._pace:

@@ -256,7 +256,7 @@ class Limited(HttpToolsProtocol):
         tls = self.transport.get_extra_info("ssl_object")
         if tls is not None and not self._checked_by <= self.authorities and tls.getpeercert(binary_form=True):
             if self.cycle is None or self.cycle.response_complete:
-                self._answer(503, "the authorities of client certificates have changed; connect again")
+                self._answer(503, "the CA for client certificates has changed; connect again")
             else:
                 self.end()  # as above
             return

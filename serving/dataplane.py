@@ -109,8 +109,8 @@ class Dataplane:
             ends = self.features.materialized_beyond(now)
             if ends and not self._told_of_the_future:
                 log.warning(
-                    "online store: it has the newest row of each entity, up to %s (%s), and answers are as of %s: rows of the future are"
-                    " served, of negative age; serve as of the former, or later",
+                    "online store: it has the newest row of each entity, up to %s (%s), and answers are as of %s: rows from the future are"
+                    " served, with negative age; serve as of the former time, or later",
                     to_minute(max(ends.values())), ", ".join(sorted(ends)), to_minute(now),
                 )  # fmt: skip
             self._told_of_the_future = bool(ends)
@@ -140,7 +140,7 @@ class Dataplane:
             self._store_away = ""
         except (TandemError, OSError) as error:
             if str(error) != self._store_away:
-                log.warning("%s; what is here goes on being served", error)
+                log.warning("%s; the loaded version stays in service", error)
             self._store_away = str(error)
 
     def problems(self) -> list[str]:
@@ -158,9 +158,9 @@ class Dataplane:
         if self._store_away:
             logs.append(self._store_away)
         if self.features.problem and self.features.outlives_registry:
-            logs.append(f"{self.features.problem}; what was read of it last is served")
+            logs.append(f"{self.features.problem}; the last version read is served")
         if under_way(self.settings.graphs) is not None:
-            logs.append("an apply is under way, or was ended before it was done: registry and online store may differ until 'tandem apply'")
+            logs.append("an apply is running, or was interrupted: registry and online store may differ until 'tandem apply' completes")
         running = [(name, model) for name, state in states for model in state.loaded.values()]
         logs += [f"model {name!r} version {m.spec.version}: {trust}" for name, m in running if (trust := unverified(m.spec.raw))]
         return logs + [f"model {name!r}: {state.warning}" for name, state in states if state.warning and not state.reason]
@@ -184,7 +184,9 @@ class Dataplane:
             raise StoreError(f"{what}: {e}") from None
         needed = {f.name for f in catalog.key_fields(spec.read)}
         if missing := needed - set(spec.entity_keys):
-            raise StoreError(f"{what}: its features need the entity key {', '.join(sorted(missing))}; push a version that asks for it")
+            raise StoreError(
+                f"{what}: its features need the entity key {', '.join(sorted(missing))}; push a version with it in its entity_keys"
+            )
         for view, fingerprint in spec.fingerprints.items():
             applied = self._applied(view)
             if applied is not None and applied != fingerprint:

@@ -21,17 +21,17 @@ __all__ = ["BODIES", "describe", "docs_page", "docs_view", "examples", "own_thin
 
 _ERROR = {"content": {"application/json": {"schema": {"type": "object", "properties": {"error": {"type": "string"}}}}}}
 _REFUSED = {
-    "401": "No credential, or none that is known here (where the server asks for one)",
-    "403": "Not within the caller's scopes",
+    "401": "Missing or invalid credential (if the server requires authentication)",
+    "403": "Outside the caller's scopes",
     "404": "No such model, version, feature or service",
-    "503": "Not now: no model, no store, another fingerprint, too busy, or the time limit has passed; Retry-After",
+    "503": "Temporarily unavailable: no model, no store, fingerprint mismatch, overload or timeout; see Retry-After",
 }
 _BODY_REFUSED = {
-    "400": "Not the protocol's JSON, or a key twice",
+    "400": "Invalid JSON for this protocol, or a duplicate key",
     "413": "Too many rows, or too large a body",
     "415": "Not JSON",
     "422": "A value is missing, of the wrong type or out of range",
-    "429": "More than the caller's share; Retry-After",
+    "429": "Rate limit of the caller exceeded; see Retry-After",
 }
 _OPEN = ("/v2/health/live", "/v2/health/ready")
 

@@ -77,7 +77,7 @@ def load_repo_config(repo: Path, timeout_seconds: float = 5.0) -> RepoConfig:
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as e:
         raise ConfigError(f"{path}: cannot be read as YAML ({type(e).__name__}); fix the file") from None
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: is no mapping; it needs at least project, registry and online_store")
+        raise ConfigError(f"{path}: is not a mapping; it needs at least project, registry and online_store")
     raw = {k: v for k, v in raw.items() if k not in ("offline_store", "batch_engine", "feature_server")}
     try:
         # A string, not a mapping: Feast then does not import the class.
@@ -168,7 +168,7 @@ class OnlineFeatures:
             if not view.unaskable:
                 self._rows(view, [entity_key(view, None)], list(view.types)[:1])
         if self.store_problem:
-            log.warning("online store: it can be read again")
+            log.warning("online store: readable again")
             self.store_problem = ""
 
     def read(

@@ -26,7 +26,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadRequestError(f'the body is {kind_of(value)}; send a JSON object such as {{"instances": [{{...}}]}}')
     if _keys_written(body) != _keys_kept(value, body.count(b"{")):
-        raise BadRequestError("the body holds an object with the same key twice; give each key once")
+        raise BadRequestError("the body has an object with a duplicate key; give each key once")
     return value
 
 

@@ -34,11 +34,11 @@ class LogMetrics:
     """What one log of the server counts, under the six ``names``."""
 
     def __init__(self, names: tuple[str, str, str, str, str, str], what: str, r: CollectorRegistry) -> None:
-        lost = f"Rows that the {what} lost: its queue was full, they could not be written, or a defect."
+        lost = f"Rows dropped by the {what}: queue full, write failed, or internal error."
         self.log_rows = Counter(names[0], f"Rows written into the {what}.", registry=r)
         self.log_dropped = Counter(names[1], lost, ["reason"], registry=r)
         self.log_expired = Counter(names[2], f"Files of the {what} deleted as the oldest.", registry=r)
-        self.log_bytes = Gauge(names[3], f"What the files of the {what} take.", registry=r)
+        self.log_bytes = Gauge(names[3], f"Size of the files of the {what}.", registry=r)
         self.log_files = Gauge(names[4], f"Files of the {what}.", registry=r)
         self.log_young = Counter(names[5], f"Files of the {what} deleted before they were a day old: it is too small.", registry=r)
 
@@ -52,7 +52,7 @@ class Metrics(LogMetrics):
         super().__init__(_REQUEST_LOG, "request log", r)
         self.requests = Counter("tandem_requests_total", "Requests answered.", ["route", "status"], registry=r)
         self.principals = Counter(
-            "tandem_principal_requests_total", "Requests by who asked; the first hundred by name.", ["principal", "status"], registry=r
+            "tandem_principal_requests_total", "Requests by caller; the first hundred by name.", ["principal", "status"], registry=r
         )
         self._principals: set[str] = set()
         self._routes: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
@@ -60,32 +60,36 @@ class Metrics(LogMetrics):
         self.instances = Counter("tandem_instances_total", "Instances and entities answered.", ["route"], registry=r)
         self.features = FeatureCounts(r)
         self.mismatches = Counter(
-            "tandem_fingerprint_mismatches_total", "Rows or models of another fingerprint.", ["model", "view"], registry=r
+            "tandem_fingerprint_mismatches_total", "Rows or models whose fingerprint does not match.", ["model", "view"], registry=r
         )
         self.predictions_not_finite = Counter(
             "tandem_predictions_not_finite_total", "Rows whose prediction is NaN or infinite.", ["model"], registry=r
         )
         self.model = Gauge("tandem_model_version", "The version being served.", ["model"], registry=r)
-        self.alias = Gauge("tandem_model_alias", "The version that an alias names; 0: none.", ["model", "alias"], registry=r)
+        self.alias = Gauge("tandem_model_alias", "The version of an alias; 0: none.", ["model", "alias"], registry=r)
         self.astray = Gauge(
-            "tandem_model_alias_not_followed", "1 while the champion or challenger that is named is not taken.", ["model"], registry=r
+            "tandem_model_alias_not_followed", "1 while the named champion or challenger is not loaded.", ["model"], registry=r
         )
         self.info = Gauge("tandem_model_info", "1 for each version that is loaded.", ["model", "version", "run"], registry=r)
         self.call_requests = Histogram(
-            "tandem_model_call_requests", "Requests that shared one call of a model.", ["model"], buckets=(1, 2, 4, 8, 16, 32), registry=r
+            "tandem_model_call_requests",
+            "Requests that were batched into one model call.",
+            ["model"],
+            buckets=(1, 2, 4, 8, 16, 32),
+            registry=r,
         )
         self.reload_failures = Counter(
-            "tandem_model_reload_failures_total", "New versions that were not taken.", ["model", "reason"], registry=r
+            "tandem_model_reload_failures_total", "New versions that were refused.", ["model", "reason"], registry=r
         )
-        self.reloads = Counter("tandem_model_reloads_total", "New versions that were taken.", ["model"], registry=r)
-        self.store = Gauge("tandem_online_store_up", "1 when the online store answered last.", registry=r)
+        self.reloads = Counter("tandem_model_reloads_total", "New versions that were loaded.", ["model"], registry=r)
+        self.store = Gauge("tandem_online_store_up", "1 if the last read of the online store succeeded.", registry=r)
         self.shadow_log = LogMetrics(_SHADOW_LOG, "log of shadow predictions", r)
         self.shadow_requests = Counter(
-            "tandem_shadow_requests_total", "Requests that the challenger was run on as well.", ["model", "version"], registry=r
+            "tandem_shadow_requests_total", "Requests that the challenger was also run on.", ["model", "version"], registry=r
         )
         self.shadow_dropped = Counter(
             "tandem_shadow_dropped_total",
-            "Requests that the challenger was not run on, as it was behind.",
+            "Requests that the challenger skipped because it was behind.",
             ["model"],
             registry=r,
         )

@@ -54,9 +54,7 @@ def check_model_files(folder: Path, raw: Mapping[str, Any], what: str) -> None:
     if unverified(raw) and not os.environ.get(PUBLIC_KEY):
         return
     if not isinstance(listed, Mapping):
-        raise ModelError(
-            f"{what}: its {SPEC_FILE} names the hashes of no files ({FILES}), so nothing says whether they were changed; push it again"
-        )
+        raise ModelError(f"{what}: its {SPEC_FILE} names the hashes of no files ({FILES}), so changes cannot be detected; push it again")
     try:
         found = hash_files(folder)
     except OSError as error:
@@ -86,7 +84,7 @@ def sign(folder: Path) -> None:
 
         key = _key(SIGNING_KEY, place, private=True)
         if not isinstance(key, Ed25519PrivateKey):
-            raise ConfigError(f"{SIGNING_KEY}: {place} is no Ed25519 key; make one with 'openssl genpkey -algorithm ed25519'")
+            raise ConfigError(f"{SIGNING_KEY}: {place} is not an Ed25519 key; create one with 'openssl genpkey -algorithm ed25519'")
         signature = key.sign((folder / SPEC_FILE).read_bytes())
         (folder / SIGNATURE).write_text(base64.b64encode(signature).decode() + "\n", "ascii")
 
@@ -100,7 +98,7 @@ def _check_signature(folder: Path, raw: Mapping[str, Any], what: str) -> None:
 
     key = _key(PUBLIC_KEY, place, private=False)
     if not isinstance(key, Ed25519PublicKey):
-        raise ConfigError(f"{PUBLIC_KEY}: {place} is no Ed25519 key; make it with 'openssl pkey -pubout' of the signing key")
+        raise ConfigError(f"{PUBLIC_KEY}: {place} is not an Ed25519 key; create it with 'openssl pkey -pubout' of the signing key")
     try:
         signed = (folder / SPEC_FILE).read_bytes()
         key.verify(base64.b64decode((folder / SIGNATURE).read_text("ascii").strip(), validate=True), signed)
@@ -121,4 +119,4 @@ def _key(variable: str, place: str, private: bool) -> Any:
         data = Path(place).read_bytes()
         return serialization.load_pem_private_key(data, None) if private else serialization.load_pem_public_key(data)
     except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"{variable}: {place} is no PEM key that can be read ({type(error).__name__}); correct the path") from None
+        raise ConfigError(f"{variable}: {place} is not a readable PEM key ({type(error).__name__}); correct the path") from None

@@ -114,5 +114,5 @@ def _need(principal: Principal, service: str | None, views: Sequence[str]) -> No
     elif not all(principal.may("view", view) for view in views or ("*",)):
         raise ForbiddenError(
             f"{principal.name[:60]!r} lacks a scope for what feature service {service[:60]!r} reads, or there is no such service;"
-            " ask whoever runs this server for it"
+            " ask the server's operator for it"
         )

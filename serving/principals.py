@@ -34,7 +34,7 @@ class Principal:
         for name in ("",) if kind == "admin" else names:
             if not self.may(kind, name):
                 asked = kind if kind == "admin" else f"{kind}:{name[:60]}"
-                raise ForbiddenError(f"{self.name[:60]!r} lacks the scope {asked!r}; ask whoever runs this server for it")
+                raise ForbiddenError(f"{self.name[:60]!r} lacks the scope {asked!r}; ask the server's operator for it")
 
 
 ANYBODY = Principal("", ALL_SCOPES)
@@ -51,5 +51,5 @@ def checked_scopes(scopes: Iterable[str], where: str) -> frozenset[str]:
     found = frozenset(scopes)
     for scope in sorted(found):
         if not _SCOPE.fullmatch(scope):
-            raise ConfigError(f"{where}: {scope[:60]!r} is no scope; write model:NAME, view:NAME (* for all) or admin")
+            raise ConfigError(f"{where}: {scope[:60]!r} is not a scope; use model:NAME, view:NAME (* for all) or admin")
     return found

@@ -55,7 +55,7 @@ def v1_instances(body: Mapping[str, Any], fields: Sequence[RequestField], limit:
         raise InvalidRequestError(f"signature_name {shortened(body['signature_name'])}: the model has only 'serving_default'")
     if "inputs" in body:
         if "instances" in body:
-            raise InvalidRequestError('give either "instances" or "inputs", and not both')
+            raise InvalidRequestError('give either "instances" or "inputs", not both')
         inputs = body["inputs"]
         return _v1_inputs({fields[0].name: inputs} if len(fields) == 1 and isinstance(inputs, list) else inputs, fields, limit)
     instances = _list_of(body, "instances", limit)
@@ -146,7 +146,7 @@ def v2_instances(body: Mapping[str, Any], fields: Sequence[RequestField], limit:
     return _same_length(data, fields)
 
 
-NO_BINARY = "binary tensor data is not taken; send data as JSON (tritonclient: set_data_from_numpy(..., binary_data=False))"
+NO_BINARY = "binary tensor data is not supported; send data as JSON (tritonclient: set_data_from_numpy(..., binary_data=False))"
 
 
 def v2_names(body: Mapping[str, Any], model: str, version: int, output: str) -> None:
@@ -154,7 +154,7 @@ def v2_names(body: Mapping[str, Any], model: str, version: int, output: str) -> 
     itself, which KServe's client says in the body, too. Raises InvalidRequestError."""
     for key, ours in (("model_name", model), ("model_version", str(version))):
         if body.get(key) not in (None, "", ours):
-            raise InvalidRequestError(f"{key} {shortened(body[key])} of the body is not the path's, {ours!r}; correct either")
+            raise InvalidRequestError(f"{key} {shortened(body[key])} of the body does not match the path, {ours!r}; correct one of them")
     asked = body.get("outputs", [])
     for i, one in enumerate(asked if isinstance(asked, list) else [asked]):
         name = one.get("name") if isinstance(one, dict) else one
@@ -182,13 +182,13 @@ def online_request(body: Mapping[str, Any], limit: int) -> OnlineRequest:
     _only_keys(body, ("features", "feature_service", "entities", "full_feature_names", *(k for k in _UNUSED if body.get(k) is None)))
     service, refs = body.get("feature_service"), body.get("features")
     if (service is None) == (refs is None):
-        raise InvalidRequestError('give either "feature_service" or "features", and not both')
+        raise InvalidRequestError('give either "feature_service" or "features", not both')
     if service is not None and not isinstance(service, str):
         raise InvalidRequestError(f"feature_service is {kind_of(service)}; give its name as a string")
     if refs is not None and (not isinstance(refs, list) or not refs or not all(isinstance(r, str) and r.count(":") == 1 for r in refs)):
         raise InvalidRequestError('features must be a list of one or more "view:feature" strings')
     if refs is not None and (twice := [r for r, times in Counter(refs).items() if times > 1]):
-        raise InvalidRequestError(f"features: {_names(twice)} is there twice; ask for it once")
+        raise InvalidRequestError(f"features: {_names(twice)} is requested twice; request it once")
     entities = body.get("entities")
     if not isinstance(entities, dict) or not entities:
         raise InvalidRequestError('entities must be an object of lists, such as {"origin": ["JFK", "LGA"]}')

@@ -141,9 +141,9 @@ class ModelRepository:
         except ModelError as e:
             aliases, trouble = None, str(e)
         if aliases is not None and aliases.champion is None:
-            trouble = f"model {name!r}: its aliases name no champion; 'tandem promote' does"
+            trouble = f"model {name!r}: no champion is set; run 'tandem promote'"
         if aliases is None and not trouble and old.aliases is not None:
-            trouble = f"model {name!r}: its ALIASES.json is gone; 'tandem promote --version N' writes it again"
+            trouble = f"model {name!r}: its ALIASES.json is missing; 'tandem promote --version N' rewrites it"
         if trouble:
             # Nobody knows now who is champion. An unproven version must not get there by an accident with a file: nothing is loaded.
             return replace(old, warning=trouble)
@@ -171,9 +171,9 @@ class ModelRepository:
             before = [v for v in aliases.champions if v != champion]
             current = running or next((m for v in before if (m := self._take(name, v, old, versions, problems, again=True))), None)
             if current is not None and current.spec.version == champion:
-                warning = f"champion version {champion} runs, but could not be loaded again: {refused}"
+                warning = f"champion version {champion} is being served, but could not be reloaded: {refused}"
             else:
-                goes_on = "no version is" if current is None else f"version {current.spec.version} goes on"
+                goes_on = "no version is" if current is None else f"version {current.spec.version} stays in service"
                 warning = f"champion version {champion} is not served, {goes_on}: {refused}"
         if current is not None:
             loaded[current.spec.version] = current
@@ -182,7 +182,7 @@ class ModelRepository:
             most, asked = max(2, most), [aliases.challenger, *asked]
         self._fill(name, old, [v for v in (*asked, *versions) if v in versions], loaded, problems, most)
         if self._challengers and not warning and aliases.challenger is not None and aliases.challenger not in loaded:
-            why = problems.get(aliases.challenger, "its folder is gone")
+            why = problems.get(aliases.challenger, "its folder is missing")
             warning = f"challenger version {aliases.challenger} is not loaded: {why}"
         return ModelState(current, loaded, problems, aliases, warning)
 
@@ -204,7 +204,7 @@ class ModelRepository:
         path = self._folder / name / str(version)
         try:
             if version not in versions:
-                raise ModelError(f"model {name!r} version {version}: its folder is gone; promote another version")
+                raise ModelError(f"model {name!r} version {version}: its folder is missing; promote another version")
             # A version that runs is not checked again: should rows of another graph come, each request shows it by its rows.
             model = old.loaded.get(version)
             if model is None:
@@ -259,7 +259,7 @@ class ModelRepository:
         for version, model in new.loaded.items():
             self._metrics.info.labels(name, str(version), model.spec.run).set(1)
         if new.warning != old.warning:
-            log.warning("model %s: %s", name, new.warning or "its aliases are followed again")
+            log.warning("model %s: %s", name, new.warning or "its aliases are valid again")
         served = new.current.spec.version if new.current is not None else None
         if new.aliases is not None:
             self._metrics.alias.labels(name, "champion").set(new.aliases.champion or 0)
@@ -296,7 +296,7 @@ class Watcher:
             try:
                 self._step()
             except Exception:
-                log.exception("watching models: a step failed; the next one comes in %g s", self._seconds)
+                log.exception("watching models: a check failed; next check in %g s", self._seconds)
 
 
 def _stamp(path: Path) -> Stamp:

@@ -163,7 +163,7 @@ class RequestLog:
         self._look.set()
         self._thread.join(_CLOSE_SECONDS)
         if self._thread.is_alive():
-            log.error("request log: %s did not take the last rows within %g s; they are lost", self._folder, _CLOSE_SECONDS)
+            log.error("request log: %s did not accept the last rows within %g s; they are lost", self._folder, _CLOSE_SECONDS)
 
     def add(self, record: RequestRecord) -> None:
         """Log a request, if it belongs to the sample and the queue has room. Never blocks, never raises over what it is given."""
@@ -245,7 +245,7 @@ class RequestLog:
             else:
                 self._metrics.log_rows.inc(rows)
                 if self._problem:
-                    log.warning("request log: %s is written again", self._folder)
+                    log.warning("request log: %s is writable again", self._folder)
                     self._problem = ""
         size, files, dropped, young = prune(self._folder, self._limits.size, self._limits.files, young_seconds=self._limits.young_seconds)
         self._metrics.log_bytes.set(size)
@@ -272,7 +272,9 @@ class RequestLog:
         self._metrics.log_dropped.labels(reason).inc(rows)
         problem = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         if problem != self._problem:  # said once, not at every file
-            log.error("request log: rows are dropped, answers go on (%s)", problem, exc_info=error if reason == "defect" else None)
+            log.error(
+                "request log: rows are dropped, requests are still answered (%s)", problem, exc_info=error if reason == "defect" else None
+            )
             self._problem = problem
 
 

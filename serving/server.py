@@ -177,10 +177,10 @@ class Reload:
         try:
             _secure(self._settings, self._connection)
         except (OSError, ssl.SSLError) as e:
-            log.error("TLS: the changed files cannot be used (%s); those of before go on", e)
+            log.error("TLS: the changed files cannot be used (%s); the previous ones stay in use", e)
             return
         self._stamp = stamp
-        log.info("TLS: the certificate is read again")
+        log.info("TLS: the certificate was reloaded")
 
     def _stamps(self) -> list[tuple[int, int] | None]:
         files = (self._settings.tls_cert, self._settings.tls_key, self._settings.tls_client_ca)

@@ -203,10 +203,12 @@ class ServingSettings(BaseModel):
         if not self.asks_who:
             if not self.insecure:
                 raise ConfigError(
-                    f"serve.host {self.host!r}: everybody who reaches it could ask anything; make a key ('tandem keys add NAME'), set"
-                    " serve.oidc or --tls-client-ca, listen on 127.0.0.1, or say --insecure"
+                    f"serve.host {self.host!r}: anyone who can reach it could use it; create a key ('tandem keys add NAME'), set"
+                    " serve.oidc or --tls-client-ca, listen on 127.0.0.1, or give --insecure"
                 )
-            return f"insecure: everybody who reaches {self.host} port {self.port} may ask anything"
+            return f"insecure: anyone who can reach {self.host} port {self.port} can use the server"
         if self.tls_cert is None:
-            return f"keys and tokens come to {self.host} port {self.port} unencrypted; give --tls-cert and --tls-key, or a proxy with TLS"
+            return (
+                f"keys and tokens are sent to {self.host} port {self.port} unencrypted; give --tls-cert and --tls-key, or use a TLS proxy"
+            )
         return ""

@@ -137,7 +137,7 @@ class Shadow:
             at += a.rows
             self._write(replace(a, groups={}, shadow_version=spec.version, shadow_run=spec.run, shadow_predictions=mine))
         if self._said:
-            log.warning("shadow: the challenger of %s answers again", model)
+            log.warning("shadow: the challenger of %s responds again", model)
             self._said = ""
 
     def _may(self, model: str, spec: ModelSpec, record: RequestRecord) -> bool:
@@ -153,7 +153,7 @@ class Shadow:
         self._metrics.shadow_errors.labels(model, reason).inc(requests)
         line = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         if line != self._said:  # once, not at every request
-            log.warning("shadow: the challenger of %s does not answer (%s)", model, line, exc_info=error if reason == "defect" else None)
+            log.warning("shadow: the challenger of %s fails (%s)", model, line, exc_info=error if reason == "defect" else None)
             self._said = line
 
 

@@ -60,7 +60,7 @@ class Tokens:
         self._lock = threading.Lock()
         self._keys: tuple[tuple[str | None, str | None, Any], ...] = ()
         self._fetched = float("-inf")
-        self.problem = "the keys of the identity provider are not fetched yet"
+        self.problem = "the keys of the identity provider have not been fetched yet"
         """Why the last fetch failed; empty when all is well."""
 
     def refresh(self) -> None:
@@ -112,12 +112,12 @@ class Tokens:
         except jwt.ExpiredSignatureError:
             raise UnauthenticatedError("the token is expired; get a new one") from None
         except jwt.PyJWTError as e:
-            raise UnauthenticatedError(
-                f"the token is not valid here ({type(e).__name__}); get one of {s.issuer} for {s.audience!r}"
-            ) from None
+            raise UnauthenticatedError(f"the token is not valid ({type(e).__name__}); get one of {s.issuer} for {s.audience!r}") from None
         name = claims.get(s.principal_claim)
         if not is_name(name):  # 255 characters are what OpenID Connect allows a subject
-            raise UnauthenticatedError(f"the token names nobody: its claim {s.principal_claim!r} is not there, too long or no plain text")
+            raise UnauthenticatedError(
+                f"the token has no principal: its claim {s.principal_claim!r} is missing, too long or not plain text"
+            )
         return Principal(f"token:{name}", _scopes(claims.get(s.scope_claim)))
 
     def _claims(self, token: str, kid: str | None, algorithm: str) -> dict[str, Any]:

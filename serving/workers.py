@@ -171,7 +171,7 @@ class _Group:
             raise SystemExit(process.returncode if process.returncode > 0 else 3)
         self._failures[place] = 0 if ran > _WELL_SECONDS else self._failures[place] + 1
         seconds = _AGAIN_SECONDS[min(max(self._failures[place] - 1, 0), len(_AGAIN_SECONDS) - 1)]
-        log.error("worker %d (process %d) ended with %d; another begins in %g s", place, process.pid, process.returncode, seconds)
+        log.error("worker %d (process %d) exited with %d; restarting it in %g s", place, process.pid, process.returncode, seconds)
         return time.monotonic() + seconds
 
 

@@ -24,7 +24,7 @@ class _Loader(yaml.SafeLoader):
                 line, first = key.start_mark.line + 1, seen.get((key.tag, key.value))
                 if first is not None:
                     where = f"twice in line {line}" if first == line else f"in line {first} and in line {line}"
-                    raise RepeatedKey(f"the key {key.value[:80]!r} stands {where}; keep one of them")
+                    raise RepeatedKey(f"duplicate key {key.value[:80]!r} {where}; keep one of them")
                 seen[key.tag, key.value] = line
         return node
 

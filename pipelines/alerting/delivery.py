@@ -72,7 +72,7 @@ def _round(
             store.done(message)
             sent += 1
             if failing:
-                say(f"the {receiver.name} takes alerts again")
+                say(f"the {receiver.name} accepts alerts again")
             failing = False
         else:
             failed += 1

@@ -60,6 +60,6 @@ def open_receiver(settings: AlertSettings) -> AlertReceiver | None:
     made = ALERT_RECEIVERS.load(settings.receiver)
     if not (isinstance(made, type) and issubclass(made, AlertReceiver)):
         raise ConfigError(
-            f"alert receiver {settings.receiver!r}: {made!r} is no class below AlertReceiver; repair the package that brings it"
+            f"alert receiver {settings.receiver!r}: {made!r} is not a subclass of AlertReceiver; fix the package that provides it"
         )
     return made(settings)

@@ -38,10 +38,10 @@ class Webhook(AlertReceiver):
         super().__init__(settings)
         parts = urlsplit(self._url())
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError("alerts.webhook is no http:// or https:// address; correct it")
+            raise ConfigError("alerts.webhook is not an http:// or https:// URL; correct it")
         self.host = parts.hostname
         if parts.scheme == "http" and not _on_this_machine(self.host):
-            log.warning("alerts.webhook is http:// to %s: alerts%s can be read on the way; use https://",
+            log.warning("alerts.webhook is http:// to %s: alerts%s are sent unencrypted; use https://",
                         self.host, " and alerts.secret" if settings.secret else "")  # fmt: skip
 
     def _url(self) -> str:

@@ -140,9 +140,11 @@ def wrap_preprocessing_fn(function: PreprocessingFn, inputs: pa.Schema, what: st
 
 def _checked(name: Any, value: Any, inputs: pa.Schema, what: str, tf: Any) -> Any:
     if not isinstance(name, str) or not _OUTPUT.fullmatch(name):
-        raise GraphError(f"{what}: output name {name!r} is no name; use lower-case words joined by single underscores, e.g. 'delay_z'")
+        raise GraphError(
+            f"{what}: output name {name!r} is not a valid name; use lower-case words joined by single underscores, e.g. 'delay_z'"
+        )
     if name in inputs.names or name in RESERVED:
-        raise GraphError(f"{what}: output {name!r} is the name of a column that is there already; rename it, e.g. '{name}_out'")
+        raise GraphError(f"{what}: output {name!r} is already the name of a column; rename it, e.g. '{name}_out'")
     if not isinstance(value, tf.Tensor | tf.SparseTensor):
         raise GraphError(
             f"{what}: output {name!r} is a {type(value).__name__}; return a tf.Tensor of [rows] or [rows, 1] or a tf.SparseTensor"

@@ -91,8 +91,8 @@ def run_batch(
     events = run_files(data, sources, begin_us, micros_of(end), before, progress, far)
     if not any(events.files.values()) and not any(events.past.values()):
         raise ConfigError(
-            f"no event files between {start:%Y-%m-%d} and {end:%Y-%m-%d} below {data}; correct --start and --end or data: (if there were no"
-            f" events, an empty file below date={start:%Y-%m-%d} says so, and takes back what earlier runs made)"
+            f"no event files between {start:%Y-%m-%d} and {end:%Y-%m-%d} below {data}; correct --start and --end or data (if there were"
+            f" no events, put an empty file below date={start:%Y-%m-%d}; it also retracts the rows of earlier runs)"
         )
     graphs = {n: pinned_graph(data, g) for n, g in repo.groups.items()} if pinned else {}
     if before is not None and not pinned:
@@ -108,7 +108,7 @@ def run_batch(
         key["continues"] = before.named
     run = runs.begin(data, "batch", key, now, anew=anew, replaced=lambda r: lost(data, r) or superseded(r, complete, groups, start, end))
     if run.status == "complete":
-        progress(f"run {run.id} already holds these rows; nothing to do (--anew makes them again)")
+        progress(f"run {run.id} already holds these rows; nothing to do (--anew computes them again)")
         return BatchResult(run, True)
     with run.held():
         if run.status == "complete":  # another process came first
@@ -193,7 +193,7 @@ def graphs_of(repo: Repo, run: runs.Run) -> dict[str, str]:
     for name, group in repo.groups.items():
         fingerprint = fingerprints.get(name)
         if fingerprint is None:
-            raise GraphError(f"run {run.id} made no rows of group {name!r}; run 'tandem batch' with the present definitions")
+            raise GraphError(f"run {run.id} made no rows of group {name!r}; run 'tandem batch' with the current definitions")
         shared.have(repo.data, layout.graph(repo.data, name, fingerprint))
         graph = TransformGraph.load(layout.graph(repo.data, name, fingerprint), fingerprint)
         made_of = run.record.definitions.get(name)

@@ -26,7 +26,7 @@ from transforms.instants import instant, micros_of
 
 __all__ = ["Continued", "Reading", "continued", "reading"]
 
-_WHOLE = "leave --from-run out and give --start to read all that the rows need"
+_WHOLE = "omit --from-run and give --start to read all events that the rows need"
 _DAY_US = 86_400_000_000
 _EVER = 2**62
 """Later than any event: see ``steps.NOBODY_KNOWS``."""
@@ -109,12 +109,12 @@ def _other(repo: Repo, then: BatchRecord, end: int) -> str | None:
         if name not in then.fingerprints:
             return f"it made no rows of group {name!r}"
         if then.definitions.get(name) != json.loads(json.dumps(group.canonical())):
-            return f"group {name!r} is defined otherwise now"
+            return f"group {name!r} is now defined differently"
         if then.declared.get(name, {}) != declared(group):
-            return f"group {name!r} declares another preprocessing_fn, file_format or allowed_lateness now"
+            return f"group {name!r} now has another preprocessing_fn, file_format or allowed_lateness"
         for file, meaning in code_of(repo, group).items():
             if code.get(file) != meaning:
-                return f"{file.removeprefix('repo/')} changed, which group {name!r} is made of"
+                return f"{file.removeprefix('repo/')} changed, which group {name!r} is computed from"
     present = engine_code(then.code)
     if changed := sorted(f for f in {*present, *(f for f in code if not f.startswith("repo/"))} if present.get(f) != code.get(f)):
         return f"Tandem's own code changed ({changed[0]}{', ..' if len(changed) > 1 else ''})"
@@ -167,7 +167,7 @@ def reading(data: Path, source: EventSource, then: Continued, begin: int, end: i
         old = known.get(file.name)
         if old is None or digest_of(file, known) != old.sha256:
             if old is not None and lo < ends and hi >= begin:
-                raise _changed(record.id, file.name, "is not as it was when the run read it")
+                raise _changed(record.id, file.name, "was changed after the run read it")
             if in_range(file.name, begin, end):  # it would be listed without a run to continue
                 files.append(file)
                 late += [file.name] if -_EVER < _span(file.name)[1] < ends else []
@@ -177,7 +177,7 @@ def reading(data: Path, source: EventSource, then: Continued, begin: int, end: i
         elif hi >= begin or in_range(file.name, begin, end):
             past.append({"file": file.name, "size": file.size, "sha256": old.sha256})
     for name in sorted(_gone(known, {f.name for f in found.files}, spans, begin, ends)):
-        raise _changed(record.id, name, "is not there any more, which the run read")
+        raise _changed(record.id, name, "no longer exists, though the run read it")
     return Reading(found, files, begins, sorted(late), past, {f["file"]: list(spans[f["file"]]) for f in past if f["file"] in spans})
 
 
@@ -189,7 +189,7 @@ def _gone(known: Mapping[str, Recorded], present: set[str], spans: Mapping[str, 
 
 
 def _changed(run: str, file: str, how: str) -> DataError:
-    return DataError(f"run {run} cannot be continued: {file} {how}, and rows after it still need its events; {_WHOLE}")
+    return DataError(f"run {run} cannot be continued: {file} {how}, and later rows still need its events; {_WHOLE}")
 
 
 def _day_us(name: str) -> int | None:

@@ -50,13 +50,13 @@ def run_files(
         progress(line)
     if before is not None:
         held = sum(len(r.past) for r in parts.values())
-        progress(f"going on with run {before.record.id}: its tiles hold the events of {held:,} files before {before.end:%Y-%m-%dT%H:%M}")
+        progress(f"continuing run {before.record.id}: its tiles hold the events of {held:,} files before {before.end:%Y-%m-%dT%H:%M}")
     for name, r in parts.items():
         if r.late:
             more = f" and {len(r.late) - 1:,} more" if len(r.late) > 1 else ""
             progress(
-                f"{name}: {r.late[0]}{more} came after the run that is continued, and is read too; rows before"
-                f" {before.end if before else end:%Y-%m-%dT%H:%M} were made without it: 'tandem batch' over them makes them again"
+                f"{name}: {r.late[0]}{more} arrived after the run that is continued, and is read too; rows before"
+                f" {before.end if before else end:%Y-%m-%dT%H:%M} were computed without it: run 'tandem batch' over them to recompute them"
             )
     return RunFiles(
         {n: r.files for n, r in parts.items()},

@@ -18,12 +18,12 @@ __all__ = ["audit"]
 def audit(
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
-    last: Annotated[int, typer.Option("--last", min=1, help="Show so many entries.")] = 50,
+    last: Annotated[int, typer.Option("--last", min=1, help="Number of entries to show, the latest ones.")] = 50,
     json_: JsonOption = False,
 ) -> None:
-    """Check the audit log and show its last entries.
+    """Verify the audit log and show its latest entries.
 
-    Exit codes: 0 every entry is as it was written (or there is none); 1 one was changed, removed or put in: the line says which.
+    Exit codes: 0 the log is intact (or empty); 1 an entry was changed, removed or inserted; the message names it.
     """
     from pipelines.lake.audit import AuditLog
 
@@ -34,8 +34,8 @@ def audit(
         what = " ".join(filter(None, [str(e.get("action", "")), str(e.get("subject", "")), "(forced)" if e.get("forced") else ""]))
         cells = (e["n"], str(e["at"])[:19], f"{e['who']}@{e['host']}", what, e.get("outcome", ""), e.get("why", ""))
         table.add_row(*map(on_one_line, cells))
-    whole = "whole" if not found.problem else "not whole"
-    table.caption = f"{len(found.entries)} entries, {whole}" + (f"; {found.torn} cut off by a kill" if found.torn else "")
+    state = "intact" if not found.problem else "not intact"
+    table.caption = f"{len(found.entries)} entries, {state}" + (f"; {found.torn} incomplete (the writer was killed)" if found.torn else "")
     show({"entries": found.entries[-last:], "problem": found.problem, "torn": found.torn}, json_, lambda: table)
     if found.problem:
-        raise DataError(f"the audit log is not as it was written: {found.problem}")
+        raise DataError(f"the audit log was tampered with or damaged: {found.problem}")

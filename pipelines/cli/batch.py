@@ -30,7 +30,7 @@ from pipelines.lake.run_records import BatchRecord, with_fields
 def events(
     repo: RepoOption = DEFAULT_REPO, data: DataOption = None, start: StartOption = None, end: EndOption = None, json_: JsonOption = False
 ) -> None:
-    """Write the event logs by the repository's own function (demo.events of tandem.yaml)."""
+    """Generate event logs with the repository's own function (demo.events in tandem.yaml)."""
     loaded, steps = load(repo, data, finish=False), Steps()
     show(workflow.make_events(loaded, start, end, steps), json_, None)
 
@@ -43,20 +43,27 @@ def batch(
     end: EndOption = None,
     from_run: Annotated[
         str | None,
-        typer.Option("--from-run", help="Go on where this batch run ended (its id, or latest), with its graphs: reads what came since."),
+        typer.Option(
+            "--from-run", help="Continue from where this batch run (an id, or latest) ended, with its graphs; reads only newer events."
+        ),
     ] = None,
-    runner: Annotated[str, typer.Option(help="Where it runs: direct (here), flink, spark, or Beam's name of a runner.")] = "direct",
+    runner: Annotated[
+        str, typer.Option(help="Runner: direct (this process), flink, spark, or the name of another Beam runner.")
+    ] = "direct",
     master: Annotated[
-        str | None, typer.Option(help="The cluster: Flink's REST interface host:port, Spark's spark://host:port (default: embedded, here).")
+        str | None,
+        typer.Option(help="Cluster address: host:port of Flink's REST API, or spark://host:port (default: embedded, on this machine)."),
     ] = None,
-    parallelism: Annotated[int | None, typer.Option(min=1, help="Tasks at once (default: cores here, slots of a cluster).")] = None,
-    worker_command: Annotated[str, typer.Option(help="How a machine of the cluster starts a worker.")] = "tandem-worker",
-    pinned: Annotated[bool, typer.Option("--pinned", help="Reuse the applied graphs instead of analyzing anew.")] = False,
-    anew: Annotated[bool, typer.Option("--anew", help="Run though a run of the same inputs is complete.")] = False,
+    parallelism: Annotated[
+        int | None, typer.Option(min=1, help="Number of parallel tasks (default: this machine's cores, or the cluster's slots).")
+    ] = None,
+    worker_command: Annotated[str, typer.Option(help="Command that starts a worker on each machine of the cluster.")] = "tandem-worker",
+    pinned: Annotated[bool, typer.Option("--pinned", help="Reuse the applied transform graphs instead of analyzing again.")] = False,
+    anew: Annotated[bool, typer.Option("--anew", help="Run again even if a complete run of the same inputs exists.")] = False,
     group: GroupOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Make feature rows of a range of history. What stands after -- goes to Beam's PipelineOptions."""
+    """Compute the feature rows of a time range from the event logs. Arguments after -- are passed to Beam's PipelineOptions."""
     quiet()
     loaded, steps = load(repo, data, finish=False).only(group or ()), Steps()
     demo = loaded.settings.demo
@@ -75,14 +82,14 @@ def run_table(said: BatchRecord) -> Table:
         table.add_row(name, f"{rows:,}", said.fingerprints.get(name, "")[:12])
     reasons = ", ".join(f"{n:,} {with_fields(reason, said.rejected_fields)}" for reason, n in said.rejected.items()) or "none"
     passed = _of_each({source: p["count"] for source, p in said.passed_over.items()})
-    table.caption = f"{sum(said.events.values()):,} events read; rejected: {reasons}" + (f"; files passed over: {passed}" if passed else "")
+    table.caption = f"{sum(said.events.values()):,} events read; rejected: {reasons}" + (f"; files skipped: {passed}" if passed else "")
     if said.continues:
         held = sum(len(files) for files in said.past.values())
-        table.caption += f"; went on with {said.continues['run']}, whose tiles hold {held:,} files more"
+        table.caption += f"; continued from {said.continues['run']}, whose tiles cover {held:,} more files"
     for words, counts in (
         ("filtered by where", said.filtered),
         ("records with no element to explode", said.empty),
-        ("in a folder of another day", said.misplaced),
+        ("in the date= folder of another day", said.misplaced),
         ("NaN or infinite", said.nonfinite),
     ):
         table.caption += f"; {words}: {_of_each(counts)}" if counts else ""
@@ -97,17 +104,17 @@ def apply(
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
     run: Annotated[
-        str | None, typer.Option(help="The batch run whose graphs to apply (default: of each group the newest that has it).")
+        str | None, typer.Option(help="Batch run whose graphs to apply (default: for each group, the newest run that has it).")
     ] = None,
-    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the audit log.")] = "",
+    reason: Annotated[str, typer.Option("--reason", help="Reason, recorded in the audit log.")] = "",
 ) -> None:
-    """Make a run's graphs the applied ones, and run feast apply."""
+    """Apply the transform graphs of a batch run, and run feast apply."""
     quiet()
     workflow.apply(load(repo, data, finish=False), run, Steps(), reason)
 
 
 def materialize(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, start: StartOption = None, end: EndOption = None) -> None:
-    """Load the newest rows of a range into the online store."""
+    """Load the newest feature rows of a time range into the online store."""
     quiet()
     loaded = load(repo, data)
     demo = loaded.settings.demo

@@ -30,40 +30,38 @@ def check(
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
     rows: Annotated[
-        bool, typer.Option("--rows/--no-rows", help="Run preprocessing functions on a hundred rows, too (some seconds).")
+        bool, typer.Option("--rows/--no-rows", help="Also run preprocessing functions on 100 rows (takes some seconds).")
     ] = True,
     group: GroupOption = None,
     suite: Annotated[
-        Path | None, typer.Option("--suite", help="Instead: this suite of Great Expectations (JSON or Python), over --source or --run.")
+        Path | None, typer.Option("--suite", help="Run this Great Expectations suite (JSON or Python) instead, on --source or --run.")
     ] = None,
-    source: Annotated[str | None, typer.Option(help="With --suite: over the events of this source.")] = None,
+    source: Annotated[str | None, typer.Option(help="With --suite: check the events of this source.")] = None,
     run: Annotated[
-        str | None, typer.Option(help="With --suite: over the rows of this batch run (or 'latest'), of --group if it has several.")
+        str | None, typer.Option(help="With --suite: check the rows of this batch run (an id, or latest); --group selects one of several.")
     ] = None,
-    only: Annotated[list[Part] | None, typer.Option("--only", help="This part alone, beside the definitions; may be given again.")] = None,
-    anew: Annotated[
-        bool, typer.Option("--anew", help="Take no answer of before: trace and run all preprocessing functions again.")
-    ] = False,
+    only: Annotated[list[Part] | None, typer.Option("--only", help="Check only this part, besides the definitions (repeatable).")] = None,
+    anew: Annotated[bool, typer.Option("--anew", help="Ignore cached results: trace and run all preprocessing functions again.")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Check definitions, contracts, preprocessing functions, feature services and models, on a few events and a hundred rows.
+    """Validate definitions, contracts, preprocessing functions, feature services and models, on a few events and 100 rows.
 
-    Nothing is applied or recorded, and nothing written into the repository or its data, but the results of a --suite: in the run whose rows
-    it looked at, or in one of kind check. What was right is kept in ~/.cache/tandem/checks (TANDEM_CHECK_CACHE: elsewhere; empty: not at
-    all) by a hash of all that it follows from (code, columns, rows, packages), and not asked again while that is the same.
-    Exit codes: 0 nothing is wrong; 1 something is, one line each.
+    Nothing is applied, and nothing is written into the repository or its data, except the results of a --suite (into the checked run, or
+    a run of kind check). Passed checks are cached in ~/.cache/tandem/checks (TANDEM_CHECK_CACHE names another folder; empty: no cache),
+    keyed by a hash of everything the result depends on (code, columns, rows, packages).
+    Exit codes: 0 no problems; 1 problems found, one line each.
     """
     quiet()
     if suite is not None:
         _check_suite(repo, data, suite, source, run, group or [], json_)
         return
     if source is not None or run is not None:
-        raise typer.BadParameter("--source and --run say what a --suite looks at; give that, too")
+        raise typer.BadParameter("--source and --run select what a --suite checks; add --suite FILE")
     from pipelines.lake.graphs import applying
 
     loaded, steps = load(repo, data, finish=False, everything=True), Steps()
     if applying(loaded.data) is not None:
-        steps.say("an apply was ended before it was done; the next command that works with features completes it, as does 'tandem apply'")
+        steps.say("an apply was interrupted; 'tandem apply', or the next command that uses features, completes it")
     steps.say(f"definitions: {counted(loaded.sources, 'source')}, {counted(loaded.groups, 'group')}")
     from pipelines.training.kept_checks import KeptChecks, cache_folder
     from pipelines.training.project_check import check_project
@@ -74,7 +72,7 @@ def check(
         found = check_project(loaded.only(group or ()), steps.say, _wrong, rows, [str(p) for p in parts], kept)
     show({"problems": found}, json_)
     if found:
-        steps.say(f"{counted(found, 'mistake')}, each in a line above that begins with error")
+        steps.say(f"{counted(found, 'problem')}, each on a line above that begins with error:")
         raise typer.Exit(1)
 
 
@@ -93,13 +91,13 @@ def _check_suite(repo: Path, data: Path | None, file: Path, source: str | None, 
     if run is None:
         names = [source] if source is not None else sorted(loaded.sources)
         if len(names) != 1:
-            raise ConfigError(f"--suite looks at one source; name one of {', '.join(names)} by --source, or a run by --run")
+            raise ConfigError(f"--suite checks one source; give --source with one of {', '.join(names)}, or --run")
         what, table = f"source {names[0]}", events_of(loaded, names[0])
     else:
         found = find(loaded.data, run) if run != "latest" else newest(loaded.data, "batch")
         names = group or list(found.manifest.get("rows") or {})
         if len(names) != 1:
-            raise ConfigError(f"--suite looks at one group; name one of {', '.join(names)} by --group")
+            raise ConfigError(f"--suite checks one group; give --group with one of {', '.join(names)}")
         what, table = f"{names[0]} of {found.id}", rows_of(loaded.data, found.id, names[0])
     steps.say(f"{what}: {table.num_rows:,} rows" + (", the first" if table.num_rows == MOST_ROWS else ""))
     with steps.doing("checking"):

@@ -24,21 +24,23 @@ __all__ = [
     "moment", "quiet", "results", "screen", "settings_of", "show", "write",
 ]  # fmt: skip
 
-RepoOption = Annotated[Path, typer.Option("--repo", envvar="TANDEM_REPO", help="The feature repository.")]
+RepoOption = Annotated[Path, typer.Option("--repo", envvar="TANDEM_REPO", help="Feature repository (a folder).")]
 DataOption = Annotated[
     Path | None,
     typer.Option(
         "--data",
         parser=data_path,
         metavar="PATH|URL",
-        help="The data folder, or s3://bucket/prefix, gs://, az:// (default: data: of tandem.yaml); Feast's own paths stay as in"
+        help="Data folder, or s3://bucket/prefix, gs://, az:// (default: data in tandem.yaml). Feast's own paths stay as in"
         " feature_store.yaml.",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
-StartOption = Annotated[str | None, typer.Option("--start", help="First moment, UTC: 2013-01-01 or 2013-01-01T06:00.")]
-GroupOption = Annotated[list[str] | None, typer.Option("--group", help="This feature group alone; may be given again.")]
-EndOption = Annotated[str | None, typer.Option("--end", help="The moment before which it ends, UTC.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+StartOption = Annotated[
+    str | None, typer.Option("--start", help="Start of the time range (inclusive), UTC: 2013-01-01 or 2013-01-01T06:00.")
+]
+GroupOption = Annotated[list[str] | None, typer.Option("--group", help="Only this feature group (repeatable).")]
+EndOption = Annotated[str | None, typer.Option("--end", help="End of the time range (exclusive), UTC.")]
 DEFAULT_REPO = Path("feature_repo")
 
 

@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Dead letters: the records that the stream, or a batch run, could not use.")
+app = typer.Typer(no_args_is_help=True, help="Dead letters: records that the stream or a batch run rejected.")
 
 SourceOption = Annotated[str | None, typer.Option("--source", help="Only records of this source.")]
 ReasonOption = Annotated[str | None, typer.Option("--reason", help="Only records rejected for this reason.")]
-SinceOption = Annotated[str | None, typer.Option("--since", help="Only letters written since this moment, UTC: 2013-01-31T06:00.")]
+SinceOption = Annotated[str | None, typer.Option("--since", help="Only dead letters written since this time, UTC: 2013-01-31T06:00.")]
 
 
 def _quiet_settings(repo: Path, data: Path | None) -> Settings:
@@ -97,8 +97,8 @@ def _line(value: bytes | None) -> str:
     return "null" if shown is None else shown.get("text", f"0x{shown.get('hex')}")
 
 
-RunOption = Annotated[str | None, typer.Option("--run", help="The batch run whose dead letters (default: the newest that ended).")]
-OnlyOption = Annotated[str | None, typer.Option("--only", help="Dead letters of the 'stream' or of 'batch' alone (default: both).")]
+RunOption = Annotated[str | None, typer.Option("--run", help="Batch run to read dead letters from (default: the newest finished one).")]
+OnlyOption = Annotated[str | None, typer.Option("--only", help="Only dead letters of 'stream' or of 'batch' (default: both).")]
 
 
 @app.command("list")
@@ -108,17 +108,19 @@ def list_(
     source: SourceOption = None,
     reason: ReasonOption = None,
     since: SinceOption = None,
-    latest: Annotated[int, typer.Option("--latest", min=0, help="Show so many: the stream's latest, a batch run's first.")] = 20,
+    latest: Annotated[
+        int, typer.Option("--latest", min=0, help="Number of dead letters to show: the stream's latest, a batch run's first.")
+    ] = 20,
     run: RunOption = None,
     only: OnlyOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Count dead letters by source, reason and field, and show some: of the stream, and of the newest batch run."""
+    """Count dead letters by source, reason and field, and show some of them: of the stream and of the newest batch run."""
     from pipelines.sources.file_letters import list_file_letters, run_with_letters
     from pipelines.sources.letters import list_letters
 
     if only not in (None, "stream", "batch"):
-        raise ConfigError(f"--only {only}: write stream or batch")
+        raise ConfigError(f"--only {only}: unknown value; use stream or batch")
     settings = _quiet_settings(repo, data)
     topic, choice = settings.kafka.dead_letters, _choice(source, reason, since)
     made = None if only == "stream" else run_with_letters(settings.data, run)
@@ -185,10 +187,10 @@ def _fields(found: Counter[tuple[str, str, str]]) -> dict[str, int]:
 
 def _show_stream(found: Listing | TandemError, topic: str) -> None:
     if isinstance(found, TandemError):
-        screen.print(f"the stream's dead letters cannot be read: {found}", style="yellow")
+        screen.print(f"cannot read the stream's dead letters: {found}", style="yellow")
         return
     if found.foreign:
-        screen.print(f"{found.foreign} records of topic {topic!r} are no dead letters; they are left out", style="yellow")
+        screen.print(f"{found.foreign} records of topic {topic!r} are not dead letters; skipped", style="yellow")
     if not found.records.total():
         write(f"no dead letters in topic {topic!r}")
         return
@@ -199,7 +201,7 @@ def _show_batch(found: FileListing) -> None:
     if not found.records.total():
         write(f"no dead letters in batch run {found.run}")
         return
-    _tables(f"batch run {found.run}; correct the files or the contract and run 'tandem batch' again", found, _first(found))
+    _tables(f"batch run {found.run}; fix the files or the contract and run 'tandem batch' again", found, _first(found))
 
 
 def _tables(title: str, found: Listing | FileListing, rows: list[dict[str, str]], replayed: Counter[tuple[str, str]] | None = None) -> None:
@@ -222,13 +224,13 @@ def _tables(title: str, found: Listing | FileListing, rows: list[dict[str, str]]
 
 @app.command("show")
 def show_(
-    record: Annotated[str, typer.Argument(help="TOPIC/PARTITION/OFFSET or FILE:ROW of the record, as 'tandem dlq list' shows it.")],
+    record: Annotated[str, typer.Argument(help="TOPIC/PARTITION/OFFSET or FILE:ROW of the record, as shown by 'tandem dlq list'.")],
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
     run: RunOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Show one dead letter: the record as it came, why it was rejected, and whether the contract would take it now."""
+    """Show one dead letter: the original record, why it was rejected, and whether the contract would accept it now."""
     if not _IN_TOPIC.fullmatch(record):
         _show_file_letter(record, repo, data, run, json_)
         return
@@ -236,7 +238,7 @@ def show_(
 
     settings, broker = _settings(repo, data)
     letter, times, done = find(broker, settings.kafka.dead_letters, record)
-    event_time, verdict = None, "not judged: the letter holds only the beginning of its record"
+    event_time, verdict = None, "not checked: the dead letter holds only the beginning of the record"
     if letter.whole:
         event_time, verdict = _judge(repo, data, letter.source, letter.value, letter.timestamp_us, letter)
     value = {
@@ -276,9 +278,9 @@ def _show_file_letter(record: str, repo: Path, data: Path | None, run: str | Non
 
     made = run_with_letters(_quiet_settings(repo, data).data, run)
     if made is None:
-        raise DataError(f"there is no dead letter about {record}: no batch run has ended yet")
+        raise DataError(f"no dead letter for {record}: no batch run has finished yet")
     letter = find_file_letter(made, record)
-    event_time, verdict = None, "unknown: the file as a whole could not be read"
+    event_time, verdict = None, "unknown: the file could not be read at all"
     if letter.row is not None:
         event_time, verdict = _judge(repo, data, letter.source, letter.payload, None, file=letter.file)
     value = {
@@ -316,11 +318,11 @@ def _judge(
     import pyarrow as pa
 
     if letter is not None and letter.tombstone:
-        return None, "a tombstone: no event, and no reject any more"
+        return None, "a tombstone (key without value): no longer a reject"
     try:
         loaded = load(repo, data, finish=False, everything=True)
         if source not in loaded.sources:
-            return None, f"source {source!r} is defined no more"
+            return None, f"source {source!r} is no longer defined"
         from pipelines.sources.file_letters import line_columns
         from pipelines.sources.formats.record_format import record_format
         from pipelines.sources.record_times import judged_at, said_of
@@ -351,7 +353,7 @@ def _timed(repo: Path, data: Path | None, say: Callable[[str], None]) -> set[str
     try:
         sources = load(repo, data, finish=False).sources
     except TandemError as error:
-        say(f"the definitions cannot be read, so no record's own time is kept: {error}")
+        say(f"the definitions cannot be loaded, so record timestamps are not preserved: {error}")
         return set()
     return {name for name, s in sources.items() if any(isinstance(f.path, RecordTimestamp) for f in s.all_fields)}
 
@@ -363,13 +365,13 @@ def replay_(
     source: SourceOption = None,
     reason: ReasonOption = None,
     since: SinceOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be replayed, and produce nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be replayed; produce nothing.")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Produce rejected records back to their topics, each once, however often this is run or killed.
+    """Produce rejected records back to their topics, each exactly once, even if the command is repeated or killed.
 
-    Fix the contract or the code first: a record that is still wrong comes back as a new dead letter. Events older than the allowed
-    lateness are counted as late; the next batch run takes them in.
+    Fix the contract or the code first: a record that is still invalid becomes a new dead letter. Events older than the allowed lateness
+    are counted as late; the next batch run includes them.
     """
     from pipelines.sources.kafka.dead_letter_replay import replay
 
@@ -384,11 +386,11 @@ def replay_(
         show(counts, True)
         return
     if counts["foreign"]:
-        say(f"{counts['foreign']} records of the topic are no dead letters; they are left out")
+        say(f"{counts['foreign']} records of the topic are not dead letters; skipped")
     if counts["cut"]:
-        say(f"{counts['cut']} letters hold only the beginning of a record that is too large; they are left out")
+        say(f"{counts['cut']} dead letters hold only the beginning of a record that was too large; skipped")
     if counts["tombstones"]:
-        say(f"{counts['tombstones']} letters are about tombstones (a key and no value), no rejects any more; they are left out")
+        say(f"{counts['tombstones']} dead letters are tombstones (key without value), which are no longer rejects; skipped")
     done = ", ".join(f"{n:,} to {topic}" for topic, n in sorted(counts["replayed"].items())) or "nothing"
-    already = f"; {counts['already']:,} were replayed before" if counts["already"] else ""
+    already = f"; {counts['already']:,} already replayed" if counts["already"] else ""
     write(f"{'would replay' if dry_run else 'replayed'} {done}{already}")

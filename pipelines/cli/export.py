@@ -20,12 +20,12 @@ from transforms.errors import ConfigError
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Write the repository's steps as a workflow of another engine.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Export the repository's steps as a workflow of another engine.")
 
-NameOption = Annotated[str | None, typer.Option(help="What it is called there (default: tandem- and the folder's name).")]
-OutputOption = Annotated[Path | None, typer.Option(help="The file to write (default: print it).")]
-RetriesOption = Annotated[int, typer.Option(min=0, help="How often a step that fails is tried again.")]
-EventsOption = Annotated[bool, typer.Option("--events", help="Begin with 'tandem events' (demo.events of tandem.yaml).")]
+NameOption = Annotated[str | None, typer.Option(help="Name of the workflow (default: tandem-FOLDER).")]
+OutputOption = Annotated[Path | None, typer.Option(help="Output file (default: print to stdout).")]
+RetriesOption = Annotated[int, typer.Option(min=0, help="Retries of a failed step.")]
+EventsOption = Annotated[bool, typer.Option("--events", help="Start with 'tandem events' (demo.events in tandem.yaml).")]
 
 
 @app.command()
@@ -34,8 +34,10 @@ def airflow(
     data: DataOption = None,
     output: OutputOption = None,
     name: NameOption = None,
-    schedule: Annotated[str, typer.Option(help="When: a preset or a cron expression of Airflow.")] = "@daily",
-    days: Annotated[int | None, typer.Option(min=1, help="Days of rows of a run (default: as many as demo.start to demo.end).")] = None,
+    schedule: Annotated[str, typer.Option(help="Airflow's schedule: a preset or a cron expression.")] = "@daily",
+    days: Annotated[
+        int | None, typer.Option(min=1, help="Days of feature rows per run (default: as many as from demo.start to demo.end).")
+    ] = None,
     events: EventsOption = False,
     retries: RetriesOption = 2,
 ) -> None:
@@ -44,25 +46,27 @@ def airflow(
     first, last = values["demo_start"], values["demo_end"]
     values["days"] = days or ((last - first).days if first and last else 14)
     if values["days"] <= values["warm_up"]:
-        raise typer.BadParameter(f"{values['days']} days leave nothing to train on after demo.warm_up_days: {values['warm_up']}")
+        raise typer.BadParameter(
+            f"--days {values['days']} leaves nothing to train on after demo.warm_up_days: {values['warm_up']}; give more days"
+        )
     values |= {"schedule": schedule, "start": first or datetime(2024, 1, 1, tzinfo=UTC)}
     _write("airflow_dag.py.txt", values, output)
 
 
 @app.command()
 def kubeflow(
-    image: Annotated[str, typer.Option(help="The image of the steps: FROM tandem-train with the repository in /repo.")],
+    image: Annotated[str, typer.Option(help="Container image of the steps: FROM tandem-train, with the repository in /repo.")],
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
     output: OutputOption = None,
     name: NameOption = None,
-    claim: Annotated[str, typer.Option(help="The PersistentVolumeClaim of the data folder (needs kfp-kubernetes to compile).")] = "",
+    claim: Annotated[str, typer.Option(help="PersistentVolumeClaim of the data folder (compiling then needs kfp-kubernetes).")] = "",
     events: EventsOption = False,
     retries: RetriesOption = 2,
 ) -> None:
     """Write a Kubeflow pipeline: batch, apply, materialize, and for each model train, evaluate, promote."""
     if not re.fullmatch(r"[\w./:@-]+", image):
-        raise ConfigError(f"--image {image!r} is no name of an image; write registry/name:tag or registry/name@sha256:...")
+        raise ConfigError(f"--image {image!r} is not an image name; use registry/name:tag or registry/name@sha256:...")
     values = _values(repo, data, name, events, retries)
     dates = {key: f"{values[of]:%Y-%m-%d}" if values[of] else "" for key, of in (("first", "demo_start"), ("last", "demo_end"))}
     values |= {"image": image, "claim": claim, **dates}
@@ -76,9 +80,9 @@ def dvc(
     output: OutputOption = None,
     events: EventsOption = False,
 ) -> None:
-    """Write dvc.yaml: batch, apply, materialize, and for each model train; their data by version, their dates in params.yaml.
+    """Write dvc.yaml: batch, apply, materialize, and for each model train; with versioned data and dates in params.yaml.
 
-    params.yaml is written beside it where there is none.
+    params.yaml is created next to it if it does not exist.
     """
     from pipelines.lake.provenance import facts
 
@@ -86,7 +90,9 @@ def dvc(
     loaded = values["loaded"]
     folder = (output or loaded.path / "dvc.yaml").resolve().parent
     if any(" " in str(Path(os.path.relpath(p, folder))) for p in (loaded.path, loaded.data)):
-        raise ConfigError(f"{loaded.path}: dvc.yaml's commands go through a shell; give the repository and its data a path without blanks")
+        raise ConfigError(
+            f"{loaded.path}: the commands in dvc.yaml run in a shell; use paths without spaces for the repository and its data"
+        )
 
     def relative(path: Path) -> str:
         return Path(os.path.relpath(path, folder)).as_posix()
@@ -115,13 +121,15 @@ def dvc(
 @app.command()
 def conda(
     output: OutputOption = None,
-    name: Annotated[str, typer.Option(help="The environment's.")] = "tandem",
-    lock: Annotated[Path | None, typer.Option(help="The lock (default: that of this installation's checkout and Python).")] = None,
+    name: Annotated[str, typer.Option(help="Name of the environment.")] = "tandem",
+    lock: Annotated[
+        Path | None, typer.Option(help="Lock file (default: that of the checkout this runs from, or the one the package ships).")
+    ] = None,
     hashes: Annotated[
-        bool, typer.Option("--hashes/--no-hashes", help="Name the lock's file, whose hashes pip checks, or list its versions.")
+        bool, typer.Option("--hashes/--no-hashes", help="Reference the lock file (pip then checks its hashes), or list the versions.")
     ] = True,
 ) -> None:
-    """Write conda.yaml: the versions of the lock, for conda, mamba and MLflow's --env-manager conda."""
+    """Write conda.yaml with the locked versions, for conda, mamba and MLflow's --env-manager conda."""
     from pipelines.lake.provenance import LOCK, engine_root
 
     found = lock or engine_root() / LOCK
@@ -145,11 +153,13 @@ def _values(repo: Path, data: Path | None, name: str | None, events: bool, retri
     loaded = load(repo, data, finish=False)
     demo = loaded.settings.demo
     if events and not demo.events:
-        raise ConfigError("--events: tandem.yaml has no demo.events; leave --events away, or name the function that writes event logs")
+        raise ConfigError(
+            "--events: tandem.yaml has no demo.events; drop --events, or set demo.events to the function that writes event logs"
+        )
     models = [loaded.attribute(reference).name for reference in loaded.settings.models]
     called = name or re.sub(r"[^a-z0-9]+", "-", f"tandem-{loaded.path.name}".lower()).strip("-")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", called):
-        raise ConfigError(f"--name {called!r}: write letters, digits, '-', '_' and '.'")
+        raise ConfigError(f"--name {called!r} is invalid; use letters, digits, '-', '_' and '.'")
     return {
         "name": called, "models": models, "events": events, "retries": retries, "warm_up": demo.warm_up_days, "repo": str(loaded.path),
         "demo_start": demo.start, "demo_end": demo.end, "loaded": loaded,

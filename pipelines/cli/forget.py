@@ -20,16 +20,16 @@ KINDS = ("runs", "training", "requests", "verify", "monitor", "models", "stream"
 
 
 def erase(
-    entity: Annotated[list[str], typer.Option("--entity", help="KEY=VALUE of the entity to forget; again for a second key.")],
+    entity: Annotated[list[str], typer.Option("--entity", help="Entity to erase, as KEY=VALUE (repeat for entities with several keys).")],
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
-    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the audit log, so name nobody.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is there, and change nothing.")] = False,
+    reason: Annotated[str, typer.Option("--reason", help="Reason, recorded in the audit log; do not name the person.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be erased; change nothing.")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Forget an entity: event files, rows, logs, training sets, request log, labels, dead letters, online store.
+    """Erase an entity: from event files, rows, logs, training sets, request log, labels, dead letters and online store.
 
-    Exit codes: 0 nothing of it is left in the data folder (or --dry-run); 3 files that are named still hold it: models, graphs, trackers.
+    Exit codes: 0 nothing of it remains in the data folder (or --dry-run); 3 the named files still contain it: models, graphs, trackers.
     """
     quiet()
     from pipelines.forgetting.erase import erase as forget
@@ -48,7 +48,7 @@ def erase(
     for place, count in sorted(report.found.items()):
         table.add_row(place, f"{count:,}")
     show(report.to_dict(), json_, lambda: table)
-    tail = "; nothing was changed: a dry run" if dry_run else ""
+    tail = "; dry run, nothing was changed" if dry_run else ""
     steps.say(
         f"{counted(report.rewritten, 'file')} rewritten, {len(report.deleted):,} deleted, {counted(report.marked, 'manifest')} marked{tail}"
     )
@@ -67,18 +67,18 @@ def erase(
 
 
 def vacuum(
-    older_than: Annotated[str, typer.Option("--older-than", help="Take only what is older: 30d, 12h.")],
+    older_than: Annotated[str, typer.Option("--older-than", help="Remove only what is older than this: 30d, 12h.")],
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
-    keep: Annotated[int, typer.Option("--keep", min=0, help="Leave so many of each kind, the newest.")] = 10,
-    kind: Annotated[list[str] | None, typer.Option("--kind", help="Only these, repeatable: " + ", ".join(KINDS) + ".")] = None,
-    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the audit log.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go and how much, and take nothing.")] = False,
+    keep: Annotated[int, typer.Option("--keep", min=0, help="Number of the newest of each kind to keep.")] = 10,
+    kind: Annotated[list[str] | None, typer.Option("--kind", help="Only this kind (repeatable): " + ", ".join(KINDS) + ".")] = None,
+    reason: Annotated[str, typer.Option("--reason", help="Reason, recorded in the audit log.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed and its size; remove nothing.")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Take runs, training sets, row and request logs, reports and models that are old and that nothing needs any more.
+    """Remove old runs, training sets, row and request logs, reports and models that nothing refers to.
 
-    Never what a model in use, a stream's start, a training set in the registry or an applied graph refers to.
+    Never removes what a model in use, the start of a stream, a training set in the registry or an applied graph refers to.
     """
     quiet()
     from pipelines.forgetting.vacuum import vacuum as take
@@ -90,7 +90,7 @@ def vacuum(
         raise ConfigError(f"--older-than {error}") from None
     kinds = tuple(kind or ())
     if unknown := [k for k in kinds if k not in KINDS]:
-        raise ConfigError(f"--kind {unknown[0]!r}: there is {', '.join(KINDS)}")
+        raise ConfigError(f"--kind {unknown[0]!r} is unknown; use {', '.join(KINDS)}")
     loaded, steps = load(repo, data, finish=False), Steps()
     if dry_run:
         gone = take(loaded, datetime.now(UTC), age, keep, kinds, True)
@@ -103,4 +103,4 @@ def vacuum(
     for each in gone:
         table.add_row(each["kind"], each["name"], each["made"][:16], f"{each['bytes']:,}")
     show({"taken": gone, "bytes": total, "dry_run": dry_run}, json_, lambda: table)
-    steps.say(f"{len(gone)} things, {total:,} bytes{': nothing was taken, a dry run' if dry_run else ' taken'}")
+    steps.say(f"{counted(gone, 'item')}, {total:,} bytes {'would be removed (dry run)' if dry_run else 'removed'}")

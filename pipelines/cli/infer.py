@@ -19,31 +19,35 @@ __all__ = ["infer"]
 def infer(
     what: Annotated[
         str,
-        typer.Argument(help="A file, a folder, a topic, or a table as a definition names it.", metavar="FILE|FOLDER|TOPIC|TABLE"),
+        typer.Argument(
+            help="A file, folder or topic, or a table as in a definition: Delta('/lake/orders').", metavar="FILE|FOLDER|TOPIC|TABLE"
+        ),
     ],
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
-    name: Annotated[str | None, typer.Option("--name", help="The source's name (default: the file's, folder's or topic's).")] = None,
-    rows: Annotated[int, typer.Option("--rows", min=1, help="Look at so many records.")] = 20_000,
-    event_time: Annotated[str | None, typer.Option("--event-time", help="Column of the event time (default: the likeliest).")] = None,
-    explode: Annotated[str | None, typer.Option("--explode", help="A list of objects (its path): each element becomes an event.")] = None,
-    zone: Annotated[str | None, typer.Option("--zone", help="Zone of times without one, e.g. Europe/Paris (default: UTC).")] = None,
-    encoding: Annotated[str | None, typer.Option("--encoding", help="The encoding of a text file (default: UTF-8, if it is that).")] = None,
-    form: Annotated[
-        str | None, typer.Option("--format", help="A topic's format: json, avro, protobuf, csv (default: kafka.formats, or as it looks).")
+    name: Annotated[str | None, typer.Option("--name", help="Name of the source (default: that of the file, folder or topic).")] = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Number of records to sample.")] = 20_000,
+    event_time: Annotated[
+        str | None, typer.Option("--event-time", help="Column with the event time (default: the most likely one).")
     ] = None,
-    group: Annotated[bool, typer.Option("--group", help="Write a first feature group, too.")] = False,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file, which must not be there yet.")] = None,
+    explode: Annotated[str | None, typer.Option("--explode", help="Path of a list of objects whose elements become events.")] = None,
+    zone: Annotated[str | None, typer.Option("--zone", help="Time zone of times without one, e.g. Europe/Paris (default: UTC).")] = None,
+    encoding: Annotated[str | None, typer.Option("--encoding", help="Encoding of a text file (default: detected, UTF-8 first).")] = None,
+    form: Annotated[
+        str | None, typer.Option("--format", help="Record format of a topic: json, avro, protobuf, csv (default: detected).")
+    ] = None,
+    group: Annotated[bool, typer.Option("--group", help="Also write a first feature group.")] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Output file; must not exist yet.")] = None,
 ) -> None:
-    """Write a source's definition from data: names, types, units, zones, ranges, nulls, the event time and how late events come.
+    """Generate a source definition from data: names, types, units, time zones, ranges, nulls, event time and lateness.
 
-    It prints Python that runs as it is; what it is not sure of is a QUESTION in a comment. Nothing else is written.
+    The output is valid Python; whatever is uncertain is a QUESTION in a comment. Nothing else is written.
     """
     from pipelines.inference.infer_source import infer_files, infer_table, infer_topic
     from pipelines.inference.table_records import table_named
 
     if output is not None and output.exists():
-        raise DataError(f"{output} is there already; name another file, or print to the screen and choose")
+        raise DataError(f"{output} already exists; choose another file, or omit --output to print")
     steps, path = Steps(), Path(what)
     if zone is not None:
         _check_zone(zone)
@@ -61,11 +65,11 @@ def infer(
         try:
             settings = load_settings(repo)
         except TandemError as error:
-            raise DataError(f"{what} is no file or folder, and the broker of a topic would be that of {repo}: {error}") from None
+            raise DataError(f"{what} is not a file or folder, and {repo} has no Kafka settings for a topic: {error}") from None
         try:
             reader = open_broker(settings.kafka, folder or settings.data).open_reader()
         except TandemError as error:
-            raise DataError(f"{what} is no file or folder, and as a topic it cannot be read: {error}") from None
+            raise DataError(f"{what} is not a file or folder, and cannot be read as a topic: {error}") from None
         try:
             found = infer_topic(
                 reader, what, name=name, rows=rows, explode=explode, event_time=event_time, zone=zone, group=group, kafka=settings.kafka,
@@ -80,7 +84,7 @@ def infer(
     )
     if table is None and path.exists() and (folder is None or not path.resolve().is_relative_to((folder / found.files).resolve())):
         place = "the data folder" if folder is None else f"the data folder, {folder}"
-        steps.say(f"it expects its files in {found.files} of {place}: put them there, or a link to them, or correct data: of tandem.yaml")
+        steps.say(f"the definition expects its files in {found.files} of {place}: move or link them there, or change data in tandem.yaml")
     if output is None:
         write(found.text)
         return
@@ -103,4 +107,4 @@ def _check_zone(zone: str) -> None:
     try:
         zoneinfo.ZoneInfo(zone)
     except (ValueError, OSError, KeyError):
-        raise DataError(f"--zone {zone} is no time zone of the IANA; write one such as Europe/Paris") from None
+        raise DataError(f"--zone {zone} is not an IANA time zone; use a name such as Europe/Paris") from None

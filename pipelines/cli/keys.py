@@ -15,31 +15,32 @@ from pipelines.project.config import parse_duration
 from pipelines.project.mistakes import one_line
 from transforms.errors import ConfigError
 
-app = typer.Typer(no_args_is_help=True, help="Make, list and remove the API keys of tandem serve.")
+app = typer.Typer(no_args_is_help=True, help="Create, list and remove API keys of the server.")
 
-_Json = Annotated[bool, typer.Option("--json", help="For machines.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def _file(repo: Path, data: Path | None) -> Path:
     settings = settings_of(repo, data)
     named = settings.serve.get("keys") or layout.api_keys(settings.data)
     if not isinstance(named, str | Path):
-        raise ConfigError(f"serve.keys {named!r}: is no path; correct it or drop the key")
+        raise ConfigError(f"serve.keys {named!r} is not a path; correct it or remove the setting")
     return repo.resolve() / named
 
 
 @app.command()
 def add(
-    name: Annotated[str, typer.Argument(help="Whose key it is; so the request log and the metrics will call it.")],
+    name: Annotated[str, typer.Argument(help="Owner of the key, as shown in the request log and the metrics.")],
     scope: Annotated[
-        list[str] | None, typer.Option(help="What it may do: model:NAME, view:NAME (* for all), admin. By default all models and views.")
+        list[str] | None,
+        typer.Option(help="Permission: model:NAME, view:NAME (* for all) or admin (repeatable; default: all models and views)."),
     ] = None,
-    expires: Annotated[str | None, typer.Option(help="How long it is valid, as 30d or 12h. By default for ever.")] = None,
+    expires: Annotated[str | None, typer.Option(help="Validity, such as 30d or 12h (default: never expires).")] = None,
     as_json: _Json = False,
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
 ) -> None:
-    """Make a key and print it, this once: only its hash is kept."""
+    """Create a key and print it. It is shown only once: only its hash is stored."""
     from serving.api_keys import add_key
 
     now = datetime.now(UTC)
@@ -56,9 +57,9 @@ def add(
     typer.echo(key)
     for line in _unknown(repo, data, scope or []):
         typer.echo(line, err=True)
-    typer.echo(f"Send it as 'Authorization: Bearer ...'. It is not kept: {file} holds its hash.", err=True)
+    typer.echo(f"Send it as 'Authorization: Bearer ...'. It cannot be shown again: {file} stores only its hash.", err=True)
     if first:
-        typer.echo("This is the first key: servers ask for one from their next start on.", err=True)
+        typer.echo("This is the first key: servers require a key from their next start on.", err=True)
 
 
 def _unknown(repo: Path, data: Path | None, scopes: list[str]) -> list[str]:
@@ -69,21 +70,21 @@ def _unknown(repo: Path, data: Path | None, scopes: list[str]) -> list[str]:
         loaded = load(repo, data, finish=False)
         known = {"view": set(loaded.groups), "model": {loaded.attribute(m).name for m in loaded.settings.models}}
     except Exception as error:  # the key is made, and good for what there is when it is used
-        return [f"Whether its scopes name what there is was not looked at: {one_line(error)}"]
+        return [f"The scopes were not checked against the repository: {one_line(error)}"]
     out = []
     for scope in scopes:
         kind, _, name = scope.partition(":")
         if name not in ("", "*") and name not in known[kind]:
             has = ", ".join(sorted(known[kind])) or "none"
             out.append(
-                f"{scope}: the repository has no {kind} of that name, it has {has}; remove the key and make another, if it is a slip"
+                f"{scope}: the repository has no {kind} of that name (it has {has}); if it is a typo, remove the key and create another"
             )
     return out
 
 
 @app.command("list")
 def list_keys(as_json: _Json = False, repo: RepoOption = DEFAULT_REPO, data: DataOption = None) -> None:
-    """The keys, without what proves them."""
+    """List the keys (without their secrets)."""
     from serving.api_keys import read_keys
 
     now = datetime.now(UTC)
@@ -93,19 +94,19 @@ def list_keys(as_json: _Json = False, repo: RepoOption = DEFAULT_REPO, data: Dat
         typer.echo(json.dumps(shown))
         return
     for key in keys:
-        end = f"expired {key.expires}" if key.expired(now) else f"until {key.expires}" if key.expires else "for ever"
-        typer.echo(f"{key.id}  {key.name}  {' '.join(key.scopes)}  made {key.created}, valid {end}")
+        end = f"expired {key.expires}" if key.expired(now) else f"until {key.expires}" if key.expires else "forever"
+        typer.echo(f"{key.id}  {key.name}  {' '.join(key.scopes)}  created {key.created}, valid {end}")
     if not keys:
-        typer.echo("no keys; 'tandem keys add NAME' makes one")
+        typer.echo("no keys; create one with 'tandem keys add NAME'")
 
 
 @app.command()
 def remove(
-    which: Annotated[str, typer.Argument(help="The id of a key, or a name: then all keys of that name.")],
+    which: Annotated[str, typer.Argument(help="Id of a key, or a name (removes all keys of that name).")],
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
 ) -> None:
-    """Take a key out of use; servers refuse it within a second."""
+    """Remove a key; running servers refuse it within a second."""
     from serving.api_keys import remove_keys
 
     for key in remove_keys(_file(repo, data), which):

@@ -38,7 +38,7 @@ def flags(words: Sequence[str]) -> list[str]:
             except ValueError:
                 number = 0.5
             if number != int(number):
-                raise ConfigError(f"{name}={value} is no whole number; correct -P {name}=...")
+                raise ConfigError(f"{name}={value} is not a whole number; correct -P {name}=...")
             out.append(f"--{name}={int(number)}")
         else:
             out.append(f"--{name}={value}")

@@ -18,16 +18,19 @@ __all__ = ["labels", "monitor"]
 
 FAILED = 1
 NO_MODEL = (
-    "tandem.yaml names no model, whose answers the monitor would judge; 'tandem verify' compares served features, 'tandem watch' looks"
-    " after jobs"
+    "tandem.yaml lists no models, so there are no predictions to monitor; 'tandem verify' compares served features, 'tandem watch' watches"
+    " jobs"
 )
 
 ModelOption = Annotated[
-    str | None, typer.Option("--model", help="Which model (default: all of tandem.yaml's for labels, the first to monitor).")
+    str | None, typer.Option("--model", help="Model name (default for labels: all models of tandem.yaml; for monitor: the first).")
 ]
-SinceOption = Annotated[str | None, typer.Option("--since", help="First moment of the answers, by the server's now (tandem_as_of), UTC.")]
-UntilOption = Annotated[str | None, typer.Option("--until", help="Moment before which the answers lie, UTC.")]
-AsOfOption = Annotated[str | None, typer.Option("--as-of", help="The moment it is (default: now): labels known later are not seen.")]
+SinceOption = Annotated[
+    str | None,
+    typer.Option("--since", help="Start of the time range of predictions (inclusive), by the server's clock (tandem_as_of), UTC."),
+]
+UntilOption = Annotated[str | None, typer.Option("--until", help="End of the time range of predictions (exclusive), UTC.")]
+AsOfOption = Annotated[str | None, typer.Option("--as-of", help="Evaluate as of this time (default: now): labels known later are ignored.")]
 
 
 def _maybe(flag: str, text: str | None) -> datetime | None:
@@ -44,15 +47,17 @@ def labels(
     tolerance: Annotated[
         float | None,
         typer.Option(
-            "--tolerance", min=0, help="Hours that an answer may lie from its labelled request (default: monitor.label_tolerance_hours)."
+            "--tolerance",
+            min=0,
+            help="Maximum hours between a prediction and its labelled request (default: monitor.label_tolerance_hours).",
         ),
     ] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Join what happened later to the answers of the request log.
+    """Join labels to the predictions in the request log.
 
-    The model's spine function says which request got which label; an answer belongs to the row with the same entity keys and request
-    fields that is nearest in time. Labelling again adds what is new and corrects what changed.
+    The model's spine function returns labelled requests; a prediction is matched to the one with the same entity keys and request fields
+    that is nearest in time. Running it again adds new labels and corrects changed ones.
     """
     quiet()
     from pipelines.monitoring.labels import label_requests
@@ -94,25 +99,25 @@ def monitor(
     since: SinceOption = None,
     until: UntilOption = None,
     last: Annotated[
-        str | None, typer.Option("--last", help="Length of the window up to the end of the last day with answers: 1d (default), 7d, 12h.")
+        str | None,
+        typer.Option("--last", help="Length of the window, which ends with the last day that has predictions: 1d (default), 7d, 12h."),
     ] = None,
     as_of: AsOfOption = None,
-    label: Annotated[bool, typer.Option("--labels/--no-labels", help="Join labels first, as 'tandem labels' does.")] = True,
-    recompute: Annotated[bool, typer.Option("--recompute/--no-recompute", help="Compute served values anew from the event log.")] = True,
+    label: Annotated[bool, typer.Option("--labels/--no-labels", help="Run 'tandem labels' first.")] = True,
+    recompute: Annotated[bool, typer.Option("--recompute/--no-recompute", help="Recompute the served values from the event log.")] = True,
     output: Annotated[
-        Path | None, typer.Option("--output", help="Folder of report.html and report.json (default: data/monitor/<model>-<time>).")
+        Path | None, typer.Option("--output", help="Output folder of report.html and report.json (default: data/monitor/<model>-<time>).")
     ] = None,
-    evidently: Annotated[
-        bool, typer.Option("--evidently", help="Write Evidently's report (evidently.html and .json) beside ours.")
-    ] = False,
+    evidently: Annotated[bool, typer.Option("--evidently", help="Also write Evidently's report (evidently.html and .json).")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Judge a window of the request log: do data or model drift, and were the served values right?
+    """Check a window of the request log for skew, drift, model decay and wrong served values.
 
-    Skew against the training set and drift against the window before (TFDV), units, nulls, unknown values, ages against TTL, predictions,
-    calibration and AUC once labels are in, served values against their recomputation. Thresholds: the section monitor of tandem.yaml.
+    Checks skew against the training set and drift against the previous window (TFDV), units, nulls, unknown values, feature age against
+    TTL, predictions, calibration and AUC (once labels are in), and served values against a recomputation. Thresholds are in the monitor
+    section of tandem.yaml.
 
-    Exit codes: 0 nothing fails (it may be worth a look, or there was nothing to judge); 1 something fails; 2 wrong usage.
+    Exit codes: 0 no check fails (there may be warnings, or nothing to check); 1 a check fails; 2 usage error.
     """
     quiet()
     steps = Steps()

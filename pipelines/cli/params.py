@@ -19,7 +19,7 @@ NAME = "--params"
 
 def take_params(command: Any) -> None:
     """Give a command, and those below it, the option. What stands on the command line goes over the file, the file over the defaults."""
-    give_option(command, NAME, "FILE", "Options from a YAML or JSON file, by name (start: 2024-03-04); flags go over it.", _read)
+    give_option(command, NAME, "FILE", "Read options from a YAML or JSON file, by name (start: 2024-03-04); flags override it.", _read)
 
 
 def _read(context: typer.Context, file: str | None) -> None:
@@ -46,7 +46,7 @@ def _values(command: Any, file: Path) -> dict[str, Any]:
     for key, value in given.items():
         parameter = known.get(str(key).replace("_", "-"))
         if parameter is None:
-            raise ConfigError(f"{NAME} {file}: {key!r} is no option of this command; it takes {', '.join(sorted(known))}")
+            raise ConfigError(f"{NAME} {file}: {key!r} is not an option of this command; its options are {', '.join(sorted(known))}")
         if value is not None:
             out[parameter.name] = _as_given(value, parameter, f"{NAME} {file}: {key}")
     return out

@@ -33,21 +33,21 @@ def pipeline(
     start: StartOption = None,
     end: EndOption = None,
     train_start: Annotated[
-        str | None, typer.Option(help="First moment of training examples, UTC (default: demo.warm_up_days after the start).")
+        str | None, typer.Option(help="Start of the training examples, UTC (default: demo.warm_up_days after --start).")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Which model of tandem.yaml (default: the first).")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 20130101,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="A parameter of the model: name=value.", metavar="NAME=VALUE")] = None,
-    events: Annotated[bool, typer.Option("--events", help="Write the event logs first, by demo.events of tandem.yaml.")] = False,
+    model: Annotated[str | None, typer.Option(help="Model in tandem.yaml (default: the first).")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 20130101,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Set a parameter of the model: name=value.", metavar="NAME=VALUE")] = None,
+    events: Annotated[bool, typer.Option("--events", help="Generate the event logs first (demo.events in tandem.yaml).")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Batch, apply, materialize, train, evaluate: one run with a run per step. Killed and begun again, it goes on where it was."""
+    """Run batch, apply, materialize, train and evaluate as one run with a child run per step; resumes where it was interrupted."""
     quiet()
     from pipelines.training.experiments import parse_sets
 
     sets = parse_sets(set_ or [])
     if several := [name for name, values in sets.items() if len(values) > 1]:
-        raise ConfigError(f"--set {several[0]}: a pipeline takes one value; 'tandem train' compares several")
+        raise ConfigError(f"--set {several[0]}: a pipeline takes one value; use 'tandem train' to compare several")
     loaded = load(repo, data)
     demo = loaded.settings.demo
     first, last = moment("--start", start, demo.start), moment("--end", end, demo.end)

@@ -42,20 +42,20 @@ __all__ = ["compare", "evaluate", "models", "promote", "rollback"]
 
 REFUSED = 3
 
-ModelOption = Annotated[str | None, typer.Option("--model", help="Which model (default: the first of tandem.yaml).")]
-ForceOption = Annotated[bool, typer.Option("--force", help="Do it although a check fails; asks for --reason.")]
-ReasonOption = Annotated[str | None, typer.Option("--reason", help="Why; kept in the history of ALIASES.json and in MLflow.")]
+ModelOption = Annotated[str | None, typer.Option("--model", help="Model name (default: the first in tandem.yaml).")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Proceed even if a check fails; requires --reason.")]
+ReasonOption = Annotated[str | None, typer.Option("--reason", help="Reason, recorded in the alias history and in MLflow.")]
 
 
 def models(
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
     model: Annotated[str | None, typer.Option("--model", help="Only this model.")] = None,
-    history: Annotated[bool, typer.Option("--history", help="Show how the aliases came about.")] = False,
-    sync: Annotated[bool, typer.Option("--sync", help="Bring MLflow's registry up to date first; fails if it does not answer.")] = False,
+    history: Annotated[bool, typer.Option("--history", help="Show the history of the aliases.")] = False,
+    sync: Annotated[bool, typer.Option("--sync", help="Update MLflow's registry first; fails if MLflow does not respond.")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """List the versions of each model: aliases, scores, fingerprints, whether they could be served now."""
+    """List the versions of each model: aliases, scores, fingerprints, and whether they can be served."""
     quiet()
     from pipelines.registry.listing import list_models
 
@@ -64,7 +64,7 @@ def models(
         _sync(settings, settings.data)
     found = list_models(settings.data, model)
     if model is not None and not found:
-        raise ConfigError(f"--model {model}: no version of it has been pushed to {settings.data / 'models'}")
+        raise ConfigError(f"--model {model}: no version has been pushed to {settings.data / 'models'}")
     if json_:
         show({"models": found}, True)
         return
@@ -73,12 +73,12 @@ def models(
         if history:
             results().print(_history_table(one))
     if not found:
-        screen.print("no model has been pushed; 'tandem train' does")
+        screen.print("no model has been pushed; run 'tandem train'")
     elif "mlflow" in settings.tracking.trackers:
         from pipelines.tracking.model_registry import news
 
         if behind := news(settings.data, tracking_uri(settings, settings.data)):
-            screen.print(f"MLflow does not have the latest of {', '.join(behind)}: the next run sends it, or 'tandem models --sync'")
+            screen.print(f"MLflow is behind for {', '.join(behind)}: the next run updates it, or 'tandem models --sync'")
 
 
 def evaluate(
@@ -86,19 +86,19 @@ def evaluate(
     data: DataOption = None,
     model: ModelOption = None,
     version: Annotated[
-        list[int] | None, typer.Option("--version", help="Which version, repeatable (default: champion, challenger).")
+        list[int] | None, typer.Option("--version", help="Version to score (repeatable; default: champion and challenger).")
     ] = None,
     start: StartOption = None,
     end: EndOption = None,
-    tfma: Annotated[bool, typer.Option("--tfma/--no-tfma", help="Keep TFMA's evaluation, too (some ten seconds more).")] = True,
+    tfma: Annotated[bool, typer.Option("--tfma/--no-tfma", help="Also store TFMA's evaluation (about ten seconds more).")] = True,
     slices: Annotated[bool, typer.Option("--slices", help="Show every slice.")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Score versions on the same labelled rows: those of a range, or rows held out from all of their trainings."""
+    """Score model versions on the same labelled rows: of a time range, or rows held out from all their trainings."""
     quiet()
     loaded, steps = load(repo, data, everything=True), Steps()
     if (start is None) != (end is None):
-        raise ConfigError("--start and --end go together; give both, or none for the held-out rows")
+        raise ConfigError("--start and --end go together; give both, or neither for the held-out rows")
     span = None if start is None else (moment("--start", start), moment("--end", end))
     result = workflow.evaluate(loaded, steps, model, list(version or ()), span, tfma=tfma)
     if json_:
@@ -115,17 +115,17 @@ def promote(
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
     model: ModelOption = None,
-    version: Annotated[int | None, typer.Option("--version", help="Which version (default: the challenger).")] = None,
+    version: Annotated[int | None, typer.Option("--version", help="Version to promote (default: the challenger).")] = None,
     force: ForceOption = False,
     reason: ReasonOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Judge, but move nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the thresholds, but change nothing.")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Make a version the champion, which is served, if it holds the model's thresholds.
+    """Make a version the champion (the served version), if it passes the model's thresholds.
 
-    It must hold their bounds, be no worse than the champion on the same rows that neither was trained on, also in every slice that has
-    enough rows, and fit the graphs of the online rows. Exit codes: 0 promoted (or champion already); 3 refused: each missed threshold
-    is named, and why something could not be judged; 1 there is nothing to promote.
+    It must meet the bounds, be no worse than the champion on the same rows that neither was trained on (also in every slice with enough
+    rows), and match the graphs of the online rows. Exit codes: 0 promoted (or already champion); 3 refused: each failed threshold is
+    listed, and why something could not be evaluated; 1 nothing to promote.
     """
     quiet()
     _with_reason(force, reason)
@@ -137,11 +137,11 @@ def promote(
     chosen = model_of(loaded, model)
     if version is None:  # a version that is named needs no registering, and fixes a damaged file
         for late in register_forgotten(loaded, chosen.name):
-            steps.say(f"version {late} was pushed by a training that was killed before it was registered; it is now")
+            steps.say(f"version {late} was pushed by a training that was killed before registering it; registered now")
     candidate = registry.candidate_for(loaded, chosen, version)
     if candidate.version == candidate.champion:
-        show({"model": candidate.model, "version": candidate.version, "outcome": "champion already"}, json_)
-        steps.say(f"version {candidate.version} is champion already")
+        show({"model": candidate.model, "version": candidate.version, "outcome": "already champion"}, json_)
+        steps.say(f"version {candidate.version} is already champion")
         return
     about = {"model": chosen.name, "version": candidate.version, "champion": candidate.champion}
     with _guarded(loaded, "promote", about, reason, force, dry_run) as act, recorded(loaded, "promote", params=about) as run:
@@ -164,28 +164,27 @@ def promote(
     for note in decision.notes:
         steps.say(f"note: {note}")
     for line in decision.missed:
-        steps.say(f"missed: {line}")
+        steps.say(f"failed: {line}")
     if outcome == "refused":
-        screen.print(
-            f"version {candidate.version} is not promoted; champion stays {candidate.champion}. --force --reason '...' does it all the same"
-        )
+        stays = "there is no champion" if candidate.champion is None else f"version {candidate.champion} stays champion"
+        screen.print(f"version {candidate.version} is not promoted; {stays}. To promote anyway: --force --reason '...'")
         raise typer.Exit(REFUSED)
-    before = f" (before: {candidate.champion})" if candidate.champion is not None else ""
-    steps.say(f"version {candidate.version} {'is champion now' if outcome == 'promoted' else outcome}{before}")
+    before = f" (was: {candidate.champion})" if candidate.champion is not None else ""
+    steps.say(f"version {candidate.version} {'is now champion' if outcome == 'promoted' else outcome}{before}")
 
 
 def rollback(
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
     model: ModelOption = None,
-    to: Annotated[int | None, typer.Option("--to", help="Go back to this champion (default: the one before).")] = None,
+    to: Annotated[int | None, typer.Option("--to", help="Former champion to roll back to (default: the previous one).")] = None,
     force: ForceOption = False,
     reason: ReasonOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Go back to the champion before; again: further back.
+    """Roll back to the previous champion; repeat to go further back.
 
-    Exit codes: 0 done; 3 refused: the version does not fit the online rows any more; 1 there is none to go back to.
+    Exit codes: 0 done; 3 refused: the version cannot be served (damaged, or it no longer matches the online rows); 1 no previous champion.
     """
     quiet()
     _with_reason(force, reason)
@@ -211,24 +210,26 @@ def rollback(
     result = {"run": run.id, "model": chosen.name, "version": target, "before": champion, "refused": unfit if refused else ""}
     show(result, json_)
     if refused:
-        further = "--to another champion before, or --force --reason '...'"
-        screen.print(f"not rolled back, champion stays {champion}: {unfit}; {further}", markup=False)
+        further = "choose another former champion with --to, or use --force --reason '...'"
+        screen.print(f"not rolled back, version {champion} stays champion: {unfit}; {further}", markup=False)
         raise typer.Exit(REFUSED)
-    steps.say(f"version {target} is champion again (before: {champion})")
+    steps.say(f"version {target} is champion again (was: {champion})")
 
 
 def compare(
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
     model: ModelOption = None,
-    since: Annotated[str | None, typer.Option("--since", help="Only answers from this moment on (by the server's clock), UTC.")] = None,
-    versions: Annotated[str | None, typer.Option("--versions", help="SERVED,SHADOW (default: the pair that was logged last).")] = None,
-    more_than: Annotated[float, typer.Option("--more-than", min=0, help="From which difference on two predictions differ.")] = 0.05,
+    since: Annotated[str | None, typer.Option("--since", help="Only predictions since this time (by the server's clock), UTC.")] = None,
+    versions: Annotated[str | None, typer.Option("--versions", help="Versions as SERVED,SHADOW (default: the pair logged last).")] = None,
+    more_than: Annotated[
+        float, typer.Option("--more-than", min=0, help="Difference above which two predictions count as different.")
+    ] = 0.05,
     json_: JsonOption = False,
 ) -> None:
-    """Say how champion and challenger differ on the same requests, and which was right where labels are in.
+    """Compare champion and challenger on the same requests, and against labels where they are in.
 
-    Exit codes: 0 compared (whether or not labels are in); 1 there is nothing to compare.
+    Exit codes: 0 compared (with or without labels); 1 nothing to compare.
     """
     quiet()
     from pipelines.monitoring.labels import request_log
@@ -252,7 +253,7 @@ def compare(
     for table in _compare_tables(result):
         results().print(table)
     if result["right"] is None:
-        screen.print(f"which was right: {result['right_unknown']}")
+        screen.print(f"which was closer to the labels: {result['right_unknown']}")
 
 
 def _pair(text: str | None) -> tuple[int, int] | None:
@@ -260,7 +261,7 @@ def _pair(text: str | None) -> tuple[int, int] | None:
         return None
     parts = text.split(",")
     if len(parts) != 2 or not all(p.strip().isdecimal() for p in parts):
-        raise ConfigError(f"--versions {text!r}: give two version numbers, SERVED,SHADOW, e.g. 7,8")
+        raise ConfigError(f"--versions {text!r} is invalid; give two version numbers as SERVED,SHADOW, e.g. 7,8")
     return int(parts[0]), int(parts[1])
 
 
@@ -280,7 +281,7 @@ def _guarded(
 
 def _with_reason(force: bool, reason: str | None) -> None:
     if force and not (reason or "").strip():
-        raise ConfigError("--force needs --reason 'why'; it is kept with the change")
+        raise ConfigError("--force requires --reason '...'; it is recorded with the change")
 
 
 def _sync(settings: Any, data: Path) -> None:
@@ -291,8 +292,10 @@ def _sync(settings: Any, data: Path) -> None:
         told = catch_up(data, uri, settings.tracking.experiment, screen.print)
     except Exception as error:  # whatever MLflow's client raises
         line = " ".join(str(error).split())[:200]
-        raise TandemError(f"MLflow could not be updated ({type(error).__name__}: {line}); ALIASES.json holds, try again later") from None
-    screen.print(f"sent {counted(told, 'model')} to MLflow" if told else "MLflow has all")
+        raise TandemError(
+            f"MLflow could not be updated ({type(error).__name__}: {line}); the aliases themselves are unchanged; try again later"
+        ) from None
+    screen.print(f"sent {counted(told, 'model')} to MLflow" if told else "MLflow is up to date")
 
 
 def _models_table(one: Mapping[str, Any]) -> Table:
@@ -356,9 +359,9 @@ def _checks_table(result: Mapping[str, Any]) -> Table:
         if c["slice"] and c["ok"] is None:
             continue
         numbers = ("-" if c[n] is None else f"{c[n]:.4f}" for n in ("value", "champion", "limit"))
-        table.add_row(c["metric"], c["slice"] or "all", f"{c['rows']:,}", *numbers, {True: "ok", False: "missed", None: ""}[c["ok"]])
+        table.add_row(c["metric"], c["slice"] or "all", f"{c['rows']:,}", *numbers, {True: "ok", False: "failed", None: ""}[c["ok"]])
     small = sum(c["slice"] != "" and c["ok"] is None for c in result["checks"])
-    table.caption = f"{small} checks of slices with too few rows left out" if small else None
+    table.caption = f"{small} checks of slices with too few rows omitted" if small else None
     return table
 
 
@@ -376,7 +379,7 @@ def _compare_tables(result: Mapping[str, Any]) -> list[Table]:
         how.add_row(key, f"{d['rows']:,}", *(f"{n:.4f}" for n in numbers), f"{d['share_differing']:.1%}", rank)
     if result["right"] is None:
         return [how]
-    right = Table(title="which was right, where labels are in", title_justify="left")
+    right = Table(title="against labels", title_justify="left")
     for name in ("slice", "metric", "rows", served, shadow, "difference, 95%", "better"):
         right.add_column(name, justify="left" if name in ("slice", "metric", "better") else "right")
     for key, q in {"all": result["right"], **result["right"]["slices"]}.items():
@@ -384,6 +387,6 @@ def _compare_tables(result: Mapping[str, Any]) -> list[Table]:
             one, other, interval = q["served"][metric], q["shadow"][metric], q["intervals"].get(metric)
             both = ("-" if n is None else f"{n:.4f}" for n in (one, other))
             span = f"{interval[0]:+.4f} to {interval[1]:+.4f}" if interval else "-"
-            better = {"shadow": shadow, "served": served, None: "no telling"}[q["better"]] if metric == "log_loss" else ""
+            better = {"shadow": shadow, "served": served, None: "undecided"}[q["better"]] if metric == "log_loss" else ""
             right.add_row(key, metric.replace("_", " "), f"{q['rows']:,}", *both, span, better)
     return [how, right]

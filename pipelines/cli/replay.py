@@ -39,28 +39,33 @@ def replay(
     data: DataOption = None,
     start: StartOption = None,
     end: EndOption = None,
-    speed: Annotated[str, typer.Option(help="Event time per real time: 3600 is an hour per second; max: as fast as possible.")] = "3600",
+    speed: Annotated[
+        str, typer.Option(help="Speed-up over real time: 3600 replays an hour per second; max: as fast as possible.")
+    ] = "3600",
     source: Annotated[
-        list[str] | None, typer.Option(help="Only this source (repeat for more). Default: all with files and a topic.")
+        list[str] | None, typer.Option(help="Only this source (repeatable; default: all sources with files and a topic).")
     ] = None,
-    partitions: Annotated[int | None, typer.Option(help="Partitions of topics that do not exist yet (default 1).")] = None,
+    partitions: Annotated[int | None, typer.Option(help="Partitions of topics that are created (default 1).")] = None,
     format_: Annotated[
         str | None,
-        typer.Option("--format", help="json, avro, or one that a package brings (default: kafka.formats, else json).", metavar="FORMAT"),
+        typer.Option(
+            "--format", help="Record format: json, avro, or one from a package (default: kafka.formats, else json).", metavar="FORMAT"
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of all that follows: the same seed alters the same events.")] = 0,
-    disorder: Annotated[float, typer.Option(help="Share of events that come late, but within the allowed lateness.")] = 0.0,
-    late: Annotated[float, typer.Option(help="Share of events that come after the allowed lateness.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Random seed of the faults below: the same seed alters the same events.")] = 0,
+    disorder: Annotated[float, typer.Option(help="Share of events that arrive late, but within the allowed lateness.")] = 0.0,
+    late: Annotated[float, typer.Option(help="Share of events that arrive after the allowed lateness.")] = 0.0,
     duplicates: Annotated[
-        float, typer.Option(help="Share of records sent once more. An event is an offset: these count twice, in stream and batch alike.")
+        float,
+        typer.Option(help="Share of records sent twice. Events are identified by offset, so these count twice, in stream and batch alike."),
     ] = 0.0,
-    corrupt: Annotated[float, typer.Option(help="Share of events beside which a broken copy is sent: one dead letter each.")] = 0.0,
+    corrupt: Annotated[float, typer.Option(help="Share of events sent with an additional corrupt copy: one dead letter each.")] = 0.0,
     json_: JsonOption = False,
 ) -> None:
-    """Send the event logs into their topics in order of time, N times as fast as they happened.
+    """Produce the event logs to their topics in time order, N times faster than real time.
 
-    The record key is the event's tie-breaker and the partition is that of Kafka's own producers for this key, so all copies of an
-    event lie in one partition; the record timestamp is the replayed arrival. Topics that are missing are made, with no retention limit.
+    The record key is the event's tie-breaker, partitioned as Kafka's default partitioner does, so all copies of an event are in one
+    partition; the record timestamp is the replayed arrival time. Missing topics are created, without a retention limit.
     """
     quiet()
     from pipelines.project.recording import recorded
@@ -84,7 +89,7 @@ def replay(
             summary = run_replay(loaded, options, progress=seen.reached, say=seen.say, stopped=stop.is_set)
             run.add(counts={f"sent/{n}": v["sent"] for n, v in summary["sources"].items()}, passed_over=summary["passed_over"])
             if summary["interrupted"]:
-                run.save(status="killed", stage="running", error="interrupted: what was sent stays sent")
+                run.save(status="killed", stage="running", error="interrupted; records already sent remain in the topics")
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -97,7 +102,7 @@ def _speed(text: str) -> float | None:
     try:
         return None if text == "max" else float(text)
     except ValueError:
-        raise ConfigError(f"--speed {text}: give a number such as 3600, or max") from None
+        raise ConfigError(f"--speed {text} is invalid; give a number such as 3600, or max") from None
 
 
 def _us(flag: str, text: str | None) -> int | None:

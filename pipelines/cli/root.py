@@ -117,12 +117,12 @@ class _ByName(Mapping[str, Any]):
         for point in Extensions("command", GROUP, COMMANDS).installed():
             whose = f"command {point.name!r} of {owner(point)}"
             if point.name in COMMANDS:
-                print(f"{whose} is left out: tandem has a command of that name", file=sys.stderr)
+                print(f"{whose} is ignored: tandem already has a command of that name", file=sys.stderr)
                 continue
             try:
                 found[point.name] = _made(point.name, point.load())
             except Exception as error:  # another package's fault must not take ours away
-                print(f"{whose} is left out: {reason(error)}", file=sys.stderr)
+                print(f"{whose} is ignored: {reason(error)}", file=sys.stderr)
         return found
 
 
@@ -155,7 +155,7 @@ app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
     **_AS,
-    help="Features computed once: as a batch job for training and as a stream for serving, from one graph.",
+    help="Feature engineering with batch/stream parity: one definition, computed in batch for training and as a Kafka stream for serving.",
 )
 
 
@@ -201,7 +201,7 @@ def fail(error: BaseException) -> int:
 
 def _interrupted() -> int:
     """Say so in one line; the exit code of a program that SIGINT ended."""
-    fail(RuntimeError("interrupted; run the same command again to complete it"))
+    fail(RuntimeError("interrupted; run the same command again to resume"))
     return 130
 
 
@@ -212,7 +212,7 @@ def _own_files_only() -> None:
         hide_from_others(int(mask, 8) & 0o777)
     except ValueError:
         hide_from_others(0o077)
-        print(f"TANDEM_UMASK {mask!r} is no octal number such as 027; taking 077", file=sys.stderr)
+        print(f"TANDEM_UMASK {mask!r} is not an octal number such as 027; using 077", file=sys.stderr)
 
 
 def main() -> None:

@@ -42,10 +42,10 @@ def runs(
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
     kind: Annotated[str | None, typer.Option(help="Only runs of this kind: batch, train, stream, ...")] = None,
-    last: Annotated[int, typer.Option(min=0, help="Only so many of the latest; 0: all.")] = 0,
+    last: Annotated[int, typer.Option(min=0, help="Only this many of the latest runs; 0: all.")] = 0,
     json_: JsonOption = False,
 ) -> None:
-    """List runs: what every job did, with status, range, rows and metric; 'show' and 'diff' look closer."""
+    """List runs with status, time range, rows and metric; see also 'show' and 'diff'."""
     if context.invoked_subcommand is None:
         _list(repo, data, kind, last, json_)
 
@@ -55,7 +55,7 @@ def list_(
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
     kind: Annotated[str | None, typer.Option(help="Only runs of this kind: batch, train, stream, ...")] = None,
-    last: Annotated[int, typer.Option(min=0, help="Only so many of the latest; 0: all.")] = 0,
+    last: Annotated[int, typer.Option(min=0, help="Only this many of the latest runs; 0: all.")] = 0,
     json_: JsonOption = False,
 ) -> None:
     """The same as 'tandem runs'."""
@@ -101,12 +101,12 @@ def _metric(run: Run) -> str:
 
 @app.command("show")
 def show_(
-    run: Annotated[str, typer.Argument(help="The run's id, or its beginning; 'latest' is the newest.")],
+    run: Annotated[str, typer.Argument(help="Run id or a unique prefix of it; 'latest' is the newest run.")],
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Show one run; --json is its manifest."""
+    """Show one run; --json prints its manifest."""
     from pipelines.lake.runs import find
 
     found = find(settings_of(repo, data).data, run)
@@ -122,14 +122,14 @@ def show_(
 
 @app.command("version")
 def version_(
-    run: Annotated[str | None, typer.Argument(help="The run's id, or its beginning (default: the newest complete one of --kind).")] = None,
+    run: Annotated[str | None, typer.Argument(help="Run id or a unique prefix of it (default: the newest complete run of --kind).")] = None,
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
-    kind: Annotated[str, typer.Option(help="Of which kind the newest is taken.")] = "batch",
-    output: Annotated[Path | None, typer.Option(help="The file to write (default: print it).")] = None,
+    kind: Annotated[str, typer.Option(help="Kind of the run, if no id is given.")] = "batch",
+    output: Annotated[Path | None, typer.Option(help="Output file (default: print to stdout).")] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Print the version of a run's data as JSON: hashes of what it read and made, the same for the same bytes.
+    """Print the data version of a run as JSON: hashes of its inputs and outputs (equal bytes give equal hashes).
 
     With --output it is written to the file, and printed only with --json.
     """
@@ -193,7 +193,7 @@ def _suite(name: str, kept: dict[str, Any]) -> str:
 
 
 def _commit(code: Code | Engine) -> str:
-    return f"{code.get('commit', 'no commit')[:12]}{', with changes not committed' if code.get('dirty') else ''}"
+    return f"{code.get('commit', 'no commit')[:12]}{', with uncommitted changes' if code.get('dirty') else ''}"
 
 
 def _values(code: Code) -> str:
@@ -214,13 +214,13 @@ def _when(text: Any) -> str:
 
 @app.command("diff")
 def diff_(
-    a: Annotated[str, typer.Argument(help="A run's id, or its beginning.")],
-    b: Annotated[str, typer.Argument(help="The other run.")],
+    a: Annotated[str, typer.Argument(help="Run id or a unique prefix of it.")],
+    b: Annotated[str, typer.Argument(help="Id of the run to compare with.")],
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Say what differs between two runs, in the order that explains most: causes first, then effects."""
+    """Show the differences between two runs: causes first, then effects."""
     from pipelines.lake.runs import find
     from pipelines.lineage.diff import render, to_dict
 
@@ -235,20 +235,23 @@ def diff_(
 
 
 def reproduce(
-    run: Annotated[str, typer.Argument(help="A run of kind train or batch: its id, or its beginning; 'latest' is the newest.")],
+    run: Annotated[str, typer.Argument(help="Id of a train or batch run, or a unique prefix of it; 'latest' is the newest run.")],
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
     model: Annotated[
-        bool, typer.Option("--model/--no-model", help="Of a training: train the model again, too (else the set alone).")
+        bool,
+        typer.Option(
+            "--model/--no-model", help="For a training run: also train the model again (otherwise only rebuild the training set)."
+        ),
     ] = True,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep what was made.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the reproduced files.")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Make a past run's training set and model (or a batch run's rows and graphs) again, beside what is there, and compare.
+    """Reproduce a past run's training set and model (or a batch run's rows and graphs) in a separate folder, and compare.
 
-    Nothing that lives is touched: nothing is pushed, promoted or applied. Each artifact is of identical bytes, equal within a stated
-    tolerance, or different, and then says why: an input, the definitions, the code or a library changed.
-    Exit codes: 0 all is identical or equal; 1 something differs.
+    Nothing is pushed, promoted or applied. Each artifact is reported as identical (same bytes), equal within a stated tolerance, or
+    different, with the cause: an input, the definitions, the code or a library changed.
+    Exit codes: 0 everything is identical or equal; 1 something differs.
     """
     quiet()
     from pipelines.lineage.reproduce import render
@@ -267,14 +270,14 @@ def reproduce(
 
 
 def lineage(
-    request: Annotated[str, typer.Argument(help="The request's id: the X-Request-Id of the answer, or of the request.")],
+    request: Annotated[str, typer.Argument(help="Request id: the X-Request-Id header of the response or request.")],
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
-    row: Annotated[int, typer.Option(min=0, help="Which of the request's instances.")] = 0,
-    page: Annotated[Path | None, typer.Option(help="Write it to this file as a page.")] = None,
+    row: Annotated[int, typer.Option(min=0, help="Index of the instance in the request.")] = 0,
+    page: Annotated[Path | None, typer.Option(help="Also write the lineage to this file, as an HTML page.")] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Trace a served prediction back: model version, training run and set, feature rows, graphs, event files."""
+    """Trace a served prediction back to its model version, training run and set, feature rows, graphs and event files."""
     quiet()
     from pipelines.lineage.trace import trace
     from pipelines.lineage.trace_text import tree

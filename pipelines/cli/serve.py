@@ -24,21 +24,21 @@ def serve(
     data: DataOption = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on (default 127.0.0.1).")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on (default 8500; 0: a free one).")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that answer at the port (default 1), for as many cores.")] = None,
-    as_of: Annotated[str | None, typer.Option(help="Answer as if it were this moment (UTC), over replayed history.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Number of worker processes (default 1).")] = None,
+    as_of: Annotated[str | None, typer.Option(help="Serve as of this time (UTC), for historical data.")] = None,
     clock: Annotated[
-        Path | None, typer.Option(help="Take the time from this file of tandem replay (DATA/replay/clock.json), while it is there.")
+        Path | None, typer.Option(help="Take the time from this clock file of tandem replay (DATA/replay/clock.json), while it exists.")
     ] = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="Certificate (PEM) to serve HTTPS with; read again when it changes.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM).")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="TLS certificate (PEM); reloaded when it changes.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Private key of the TLS certificate (PEM).")] = None,
     tls_client_ca: Annotated[
-        Path | None, typer.Option(help="Authorities (PEM) of client certificates; a certificate's subject is who asks.")
+        Path | None, typer.Option(help="CA bundle (PEM) for client certificates; the certificate's subject identifies the caller.")
     ] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Listen beyond this machine without asking anybody who they are.")] = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Listen on a non-local address without authentication.")] = False,
 ) -> None:
     """Serve predictions and online features over HTTP.
 
-    Beyond this machine (--host) only with keys (tandem keys add), tokens (serve.oidc) or client certificates, unless --insecure.
+    A non-local --host requires API keys (tandem keys add), OIDC tokens (serve.oidc) or client certificates, unless --insecure is given.
     """
     quiet()
     from pipelines.lake.graphs import applying
@@ -75,11 +75,11 @@ def serve(
     except ValidationError as error:
         raise ConfigError(f"serve.{mistake(ServingSettings, error)}") from None
     except TypeError as error:  # a key that is not the repository's to set
-        raise ConfigError(f"serve: {error}; drop the key") from None
+        raise ConfigError(f"serve: {error}; remove the setting") from None
     if "keys" in named and not chosen.asks_who:  # who names a file means it: one that is not mounted is no open door
         raise ConfigError(
-            f"serve.keys {str(chosen.keys)!r} is not there, so everybody could ask anything; make it ('tandem keys add NAME'), correct the"
-            " path, or drop the key"
+            f"serve.keys {str(chosen.keys)!r} does not exist, so the server would be open to everybody; create it ('tandem keys add NAME'),"
+            " correct the path, or remove the setting"
         )
     chosen.exposure()
     chosen = chosen.model_copy(update={"ask_who": chosen.asks_who})  # decided here, once: the file could go before the server looks
@@ -93,7 +93,7 @@ def serve(
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
-        typer.echo(f"{error.filename or settings.data} cannot be written: 'tandem runs' will not show this server", err=True)
+        typer.echo(f"{error.filename or settings.data} is not writable: 'tandem runs' will not list this server", err=True)
     # The server is a process of its own that never loads Beam or the pipelines; it takes this one's place.
     become(module_command("serving", chosen.model_dump_json()))
 

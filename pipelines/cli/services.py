@@ -11,20 +11,18 @@ from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOpti
 
 __all__ = ["down", "status", "up"]
 
-PortOption = Annotated[
-    int, typer.Option(min=0, max=65535, help="Its port (default: the one of last time if it is free, else any free one).")
-]
+PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port (default: the previous one if it is free, else any free port).")]
 
 
 def up(
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
-    redis: Annotated[bool, typer.Option("--redis", help="Start redis-server too.")] = False,
+    redis: Annotated[bool, typer.Option("--redis", help="Also start redis-server.")] = False,
     kafka_port: PortOption = 0,
     redis_port: PortOption = 0,
     json_: JsonOption = False,
 ) -> None:
-    """Start the local services: a Kafka broker, and with --redis a redis-server. Harmless if they run."""
+    """Start the local services: a Kafka broker and, with --redis, a redis-server. Does nothing if they are running."""
     from pipelines.services import local
 
     folder, steps = settings_of(repo, data).data, Steps()
@@ -37,19 +35,19 @@ def up(
 def down(
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
-    delete: Annotated[bool, typer.Option("--delete", help="Delete their data too: all topics and keys.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Also delete their data: all topics and keys.")] = False,
 ) -> None:
-    """Stop the local services; their data stays for the next 'tandem up'."""
+    """Stop the local services; their data is kept for the next 'tandem up'."""
     from pipelines.services import local
 
     steps = Steps()
     with steps.doing("stopping services"):
         if not local.down(settings_of(repo, data).data, delete=delete, say=steps.say):
-            steps.say("nothing runs")
+            steps.say("no services are running")
 
 
 def status(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, json_: JsonOption = False) -> None:
-    """Show which local services run, and where."""
+    """Show the local services, their state and their addresses."""
     from pipelines.services import local
 
     found = local.status(settings_of(repo, data).data)

@@ -13,7 +13,7 @@ from transforms.errors import ConfigError, DataError
 
 __all__ = ["app"]
 
-NameOption = Annotated[str, typer.Option("--name", help="Which stream: each has its own checkpoint.")]
+NameOption = Annotated[str, typer.Option("--name", help="Name of the stream; each has its own checkpoint.")]
 
 app = typer.Typer(invoke_without_command=True, no_args_is_help=False, rich_markup_mode=None)
 
@@ -25,39 +25,37 @@ def stream(
     data: DataOption = None,
     name: NameOption = "main",
     runner: Annotated[
-        str, typer.Option(help="The engine: flink, flink-cluster, direct (in this process, with --until latest), or a package's.")
+        str, typer.Option(help="Engine: flink, flink-cluster, direct (in this process, with --until latest), or one from a package.")
     ] = "flink",
-    until: Annotated[str | None, typer.Option(help="latest: end at the offsets that the topics have now.")] = None,
+    until: Annotated[str | None, typer.Option(help="latest: stop at the current end offsets of the topics.")] = None,
     from_run: Annotated[
         str | None,
         typer.Option(
-            help="Where there is no checkpoint: go on from the end of this batch run (or 'latest'), its tiles filling the windows."
+            help="If there is no checkpoint: continue from the end of this batch run (an id, or latest), whose tiles fill the windows."
         ),
     ] = None,
-    anew: Annotated[bool, typer.Option("--anew", help="Forget the checkpoint.")] = False,
+    anew: Annotated[bool, typer.Option("--anew", help="Discard the checkpoint and start over.")] = False,
     flink_master: Annotated[
-        str | None, typer.Option(help="host:port of a Flink cluster's REST interface (default: embedded).", metavar="HOST:PORT")
+        str | None, typer.Option(help="Address of a Flink cluster's REST API (default: embedded Flink).", metavar="HOST:PORT")
     ] = None,
     worker_pool: Annotated[
-        str | None, typer.Option(help="host:port of the pool of SDK workers beside the task managers.", metavar="HOST:PORT")
+        str | None, typer.Option(help="Address of the SDK worker pool next to the task managers.", metavar="HOST:PORT")
     ] = None,
     worker_command: Annotated[
         str | None,
         typer.Option(
-            help="Instead of a pool: the command by which each task manager starts a worker, such as tandem-worker; it is sent the code.",
+            help="Instead of a pool: command with which each task manager starts a worker, such as tandem-worker (the code is sent to it).",
             metavar="COMMAND",
         ),
     ] = None,
-    engine_option: Annotated[
-        list[str] | None, typer.Option(help="A setting of the engine's own; may be given again.", metavar="NAME=VALUE")
-    ] = None,
+    engine_option: Annotated[list[str] | None, typer.Option(help="Engine-specific setting (repeatable).", metavar="NAME=VALUE")] = None,
     savepoint: Annotated[str | None, typer.Option(help="Start from this savepoint or checkpoint of the cluster.")] = None,
-    shards: Annotated[int | None, typer.Option(min=1, max=4096, help="Parts that entities are spread over.")] = None,
-    parallelism: Annotated[int, typer.Option(min=1, max=128, help="Parallel tasks, of a Flink cluster.")] = 1,
-    metrics_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port of /metrics (0: a free one).")] = None,
+    shards: Annotated[int | None, typer.Option(min=1, max=4096, help="Number of shards that entity keys are distributed over.")] = None,
+    parallelism: Annotated[int, typer.Option(min=1, max=128, help="Number of parallel tasks (on a Flink cluster).")] = 1,
+    metrics_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port for Prometheus /metrics (0: any free port).")] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Keep the online store fresh from Kafka, until stopped (Ctrl-C, SIGTERM, 'tandem stream stop')."""
+    """Keep the online store up to date from Kafka, until stopped (Ctrl-C, SIGTERM, 'tandem stream stop')."""
     if context.invoked_subcommand is not None:
         return
     quiet()
@@ -81,7 +79,7 @@ def stream(
     manifest = run_stream(loaded, options)
     show(manifest, json_, None)
     if manifest["code"]:
-        raise DataError(f"the stream ended: {manifest['error']}")
+        raise DataError(f"the stream failed: {manifest['error']}")
 
 
 def _given(options: Iterable[str], **flags: str | None) -> dict[str, str]:
@@ -90,9 +88,9 @@ def _given(options: Iterable[str], **flags: str | None) -> dict[str, str]:
     for option in options:
         name, equals, value = option.partition("=")
         if not name or not equals:
-            raise ConfigError(f"--engine-option {name}: write NAME=VALUE")
+            raise ConfigError(f"--engine-option {name} is invalid; use NAME=VALUE")
         if name in given:
-            raise ConfigError(f"--engine-option {name}: it is given twice; leave one of them out")
+            raise ConfigError(f"--engine-option {name} is given twice; remove one")
         given[name] = value
     return given
 
@@ -102,11 +100,11 @@ def stop(
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
     name: NameOption = "main",
-    savepoint: Annotated[bool, typer.Option("--savepoint", help="On a cluster: keep Flink's state as a savepoint.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for its end.")] = 120.0,
+    savepoint: Annotated[bool, typer.Option("--savepoint", help="On a cluster: stop with a Flink savepoint.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait until it has stopped.")] = 120.0,
     json_: JsonOption = False,
 ) -> None:
-    """Stop a stream when what it polled is delivered. Harmless if none runs."""
+    """Stop a stream after it has delivered what it polled. Does nothing if it is not running."""
     from pipelines.streaming.stream_control import stop_stream
 
     manifest = stop_stream(settings_of(repo, data).data, name, timeout, savepoint)
@@ -114,19 +112,19 @@ def stop(
     if json_:
         show(found, True)
     elif manifest is None:
-        write(f"no stream called {name} runs")
+        write(f"stream {name} is not running")
     else:
         ended = manifest.get("ended", "stopped")
         write(f"stream {name} stopped" + ("" if ended == "stopped" else f": {ended}"))
         if manifest.get("savepoint"):
-            write(f"start from it with --savepoint {manifest['savepoint']}")
+            write(f"to start from it: --savepoint {manifest['savepoint']}")
         elif savepoint:
-            write("no savepoint was made; the next start goes on from the stream's own checkpoint")
+            write("no savepoint was taken; the next start resumes from the stream's own checkpoint")
 
 
 @app.command()
 def status(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, name: NameOption = "main", json_: JsonOption = False) -> None:
-    """Show whether a stream runs and how far it is."""
+    """Show whether a stream is running, and its progress."""
     from pipelines.streaming.stream_control import stream_status
 
     found = stream_status(settings_of(repo, data).data, name)
@@ -141,9 +139,9 @@ def status(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, name: NameO
             if any(value.values()) if isinstance(value, dict) else value:
                 out.add_row(key, _cell(key, value))
         for facts in found.get("skipped", []):
-            out.add_row("left out", "{topic}/{partition}/{offset}: {reason} ({by}, {at})".format(**facts))
+            out.add_row("skipped", "{topic}/{partition}/{offset}: {reason} ({by}, {at})".format(**facts))
         if found.get("letters_waiting"):
-            out.add_row("letters waiting", f"{found['letters_waiting']:,} dead letters that their topic did not take; in {found['folder']}")
+            out.add_row("dead letters pending", f"{found['letters_waiting']:,} not accepted by their topic yet; in {found['folder']}")
         out.caption, out.caption_justify = "\n".join(found.get("said", [])), "left"
         return out
 
@@ -163,22 +161,22 @@ def _cell(key: str, value: Any) -> str:
 
 @app.command()
 def resume(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, name: NameOption = "main") -> None:
-    """Let partitions that are paused go on, now or at the next start; rejects become dead letters, late events go to the late log."""
+    """Resume paused partitions, now or at the next start; rejects become dead letters, late events go to the late log."""
     from pipelines.streaming.stream_control import resume_stream
 
     parts = resume_stream(settings_of(repo, data).data, name)
-    write(f"going on: {', '.join(parts)}" if parts else "nothing is paused")
+    write(f"resumed: {', '.join(parts)}" if parts else "no partition is paused")
 
 
 @app.command()
 def skip(
-    where: Annotated[str, typer.Argument(help="TOPIC/PARTITION/OFFSET, as the stream names it.", metavar="TOPIC/PARTITION/OFFSET")],
-    reason: Annotated[str, typer.Option("--reason", help="Why; kept with who and when.")],
+    where: Annotated[str, typer.Argument(help="TOPIC/PARTITION/OFFSET, as reported by the stream.", metavar="TOPIC/PARTITION/OFFSET")],
+    reason: Annotated[str, typer.Option("--reason", help="Reason, recorded with user and time.")],
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
     name: NameOption = "main",
 ) -> None:
-    """Leave out a record that the stream cannot get past, now or at its next start; of a batch that cannot be read, all of it."""
+    """Skip a record that blocks the stream, now or at its next start; if its record batch cannot be read, the whole batch."""
     quiet()
     from pipelines.project import access
     from pipelines.streaming.stream_control import skip_record
@@ -187,4 +185,4 @@ def skip(
     topics = {g.source.topic: g.source.name for g in loaded.groups.values() if g.source.topic}
     with access.guarded(loaded, "skip", where, reason, stream=name):
         skip_record(loaded.data, name, topics, where, reason)
-    write(f"{where} is left out")
+    write(f"{where} is skipped")

@@ -22,9 +22,13 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "archive"]
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make the sources' topics; add what they hold to the event files.")
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Create the topics of the sources, and archive their records to event files."
+)
 
-SourceOption = Annotated[list[str] | None, typer.Option("--source", help="Only this source (repeat for more). Default: all with a topic.")]
+SourceOption = Annotated[
+    list[str] | None, typer.Option("--source", help="Only this source (repeatable; default: all sources with a topic).")
+]
 
 
 @app.command()
@@ -32,14 +36,14 @@ def create(
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
     source: SourceOption = None,
-    partitions: Annotated[int | None, typer.Option(min=1, help="Partitions of each topic that is made (default: 1).")] = None,
-    replication: Annotated[int | None, typer.Option(min=1, help="Copies of each partition (default: the broker's).")] = None,
-    retention: Annotated[str, typer.Option(help="How long records are kept: forever, or 7d, 12h.")] = "forever",
+    partitions: Annotated[int | None, typer.Option(min=1, help="Partitions of each topic that is created (default: 1).")] = None,
+    replication: Annotated[int | None, typer.Option(min=1, help="Replication factor (default: the broker's).")] = None,
+    retention: Annotated[str, typer.Option(help="Retention time: forever, or 7d, 12h.")] = "forever",
     json_: JsonOption = False,
 ) -> None:
-    """Make the topics that are missing. One that is there stays as it is; with another number of partitions than asked for it is an error.
+    """Create missing topics. Existing ones are left unchanged; it is an error if their number of partitions differs from --partitions.
 
-    By default records are kept for ever: archive them, or replay history whose timestamps are old, without any being deleted.
+    By default records are kept forever, so that replayed history with old timestamps is not deleted, and nothing is lost before archiving.
     """
     quiet()
     from pipelines.replay.producer import prepare_topics
@@ -68,24 +72,28 @@ def archive(
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
     source: SourceOption = None,
-    since: Annotated[str | None, typer.Option("--since", help="Leave out events before this moment of event time, UTC.")] = None,
-    anew: Annotated[bool, typer.Option("--anew", help="Begin again, and remove what was archived before.")] = False,
-    until: Annotated[str, typer.Option(help="latest: what is there now; stopped: go on until Ctrl-C or SIGTERM.")] = "latest",
-    every: Annotated[str, typer.Option(help="With --until stopped: how long to wait between two looks (30s, 5m).")] = "1m",
-    accept_missing: Annotated[bool, typer.Option("--accept-missing", help="Go on behind records that retention took.")] = False,
+    since: Annotated[str | None, typer.Option("--since", help="Omit events with an event time before this, UTC.")] = None,
+    anew: Annotated[bool, typer.Option("--anew", help="Start over, and delete what was archived before.")] = False,
+    until: Annotated[
+        str, typer.Option(help="latest: stop at the current end of the topics; stopped: run until Ctrl-C or SIGTERM.")
+    ] = "latest",
+    every: Annotated[str, typer.Option(help="With --until stopped: polling interval (30s, 5m).")] = "1m",
+    accept_missing: Annotated[
+        bool, typer.Option("--accept-missing", help="Continue after records that were deleted by retention.")
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Add what the topics hold since the last time to the event files, for batch runs and training.
+    """Archive new records of the topics to the event files, for batch runs and training.
 
-    Each event once, whatever is killed and however often this runs: files are named by the offsets that they are of, and small ones are
-    merged. What the contract takes is written; the rest is counted by reason (the stream keeps it as dead letters).
+    Each event is written exactly once, even if the command is killed and repeated: files are named by their offsets, and small files are
+    merged. Records that violate the contract are only counted by reason (the stream keeps them as dead letters).
     """
     quiet()
     from pipelines.project.recording import recorded
     from pipelines.sources.broker import open_broker
 
     if until not in ("latest", "stopped"):
-        raise ConfigError(f"--until {until!r}: write latest or stopped")
+        raise ConfigError(f"--until {until!r} is unknown; use latest or stopped")
     try:
         pause = parse_duration(every).total_seconds()
     except ValueError as error:
@@ -99,8 +107,8 @@ def archive(
     for one in chosen:
         if len(of := [s.name for s in loaded.sources.values() if one.files and s.files == one.files]) > 1:
             raise ConfigError(
-                f"sources {', '.join(of)} have one folder of files, {one.files}: what is archived there are events of one of them, which"
-                " the others could not read; give each files= of its own"
+                f"sources {', '.join(of)} share the folder {one.files}: events archived there for one of them cannot be read by the others;"
+                " give each its own files="
             )
     reader = open_broker(loaded.settings.kafka, loaded.data).open_reader()
     totals: dict[str, Archived] = {}
@@ -176,9 +184,9 @@ def _chosen(repo: Any, names: list[str] | None) -> list[Any]:
     known = {name: s for name, s in repo.sources.items() if s.topic}
     for name in names or ():
         if name not in known:
-            problem = "has no topic" if name in repo.sources else "is not known"
+            problem = "has no topic" if name in repo.sources else "is unknown"
             raise ConfigError(f"--source {name} {problem}; sources with a topic: {', '.join(sorted(known)) or 'none'}")
     chosen = [s for name, s in sorted(known.items()) if not names or name in names]
     if not chosen:
-        raise ConfigError(f"{repo.path.name} has no source with topic=; give one a topic")
+        raise ConfigError(f"{repo.path.name} has no source with a topic; set topic= in a source")
     return chosen

@@ -16,10 +16,10 @@ __all__ = ["track"]
 def track(
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
-    all_: Annotated[bool, typer.Option("--all", help="Send every run again, e.g. to a new store.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Send all runs again, e.g. to a new store.")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Send the runs that wait in DATA/tracking/outbox to the trackers (MLflow, Weights & Biases), and wait until it is done."""
+    """Send the pending runs in DATA/tracking/outbox to the trackers (MLflow, Weights & Biases), and wait until done."""
     from pipelines.lake.runs import list_runs
     from pipelines.tracking.outbox import Outbox
     from pipelines.tracking.stores import shown, trackers, tracking_uri
@@ -43,6 +43,6 @@ def track(
     left = len(outbox.notes())
     show({"sent": max(0, waiting - left), "left": left, "store": shown(uri), "trackers": chosen, "failed": failed}, json_)
     if left:
-        raise TandemError(f"{left} of {waiting} notes wait on: {'; '.join(failed.values())}")
+        raise TandemError(f"{left} of {waiting} updates are still pending: {'; '.join(failed.values())}")
     if not json_:
-        screen.print(f"sent {waiting} notes to {', '.join(chosen) or 'nobody'}; MLflow's store: {shown(uri)}", highlight=False)
+        screen.print(f"sent {waiting} updates to {', '.join(chosen) or 'no tracker'}; MLflow store: {shown(uri)}", highlight=False)

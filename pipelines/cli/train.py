@@ -40,34 +40,30 @@ def train(
     data: DataOption = None,
     start: StartOption = None,
     end: EndOption = None,
-    model: Annotated[str | None, typer.Option(help="Which model of tandem.yaml (default: the first).")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = workflow.SEED,
+    model: Annotated[str | None, typer.Option(help="Model in tandem.yaml (default: the first).")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = workflow.SEED,
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="A parameter of the model: name=value; name=value,value,... makes several experiments.", metavar="NAME=VALUE"
+            "--set", help="Set a parameter of the model: name=value; name=value,value,... runs several experiments.", metavar="NAME=VALUE"
         ),
     ] = None,
     grid: Annotated[
-        Path | None, typer.Option(help="Experiments from a YAML file: lists by name (all combinations), or a list of mappings.")
+        Path | None, typer.Option(help="YAML file of experiments: lists by name (all combinations), or a list of mappings.")
     ] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Experiments at a time (default, and at most: one per core).")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Number of parallel experiments (default and maximum: one per core).")] = None,
     metric: Annotated[
-        str, typer.Option(help="What names the best experiment: test/auc, test/log_loss, test/auc/origin=JFK...")
+        str, typer.Option(help="Metric that selects the best experiment: test/auc, test/log_loss, test/auc/origin=JFK...")
     ] = "test/auc",
-    push: Annotated[
-        bool, typer.Option("--push/--no-push", help="Whether one training, if it is blessed, is pushed; experiments never are.")
-    ] = True,
-    push_best: Annotated[
-        bool, typer.Option("--push-best", help="Train the best experiment again, through the gate, and push it if it is blessed.")
-    ] = False,
+    push: Annotated[bool, typer.Option("--push/--no-push", help="Push the model if it is blessed (experiments are never pushed).")] = True,
+    push_best: Annotated[bool, typer.Option("--push-best", help="Train the best experiment again, and push it if it is blessed.")] = False,
     once: Annotated[
         str | None,
-        typer.Option(help="Any text: where the model has a complete training for it, that one is shown and none is made; for retries."),
+        typer.Option(help="Idempotency key for retries: if a training with this key is complete, show it instead of training again."),
     ] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Training set, TFX pipeline, evaluation; pushes the model if it is blessed. With several values: experiments, compared."""
+    """Build the training set, run the TFX pipeline, evaluate, and push the model if it is blessed. Several values: compare experiments."""
     quiet()
     steps = Steps()
     steps.say("loading libraries")
@@ -95,7 +91,7 @@ def train(
             screen.print(f"nothing is pushed; the best through the gate, same --repo, --start, --end: tandem train --seed {seed} {again}")
         return
     if push_best:
-        raise ConfigError("--push-best goes with several experiments; one training is pushed if it is blessed")
+        raise ConfigError("--push-best is for several experiments; a single training is pushed if it is blessed")
     if once is not None and (earlier := workflow.trained_once(loaded, model, once)) is not None:
         _again(earlier, json_)
         return
@@ -108,7 +104,7 @@ def _again(run: Run, json_: bool) -> None:
     record = run.as_(TrainRecord)
     show({"run": run.id, "version": record.version, "metrics": record.metrics}, json_)
     became = f"version {record.version}" if record.version is not None else f"not pushed: {'; '.join(record.reasons)}"
-    screen.print(f"trained before, for the same --once: {run.id}, {became}", highlight=False)
+    screen.print(f"already trained for this --once key: {run.id}, {became}", highlight=False)
     if record.version is None:
         raise typer.Exit(3)
 
@@ -128,7 +124,7 @@ def _result(trained: Any, push: bool, machine: dict[str, Any] | None) -> None:
     if trained.version is not None:
         screen.print(f"pushed version {trained.version} of {trained.model} ({trained.run})", highlight=False)
     elif not push:
-        screen.print("not pushed: --no-push; it is neither held against the gate nor served", highlight=False)
+        screen.print("not pushed (--no-push): the model is neither validated for pushing nor served", highlight=False)
     if trained.pushed is None and push:
         screen.print(f"not pushed: {'; '.join(trained.pipeline.reasons)}")
         raise typer.Exit(3)
@@ -141,7 +137,7 @@ def render(compared: Comparison) -> Table:
     out = Table(title=f"{counted(rows, 'experiment')} by {compared.metric} ({compared.better} is better)", title_justify="left")
     for name in ("#", *names, *compared.scores, "seconds"):
         out.add_column(name, justify="right")
-    out.add_column("run, or what went wrong", overflow="fold")
+    out.add_column("run, or error", overflow="fold")
     for row in rows:
         values = (f"{row.metrics[s]:.4f}" if s in row.metrics else "-" for s in compared.scores)
         told = row.run if row.status == "complete" and not row.why else f"{row.status}: {row.why}"

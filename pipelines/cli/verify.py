@@ -21,28 +21,27 @@ UNEXPLAINED = 1
 def verify(
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
-    name: Annotated[str, typer.Option("--name", help="Which stream.")] = "main",
+    name: Annotated[str, typer.Option("--name", help="Name of the stream.")] = "main",
     against: Annotated[
         str | None,
         typer.Option(
-            help="Compare with this batch run's rows, or the 'latest' one's (default: a new run over exactly what the stream read)."
+            help="Compare with the rows of this batch run (an id, or latest; default: a new run over exactly the events the stream read)."
         ),
     ] = None,
-    online: Annotated[bool, typer.Option("--online/--no-online", help="Look at what the online store holds for each key.")] = True,
-    served: Annotated[bool, typer.Option("--served/--no-served", help="Look at what the server answered (its request log).")] = True,
+    online: Annotated[bool, typer.Option("--online/--no-online", help="Compare the online store, key by key.")] = True,
+    served: Annotated[bool, typer.Option("--served/--no-served", help="Compare the server's responses (its request log).")] = True,
     stores: Annotated[
-        bool, typer.Option("--stores", help="Only compare the offline rows with the online store, key by key; this needs no stream.")
+        bool, typer.Option("--stores", help="Only compare the offline rows with the online store, key by key; needs no stream.")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", help="Folder of report.html and report.json (default: data/verify/<name>-<time>).")
+        Path | None, typer.Option("--output", help="Output folder of report.html and report.json (default: data/verify/<name>-<time>).")
     ] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the event log and the rows that were made for the comparison.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the event log and the rows computed for the comparison.")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Prove that stream and batch gave the same numbers: rows bit by bit, the online store, the server's answers.
+    """Prove that stream and batch computed the same values: rows bit by bit, the online store, the server's responses.
 
-    Exit codes: 0 every difference has a proven cause, or there is none; 1 something is unexplained, or the comparison could not be made
-    (one line says why); 2 wrong usage.
+    Exit codes: 0 no differences, or each has a proven cause; 1 unexplained differences, or the comparison failed; 2 usage error.
     """
     quiet()
     from pipelines.lake.provenance import hashed

@@ -36,9 +36,9 @@ __all__ = ["app", "metrics"]
 
 app = typer.Typer(invoke_without_command=True, no_args_is_help=False, rich_markup_mode=None)
 
-JOBS_ALONE = "jobs alone: tandem.yaml names no model to monitor or retrain"
+JOBS_ALONE = "jobs only: tandem.yaml lists no models to monitor or retrain"
 
-ModelOption = Annotated[str | None, typer.Option("--model", help="Watch this model only (default: all of tandem.yaml).")]
+ModelOption = Annotated[str | None, typer.Option("--model", help="Only this model (default: all models of tandem.yaml).")]
 
 
 @app.callback()
@@ -47,18 +47,18 @@ def watch(
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
     model: ModelOption = None,
-    every: Annotated[str | None, typer.Option(help="How often the monitor runs: 30m, 1h, 1d (default: watch.every).")] = None,
-    once: Annotated[bool, typer.Option("--once", help="Look now, do what follows from it, and end (for cron).")] = False,
-    as_of: Annotated[str | None, typer.Option(help="The moment (UTC) that labels and monitor take for now, over replayed history.")] = None,
-    metrics_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port of /metrics (0: a free one).")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what a look now would do, and do nothing.")] = False,
+    every: Annotated[str | None, typer.Option(help="Interval of monitor runs: 30m, 1h, 1d (default: watch.every).")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Run once and exit (for cron).")] = False,
+    as_of: Annotated[str | None, typer.Option(help="Run labels and monitor as of this time (UTC), for historical data.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port for Prometheus /metrics (0: any free port).")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what a run would do; do nothing.")] = False,
     json_: JsonOption = False,
 ) -> None:
     """Run the monitor on a schedule, alert, and retrain on drift, decay, age or new data, until stopped (Ctrl-C, SIGTERM).
 
-    A retrained model is pushed as the challenger; with watch.promote in tandem.yaml it is promoted if the thresholds of tandem promote
-    hold. With --once the exit code is 1 if something could not be done; what the monitor finds, alerts and tandem watch
-    status.
+    A retrained model is pushed as the challenger; with watch.promote in tandem.yaml it is promoted if it passes the thresholds of tandem
+    promote. With --once the exit code is 1 if a step failed. Findings of the monitor do not change it: they are alerted, and shown by
+    tandem watch status.
     """
     if context.invoked_subcommand is not None:
         return
@@ -83,7 +83,7 @@ def watch(
             for line in lines:
                 write(f"{name}: would {line}" if not line.startswith("tandem") else f"{name}: would run {line}")
         if not planned:
-            steps.say(f"would look after {JOBS_ALONE}")
+            steps.say(f"would watch {JOBS_ALONE}")
         return
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -127,14 +127,14 @@ def _subject(repo: Path, data: Path | None, model: str | None) -> Subject:
     loaded = load(repo, data, everything=True)
     names = [str(loaded.attribute(reference).name) for reference in loaded.settings.models]
     if model is not None and model not in names:
-        raise ConfigError(f"--model {model}: there is no such model; tandem.yaml has {', '.join(names) or 'none'}")
+        raise ConfigError(f"--model {model}: no such model; tandem.yaml has {', '.join(names) or 'none'}")
     chosen = tuple(names) if model is None else (model,)
     return Subject(loaded.path, loaded.settings, loaded.data, loaded.sources, loaded.groups, chosen)
 
 
 @app.command()
 def status(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, model: ModelOption = None, json_: JsonOption = False) -> None:
-    """Show what the watch knows: triggers, what it would do next, retrainings, alerts."""
+    """Show the state of the watch: triggers, next actions, retrainings and alerts."""
     quiet()
     from pipelines.watch.watch_job import utc_now
     from pipelines.watch.watch_status import status as look
@@ -156,12 +156,12 @@ def _table(found: WatchStatus) -> Table:
         what = one.get("outcome") or one["status"]
         version = f" version {one['version']}" if one.get("version") else ""
         table.add_row(
-            one["run"], f"{what}{version}; asked for by {', '.join(one['triggers'])}{'; ' + one['error'] if one.get('error') else ''}"
+            one["run"], f"{what}{version}; triggered by {', '.join(one['triggers'])}{'; ' + one['error'] if one.get('error') else ''}"
         )
     for alert in found["alerts"]["firing"]:
         table.add_row(f"alert, {alert['severity']}", f"{alert['title']} (since {_when(alert['since'])})")
     if found["alerts"]["waiting"]:
-        table.add_row("alerts waiting", str(found["alerts"]["waiting"]))
+        table.add_row("alerts pending", str(found["alerts"]["waiting"]))
     return table
 
 
@@ -177,12 +177,14 @@ def _when(value: Any) -> str:
 def metrics(
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Serve /metrics on this port (0: a free one) until stopped.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Serve /metrics on this port (0: any free port) until stopped.")
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Write them into this file, whole: for the textfile collector of node_exporter (*.prom).")
+        Path | None, typer.Option(help="Write the metrics to this file, atomically: for node_exporter's textfile collector (*.prom).")
     ] = None,
 ) -> None:
-    """Print what the jobs of a data folder left, as Prometheus metrics; tandem watch serves the same."""
+    """Print Prometheus metrics of the jobs of a data folder; tandem watch serves the same metrics."""
     from pipelines.watch.job_metrics import JobMetrics, page
 
     found = JobMetrics(settings_of(repo, data).data)

@@ -130,7 +130,7 @@ class DemoClient:
     def millis(self) -> float:
         """Median milliseconds of a prediction. Raises TandemError if there was none."""
         if not self.times:
-            raise TandemError("the server answered no question; its lines stand above")
+            raise TandemError("the server answered no request; see its log lines above")
         return sorted(self.times)[len(self.times) // 2]
 
 

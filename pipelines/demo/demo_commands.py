@@ -13,8 +13,8 @@ from pipelines.lake.files import as_the_users
 from pipelines.project.config import load_settings
 
 
-def init(folder: Annotated[Path, typer.Argument(help="The folder to make.")]) -> None:
-    """Make a small feature repository to start from."""
+def init(folder: Annotated[Path, typer.Argument(help="Folder to create.")]) -> None:
+    """Create a small example feature repository to start from."""
     from pipelines.demo.scaffold import scaffold
 
     with as_the_users():
@@ -22,7 +22,7 @@ def init(folder: Annotated[Path, typer.Argument(help="The folder to make.")]) ->
     for path in written:
         typer.echo(f"wrote {path}")
     repo = shlex.quote(str(folder))
-    typer.echo(f"next, all of it: tandem demo --repo {repo}")
+    typer.echo(f"next, run everything: tandem demo --repo {repo}")
     typer.echo("or step by step:")
     for command in ("events", "batch", "apply", "materialize", "train"):
         typer.echo(f"  tandem {command} --repo {repo}")
@@ -36,11 +36,12 @@ def demo(
     start: StartOption = None,
     end: EndOption = None,
     stream_days: Annotated[
-        int | None, typer.Option(min=0, max=30, help="Days after the end that pass through Kafka (default 3; 0: the batch half alone).")
+        int | None,
+        typer.Option(min=0, max=30, help="Days after --end that are streamed through Kafka (default 3; 0: only the batch half)."),
     ] = None,
     json_: JsonOption = False,
 ) -> None:
-    """The whole way: event logs, batch, apply, materialize, train; then a stream, questions to the model meanwhile, and the proof."""
+    """Run everything end to end: events, batch, apply, materialize, train; then a stream with live predictions, and the parity proof."""
     quiet()
     from pipelines.demo.demo_run import run_demo
 

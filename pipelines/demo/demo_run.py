@@ -32,7 +32,7 @@ def run_demo(repo: Repo, start: datetime, end: datetime, as_json: bool, days: in
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: children and broker are ended on the way out
     problem = live.why_not(repo) if days else ""
     if problem:
-        steps.say(f"without the streaming half: {problem}")
+        steps.say(f"skipping the streaming half: {problem}")
         days = 0
     if days:
         fetch_in_background()
@@ -48,7 +48,7 @@ def run_demo(repo: Repo, start: datetime, end: datetime, as_json: bool, days: in
         begin = start + timedelta(days=repo.settings.demo.warm_up_days)
         trained = workflow.train(repo, begin, end, steps)
         if trained.pushed is None:
-            steps.say(f"not blessed, so not pushed; the version before stays, if there is one: {'; '.join(trained.pipeline.reasons)}")
+            steps.say(f"not blessed, so not pushed; the previous version, if any, stays: {'; '.join(trained.pipeline.reasons)}")
         if not layout.model(repo.data, trained.model).is_dir():
             raise TandemError(
                 f"model {trained.model!r} has no blessed version to serve; give it more data (--start, --end) or other thresholds"
@@ -79,7 +79,7 @@ def run_demo(repo: Repo, start: datetime, end: datetime, as_json: bool, days: in
         out.print("One answer of the server:")
         out.print_json(json.dumps(answer))
         out.print(f"asked over HTTP, half of the requests within {millis:.1f} ms.")
-    out.print(f"All of it took {summary['seconds']} s.")
+    out.print(f"The whole demo took {summary['seconds']} s.")
     last = end + timedelta(days=days)
     out.print(
         f"Next: tandem serve --as-of {last:%Y-%m-%d}   (then open http://127.0.0.1:8500/docs); tandem runs; feast ui (in {repo.path.name})"

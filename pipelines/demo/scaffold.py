@@ -33,7 +33,7 @@ def scaffold(folder: Path) -> list[Path]:
     templates = files("pipelines.demo") / "templates" / "repo"
     try:
         if folder.is_dir() and any(folder.iterdir()):
-            raise ConfigError(f"{folder} is not empty; name a folder that is new or empty")
+            raise ConfigError(f"{folder} is not empty; choose a new or empty folder")
         folder.mkdir(parents=True, exist_ok=True)
         written = []
         for name, template in _FILES.items():
@@ -41,7 +41,7 @@ def scaffold(folder: Path) -> list[Path]:
             path.write_text((templates / template).read_text("utf-8"), "utf-8")
             written.append(path)
     except FileExistsError:
-        raise ConfigError(f"{folder} is a file; name a folder that is new or empty") from None
+        raise ConfigError(f"{folder} is a file; choose a new or empty folder") from None
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written: {error.strerror or error}; name another folder") from None
     return written

@@ -52,7 +52,7 @@ def why_not(repo: Repo) -> str:
     if mute:
         return f"source {mute[0]!r} has no topic; give it one: topic='...'"
     if repo.settings.kafka.bootstrap_servers:
-        return "kafka.bootstrap_servers is set, and the demo writes only into a broker of its own"
+        return "kafka.bootstrap_servers is set, and the demo only writes to its own broker"
     try:
         import kafka  # noqa: F401
     except ImportError:
@@ -65,8 +65,8 @@ def start_over(repo: Repo, steps: Steps) -> None:
     if not layout.stream(repo.data, NAME).exists():
         return
     if running(layout.stream(repo.data, NAME)) is not None:
-        raise TandemError(f"the stream of another demo runs on {repo.data}; 'tandem stream stop --name {NAME}' ends it")
-    steps.say("deleting what the last demo streamed: its topics, online rows, stream and request log")
+        raise TandemError(f"the stream of another demo is running on {repo.data}; stop it with 'tandem stream stop --name {NAME}'")
+    steps.say("deleting the data of the previous demo: topics, online rows, stream state and request log")
     local.down(repo.data, delete=True)
     store = open_store(repo)
     store._get_provider().online_store.teardown(store.config, store.list_feature_views(), [])
@@ -113,7 +113,7 @@ class Ahead:
         except BaseException as error:
             self._error = error
             if not self._left.is_set():
-                self._steps.say(f"the stream could not be started, so the demo ends after the training: {' '.join(str(error).split())}")
+                self._steps.say(f"the stream could not be started, so the demo ends after training: {' '.join(str(error).split())}")
 
     def stream(self) -> _Child:
         """The stream's process, once it is started; whether it reads yet is for :func:`_wait` to find out. Raises what went wrong."""
@@ -143,26 +143,26 @@ def _streamed(
 
     clock = layout.replay_clock(repo.data)
     with ExitStack() as started:
-        with steps.doing("starting the server, and the stream if it is not there yet"):
+        with steps.doing("starting the server, and the stream if it is not running yet"):
             address = started.enter_context(server(repo, days[0], "--clock", str(clock)))
             _wait(stream, lambda: _reads(repo), "the stream did not start", 300)
-        steps.say(f"the stream goes on from the end of the batch run; the server answers on {address}")
+        steps.say(f"the stream continues from the end of the batch run; the server listens on {address}")
         client = DemoClient(repo, address, model, questions, steps.say)
-        steps.say(f"replaying {days[0]:%Y-%m-%d} to {days[1]:%Y-%m-%d}, two hours in a second; every request is asked when its time comes,")
-        steps.say("and the same one every second: " + ", ".join(f"{k} {v}" for k, v in client.question.items()))
+        steps.say(f"replaying {days[0]:%Y-%m-%d} to {days[1]:%Y-%m-%d}, two hours per second; each request is sent when its time comes,")
+        steps.say("and a fixed one every second: " + ", ".join(f"{k} {v}" for k, v in client.question.items()))
         replay = started.enter_context(_Replay(repo, *days))
         while not replay.over():
             client.ask(clock)
             _alive(stream, "the stream ended")
-        steps.say(f"replayed {replay.summary['sent']:,} records; waiting for the stream to deliver all of them")
+        steps.say(f"replayed {replay.summary['sent']:,} records; waiting until the stream has delivered them")
         delivered = _delivered(repo, replay.summary["sources"])
         _wait(stream, lambda: client.ask(clock) and delivered(), "the stream did not catch up", 300)
         millis = client.millis()
-        steps.say(f"the stream caught up; {client.asked:,} requests asked in time; one alone is answered within {millis:.1f} ms (median)")
+        steps.say(f"the stream caught up; {client.asked:,} requests sent on time; a single one is answered within {millis:.1f} ms (median)")
         asked = client.all_of([instance for _, instance in questions[-LATEST:]])
-        steps.say(f"asked {asked} requests of the last hours once more, over features that have come to rest")
+        steps.say(f"asked {asked} requests of the last hours again, now that the features are settled")
         summary = (stop_stream(repo.data, NAME) or {}).get("summary", {})
-        steps.say("the stream stopped, and recorded its checkpoint")
+        steps.say("the stream stopped and saved its checkpoint")
     counts = {k: summary.get(k) for k in ("events", "rows", "late", "rejected", "written", "stale")}
     return {
         "question": client.question,
@@ -185,7 +185,7 @@ def _verified(repo: Repo, steps: Steps, as_json: bool) -> dict[str, Any]:
     if not as_json:
         results().print(render(report))
     if report.unexplained:
-        raise TandemError(f"{report.unexplained} differences between stream and batch are not explained; see {page}")
+        raise TandemError(f"{report.unexplained} differences between stream and batch are unexplained; see {page}")
     return {**report.to_dict(), "page": str(page)}
 
 

@@ -40,7 +40,7 @@ def engine_of(name: str, repo: Repo, flags: EngineFlags, args: Sequence[str]) ->
     if make is not None:
         return make(repo, flags, args)
     if flags.master is not None or flags.parallelism is not None:
-        raise ConfigError(f"--runner {name} has no --master and no --parallelism; say what Beam should know of it after --")
+        raise ConfigError(f"--runner {name} does not take --master or --parallelism; pass Beam options after --")
     from pipelines.batch.beam_options import BeamEngine
 
     return BeamEngine(name, args)
@@ -94,7 +94,7 @@ def _cores() -> int:
 def _flink(repo: Repo, flags: EngineFlags, args: Sequence[str]) -> BatchEngine:
     """Beam's Flink runner, by our own pinned jars: embedded, or a client of a cluster of Flink 1.19."""
     if flags.master is not None and not re.fullmatch(r"[^\s:/]+:\d+", flags.master):
-        raise ConfigError(f"--master {flags.master}: write host:port of Flink's REST interface, such as localhost:8081")
+        raise ConfigError(f"--master {flags.master}: use host:port of Flink's REST API, such as localhost:8081")
     parallelism = flags.parallelism or (_cores() if flags.master is None else -1)
     conf = {"io.tmp.dirs": "{folder}/tmp", "heartbeat.timeout": 600_000, "akka.ask.timeout": "10 min"}
     if flags.master is None:
@@ -146,7 +146,7 @@ def _reach_flink(master: str) -> None:
 def _spark(repo: Repo, flags: EngineFlags, args: Sequence[str]) -> BatchEngine:
     """Beam's Spark runner, by our own pinned jars (Spark 3.5): embedded, or the driver of a cluster, which reaches back to it."""
     if flags.master is not None and not re.fullmatch(r"spark://[^\s:/]+:\d+", flags.master):
-        raise ConfigError(f"--master {flags.master}: write spark://host:port of Spark's master")
+        raise ConfigError(f"--master {flags.master}: use spark://host:port of Spark's master")
     said = {"spark_master": flags.master or f"local[{flags.parallelism or _cores()}]"}
 
     def program() -> Any:
@@ -183,7 +183,7 @@ def _dataflow(repo: Repo, flags: EngineFlags, args: Sequence[str]) -> BatchEngin
     from pipelines.engines.dataflow import DataflowEngine
 
     if flags.master is not None:
-        raise ConfigError(f"--master {flags.master}: Dataflow has none; say --project and --region after --")
+        raise ConfigError(f"--master {flags.master}: Dataflow has no master; give --project and --region after --")
     return DataflowEngine(repo, flags.parallelism, args)
 
 

@@ -36,8 +36,9 @@ class DataflowEngine(BatchEngine):
         cache = cache_of(repo.data)
         if cache is None or not cache.url.startswith("gs://"):
             raise ConfigError(
-                f"--runner dataflow: its workers reach no folder of this machine, and data: is {repo.data if cache is None else cache.url};"
-                " put the data into Google Cloud Storage, data: gs://bucket/prefix, or take flink or spark"
+                "--runner dataflow: its workers cannot reach a folder of this machine, and data is"
+                f" {repo.data if cache is None else cache.url}; put the data into Google Cloud Storage (data: gs://bucket/prefix),"
+                " or use flink or spark"
             )
         given = {a.removeprefix("--").partition("=")[0] for a in args if a.startswith("--")}
         for name, what in _NEEDED.items():

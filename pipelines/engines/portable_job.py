@@ -119,7 +119,7 @@ class JvmRunner(PipelineRunner):
         if code != 0:
             text = "".join(p.read_text(errors="replace")[-200_000:] for p in (log, folder / "worker.log") if p.exists())
             why = cause(text) or (f"ended by signal {-code}" if code < 0 else f"ended with code {code}")
-            raise DataError(f"the batch job failed on {program.name}: {why[:300]}; all it said is in {log}")
+            raise DataError(f"the batch job failed on {program.name}: {why[:300]}; its full output is in {log}")
         return _Done()
 
     def _describe(self, pipeline: Any, options: PipelineOptions, environment: Any) -> Path:

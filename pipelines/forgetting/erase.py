@@ -80,7 +80,7 @@ def erase(repo: Repo, subject: Subject, dry_run: bool = False, say: Callable[[st
         for folder in _streams(repo.data):
             if running(folder) is not None:
                 raise DataError(
-                    f"stream {folder.name!r} runs and would write the rows again; 'tandem stream stop --name {folder.name}' first"
+                    f"stream {folder.name!r} is running and would write the rows again; run 'tandem stream stop --name {folder.name}' first"
                 )
         with store_copies(repo, dry_run) as copies:
             return _erase(repo, subject, dry_run, say, copies)
@@ -147,7 +147,7 @@ def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], Non
         )
     if report.unread:
         more = f" and {len(report.unread) - 10} more" if len(report.unread) > 10 else ""
-        report.notes.append(f"cannot be read, so only the bytes as they lie were searched: {', '.join(report.unread[:10])}{more}")
+        report.notes.append(f"cannot be read, so only their raw bytes were searched: {', '.join(report.unread[:10])}{more}")
     topics = sorted({s.topic for s in repo.sources.values() if s.topic})
     if topics:
         report.notes.append(
@@ -354,7 +354,7 @@ def _mark(data: Path, subject: Subject, report: Report) -> None:
             mark = {
                 "at": datetime.now(UTC).isoformat(),
                 "subject": subject.digest,
-                "what": "rows" if direct else "made from what lost rows",
+                "what": "rows" if direct else "built from erased rows",
             }
             marks = {"erased": [*manifest.get("erased", []), mark]}
             if path.is_relative_to(layout.runs(data)):

@@ -125,7 +125,7 @@ def _text_of(cache: Cache, tree: str, path: str) -> str:
         why = "it is not there"
     except UnicodeDecodeError as error:
         why = str(error)
-    raise DataError(f"nothing is taken: {cache.url}/{tree}/{path} cannot be read ({why}); repair or delete it first")
+    raise DataError(f"nothing is removed: {cache.url}/{tree}/{path} cannot be read ({why}); repair or delete it first")
 
 
 def store_checkpoints(cache: Cache) -> Iterator[tuple[str, str]]:

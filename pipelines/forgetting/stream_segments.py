@@ -62,7 +62,7 @@ class Segment:
             return None
         except (OSError, pa.ArrowException) as error:
             line = str(error).splitlines()[0]
-            raise DataError(f"nothing is taken: {self.name} cannot be read ({line}); repair or delete it first") from None
+            raise DataError(f"nothing is removed: {self.name} cannot be read ({line}); repair or delete it first") from None
 
 
 def segment_of(name: str, opened: Callable[[], BinaryIO]) -> Segment | None:

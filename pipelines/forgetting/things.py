@@ -89,7 +89,7 @@ def said(path: Path) -> str:
     try:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"nothing is taken: {path} cannot be read ({error}); repair or delete it first") from None
+        raise DataError(f"nothing is removed: {path} cannot be read ({error}); repair or delete it first") from None
 
 
 def _changed(path: Path) -> datetime:

@@ -42,7 +42,7 @@ def candidates(repo: Repo) -> tuple[list[Thing], set[str]]:
     """Everything that may go, and the names of what is needed. Raises DataError for a manifest that cannot be read, ModelError."""
     data, cache = repo.data, cache_of(repo.data)
     if broken := runs.damaged(data):
-        raise DataError(f"nothing is taken: what {broken[0]}; repair or delete it first")
+        raise DataError(f"nothing is removed: what {broken[0]}; repair or delete it first")
     things, needed = list(folder_things(repo) if cache is None else store_things(repo, cache)), set[str]()
     for model in models_of(data):
         aliases = current(layout.model(data, model))

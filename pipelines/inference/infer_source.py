@@ -80,7 +80,7 @@ def infer_topic(
             offset = fetched.next_offset
         parts.append(kept)
     if not payloads:
-        raise DataError(f"topic {topic!r} holds no records; nothing can be said of it")
+        raise DataError(f"topic {topic!r} holds no records; nothing can be inferred")
     name = _named(name, topic.rpartition(".")[2] or topic)
     sample, form = sample_payloads(payloads, explode, kafka=kafka, name=name, topic=topic, form=form, parts=parts)
     names = key_names(keys, kafka, name)
@@ -104,7 +104,7 @@ def infer_table(
     name = _named(name, _called(table))
     sample = sample_table(name, table, rows, explode)
     kind = type(table).__name__
-    told = f"inferred from {'a' if kind != 'Iceberg' else 'an'} {kind} table, {sample.rows:,} rows; read what it says, and correct it"
+    told = f"inferred from {'a' if kind != 'Iceberg' else 'an'} {kind} table, {sample.rows:,} rows; review and correct it"
     if isinstance(table, Query):
         told = told.replace("a Query table", "a query")
     proposal = propose(sample, zone=zone, explode=explode, event_time=event_time)
@@ -136,5 +136,5 @@ def _made(
     sample: Sample, name: str, files: str, topic: str, explode: str | None, event_time: str | None, zone: str | None, group: bool, told: str
 ) -> Inferred:
     proposal = propose(sample, zone=zone, explode=explode, event_time=event_time)
-    told = f"inferred from {told}; read what it says, and correct it"
+    told = f"inferred from {told}; review and correct it"
     return Inferred(name, definition(proposal, name, files, topic, group, told), proposal, files)

@@ -242,9 +242,9 @@ def _event_time(columns: list[Column], asked: str | None, lists: Mapping[tuple[A
     if asked is not None:
         found = [c for c in columns if _named(c, asked)]
         if not found:
-            raise DataError(f"--event-time {asked}: there is no such column; there are {', '.join(c.name for c in columns[:20])}")
+            raise DataError(f"--event-time {asked}: no such column; columns are {', '.join(c.name for c in columns[:20])}")
         if found[0].nulls:
-            raise DataError(f"--event-time {asked}: {found[0].nulls:,} of {found[0].rows:,} records have none; an event needs one")
+            raise DataError(f"--event-time {asked}: {found[0].nulls:,} of {found[0].rows:,} records have no value; every event needs one")
         if found[0].dtype == "timestamp":
             if not _after_1970(found[0]):
                 raise DataError(_before_1970(found[0]))
@@ -252,7 +252,7 @@ def _event_time(columns: list[Column], asked: str | None, lists: Mapping[tuple[A
         if found[0].of_day:
             return found[0], True
         if found[0].dtype != "int64":
-            raise DataError(f"--event-time {asked} is {found[0].dtype}, no time that could be read; name another")
+            raise DataError(f"--event-time {asked} is {found[0].dtype}, not a readable time; choose another column")
         if not 0 <= found[0].low <= found[0].high < 2**31:
             raise DataError(
                 f"--event-time {asked}: {found[0].low} to {found[0].high} are neither seconds nor an epoch; name another, and write the"

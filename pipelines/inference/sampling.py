@@ -114,7 +114,7 @@ def sample_files(
         records += [{**dict(given), **r} for r in found] if given else found
         parts.append(len(found))
     if not records:
-        raise DataError(f"{path} holds no records{_not_lines(files)}; nothing can be said of it")
+        raise DataError(f"{path} holds no records{_not_lines(files)}; nothing can be inferred")
     made = flattened(records, explode, parts)
     made.kind, made.text, made.dialect, made.suffix = "file", dialect is not None, dialect, suffix
     made.kinds, made.folders = types, tuple(columns)

@@ -54,9 +54,9 @@ def same_files(name: str, then: Mapping[str, Mapping[str, Any]], folder: Path) -
     if missing or other or not then:
         parts = [f"{len(other):,} of {len(then):,} files have other bytes ({other[0]})"] if other else []
         parts += [f"{len(missing):,} files were not made ({missing[0]})"] if missing else []
-        return Artifact(name, "different", "; ".join(parts) or "nothing was recorded to compare with")
+        return Artifact(name, "different", "; ".join(parts) or "nothing was recorded for comparison")
     total = sum(int(o["bytes"]) for o in then.values())
-    return Artifact(name, "identical", f"{len(then):,} files, {total:,} bytes, every one the same")
+    return Artifact(name, "identical", f"{len(then):,} files, {total:,} bytes, all identical")
 
 
 def files_of(run: RunRecord, data: Path, run_id: str, group: str) -> dict[str, dict[str, Any]]:
@@ -84,7 +84,7 @@ def same_tables(then: Path, now: Path, sort: bool = False) -> str:
     if sorted(a.column_names) != sorted(b.column_names):
         gone, new = sorted(set(a.column_names) - set(b.column_names)), sorted(set(b.column_names) - set(a.column_names))
         parts = [f"without {', '.join(gone)}"] if gone else []
-        return f"the columns are others: {' and '.join([*parts, *([f'with {chr(44).join(new)}'] if new else [])])}"
+        return f"the columns differ: {' and '.join([*parts, *([f'with {chr(44).join(new)}'] if new else [])])}"
     if a.num_rows != b.num_rows:
         return f"{a.num_rows:,} rows then, {b.num_rows:,} now"
     b = b.select(a.column_names)
@@ -116,7 +116,7 @@ def _differing(a: Any, b: Any) -> int:
 def same_predictions(name: str, then: Any, now: Any) -> Artifact:
     """Compare probabilities of shape [n]; ``then`` None: the model of then is gone."""
     if then is None:
-        return Artifact(name, "equal", "the model of then is gone; its scores are compared instead")
+        return Artifact(name, "equal", "the original model no longer exists; its scores are compared instead")
     if np.array_equal(then, now):
         return Artifact(name, "identical", f"{len(now):,} probabilities, bit by bit")
     off = float(np.max(np.abs(np.asarray(then, np.float64) - np.asarray(now, np.float64))))

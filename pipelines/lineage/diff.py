@@ -87,7 +87,7 @@ def render(a: Mapping[str, Any], b: Mapping[str, Any], most: int = 12) -> list[s
             if len(lines) > most:
                 out.append(f"  and {len(lines) - most} more (--json has them all)")
     if not any(d.section in CAUSES for d in found):
-        out.append("no cause differs: what differs in effect comes from outside of what a manifest knows (time, hardware, chance)")
+        out.append("no recorded cause differs: the results differ for reasons outside the manifest (time, hardware, randomness)")
     return out
 
 

@@ -57,7 +57,7 @@ def reproduce(
     begun = time.monotonic()
     folder = layout.reproduce(repo.data) / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
     with recording.recorded(repo, "reproduce", of_run=run.id) as own:
-        say(f"looking for what has changed since {run.id}")
+        say(f"checking what has changed since {run.id}")
         found = changed(repo, run.manifest)
         inputs, notes = _inputs(repo.data, run.manifest)
         causes = [*(f"input changed: {c}" for c in inputs), *(_cause(d) for d in found)]
@@ -70,7 +70,7 @@ def reproduce(
                 artifacts = make(repo, run, folder, model, say, timed)
             except TandemError as error:  # what it was made of is gone, or no longer fits
                 what = "training set" if run.kind == "train" else "rows"
-                artifacts = [Artifact(what, "different", f"it cannot be made now: {' '.join(str(error).split())}")]
+                artifacts = [Artifact(what, "different", f"it cannot be reproduced now: {' '.join(str(error).split())}")]
         finally:
             if not keep:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -91,9 +91,9 @@ def reproduce(
 
 def _check(run: runs.Run) -> None:
     if run.kind not in ("train", "batch"):
-        raise DataError(f"run {run.id} is of kind {run.kind}; only train and batch runs can be made again")
+        raise DataError(f"run {run.id} is of kind {run.kind}; only train and batch runs can be reproduced")
     if run.kind == "train" and not run.as_(TrainRecord).query:
-        raise DataError(f"run {run.id} ended ({run.status}) before its training set was made; there is nothing to make again")
+        raise DataError(f"run {run.id} ended ({run.status}) before its training set was made; there is nothing to reproduce")
     if run.kind == "batch" and run.status != "complete":
         raise DataError(f"run {run.id} is {run.status}, not complete; run 'tandem batch' again instead")
 
@@ -166,7 +166,7 @@ def _training(
     query = m.query
     model = _as_it_was(repo, m)
     events = {n: f for n, f in m.inputs.items() if not n.startswith("offline/")}
-    say("spine: asking the event log as of " + query["as_of"][:19])
+    say("spine: querying the event log as of " + query["as_of"][:19])
     then = as_of.past(data, events, scratch / "past")
     start, end = (datetime.fromisoformat(query[n]) for n in ("start", "end"))
     spine = ask_spine(repo.path, query["spine"], then, start, end)
@@ -178,13 +178,13 @@ def _training(
         if name.startswith("offline/")
     }
     features = FeatureSet.of(query["features"], query.get("projections"))
-    say("point-in-time features: joining with the rows of then")
+    say("point-in-time features: joining with the original rows")
     made, _ = make_set(model, spine, repo.path, data, datetime.fromisoformat(query["as_of"]), {}, pins, features, scratch)
     out = [_same_set(data, m, made)]
     if not with_model:
         return out
     if not m.metrics:
-        return [*out, Artifact("model", "different", "the run ended before it had a model")] if m.status == "complete" else out
+        return [*out, Artifact("model", "different", "the run ended before it produced a model")] if m.status == "complete" else out
     say("loading TensorFlow and TFX")
     from pipelines.training.tfx_pipeline import run_pipeline
 
@@ -222,7 +222,7 @@ def _as_it_was(repo: Repo, run: TrainRecord) -> Any:
     """The model with all that decides its training set as recorded; its functions are those of now."""
     found = _find_model(repo, run.model or "")
     if found is None:
-        raise DataError(f"model {run.model!r} of run {run.id} is defined no more; put it back into models: of tandem.yaml")
+        raise DataError(f"model {run.model!r} of run {run.id} is no longer defined; put it back into models in tandem.yaml")
     then = run.query["model"]
     split = tuple(datetime.fromisoformat(s) if isinstance(s, str) else s for s in then["split"])
     fields = [Field(name, dtype, required=required) for name, dtype, required in then["request_fields"]]
@@ -253,7 +253,7 @@ def _same_set(data: Path, then_run: TrainRecord, made: Any) -> Artifact:
     if made.manifest["spine_sha256"] != query["spine_sha256"]:
         why.append("the labelled requests differ")
     elif made.fingerprints != query["fingerprints"]:
-        why.append("the rows stem from other graphs")
+        why.append("the rows were computed by other graphs")
     else:
         why.append("the features of equal requests differ")
     before = layout.training_set(data, str(then_run.training_set))
@@ -292,7 +292,7 @@ def _batch(
         before = {n: f for n, f in files_of(m, repo.data, run.id, name).items() if n.endswith(".parquet")}
         folder = layout.offline_run(data, name, made.id)
         if not before:
-            out.append(Artifact(f"rows of {name}", "different", "the run of then made none, or its files are gone"))
+            out.append(Artifact(f"rows of {name}", "different", "the original run has none, or its files were deleted"))
             continue
         found = same_files(f"rows of {name}", before, folder)
         if found.verdict != "identical" and layout.offline_run(repo.data, name, run.id).is_dir():
@@ -320,18 +320,18 @@ def render(result: Mapping[str, Any]) -> list[str]:
     if result["verdict"] == "different" and result["causes"]:
         out += ["why:", *_some(result["causes"])]
     elif result["verdict"] == "different":
-        out.append("why: no input, definition, code or library changed; what is left is chance, time or hardware")
+        out.append("why: no input, definition, code or library changed; remaining causes are randomness, time or hardware")
     elif result["causes"]:
         out += ["changed since, without effect on the result:", *_some(result["causes"])]
     if result["folder"]:
-        out.append(f"what was made is kept in {result['folder']}")
+        out.append(f"the reproduced files are in {result['folder']}")
     return [*out, f"{result['seconds']:,.1f} s"]
 
 
 _OF_ALL = {
-    "identical": "made again, every byte that counts is identical",
-    "equal": "made again, equal within the stated tolerance",
-    "different": "made again, and something differs",
+    "identical": "reproduced, identical bytes",
+    "equal": "reproduced, equal within the stated tolerance",
+    "different": "reproduced, with differences",
 }
 
 

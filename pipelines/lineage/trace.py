@@ -44,12 +44,12 @@ def trace(repo: Repo, request_id: str, row: int = 0) -> Trace:
 
     log = repo.settings.request_log(repo.path)
     if log is None:
-        raise DataError("the request log is turned off (serve.request_log); without it no answer can be traced")
+        raise DataError("the request log is disabled (serve.request_log); predictions cannot be traced without it")
     answer, times = _answer(log, request_id, row)
     known = {r.id: r for r in runs.list_runs(repo.data)}
     notes: list[str] = []
     if times > 1:
-        notes.append(f"{times} answers carry this request id; this is the last of them")
+        notes.append(f"{times} responses have this request id; showing the last one")
     views = list(dict.fromkeys(c.removesuffix("__tandem_status") for c in answer if c.endswith("__tandem_status")))
     views = [v for v in views if answer[f"{v}__tandem_status"] is not None]
     version = _version(repo, answer)
@@ -91,8 +91,8 @@ def _answer(folder: Path, request_id: str, row: int) -> tuple[dict[str, Any], in
         if rows:
             raise DataError(f"request {request_id!r} has no row {row}; it has {', '.join(map(str, sorted(rows)))}")
         raise DataError(
-            f"the request log {folder} has no answer to request {request_id!r}; the id is the X-Request-Id of answer or request,"
-            " and the log is sampled and written in batches (serve.request_log_seconds)"
+            f"the request log {folder} has no response for request {request_id!r}; use the X-Request-Id of the response or request;"
+            " the log is sampled and written in batches (serve.request_log_seconds)"
         )
     return max(found, key=lambda r: r["tandem_at"]), len(found)
 
@@ -179,7 +179,7 @@ def _view(repo: Repo, known: Mapping[str, runs.Run], answer: Mapping[str, Any], 
         "events": None,
     }
     if group is None:
-        notes.append(f"view {view!r} is defined no more (or was never one of Tandem's): its rows are not looked for")
+        notes.append(f"view {view!r} is no longer defined (or is not a Tandem view): its rows are not traced")
         return out
     if stamp is None:
         return out

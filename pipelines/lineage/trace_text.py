@@ -26,7 +26,7 @@ def lines(found: Trace) -> list[tuple[int, str]]:
     v = found.model_version
     if v is not None:
         alias = f", {v['alias_now']} now" if v.get("alias_now") else ""
-        gone = "" if v["there"] else "; its folder is gone"
+        gone = "" if v["there"] else "; its folder was deleted"
         out.append((1, f"model {v['model']} version {v['version']}{alias}{gone} ({v['path']})"))
     t = found.training_run
     if t is not None:
@@ -70,7 +70,7 @@ def lines(found: Trace) -> list[tuple[int, str]]:
 
 def _of_training(t: TracedRun) -> str:
     if not t["recorded"]:
-        return ": its manifest is not there (trained before runs were recorded, or removed)"
+        return ": its manifest does not exist (trained before runs were recorded, or removed)"
     code = t["code"]
     scores = ", ".join(f"{n} {v:.4f}" for n, v in t["metrics"].items() if n in ("test/auc", "test/log_loss"))
     commit = f"commit {str(code['commit'])[:12]}{' with changes' if code['dirty'] else ''}" if code.get("commit") else "no commit"

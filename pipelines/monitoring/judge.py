@@ -205,7 +205,7 @@ def recomputed(found: Mapping[str, Recomputed], settings: MonitorSettings) -> li
     for name, r in found.items():
         bugs = r.count("real bug")
         others = ", ".join(f"{n:,} {kind} ({cause})" for kind, causes in r.causes.items() for cause, n in causes.items()) or "none differs"
-        out.append(above("recomputed", name, bugs, settings.real_bugs, f"{r.answers:,} answers computed anew: {others}"))
+        out.append(above("recomputed", name, bugs, settings.real_bugs, f"{r.answers:,} answers recomputed: {others}"))
         ahead = r.count("ahead of the clock")
         detail = f"{ahead:,} of {r.answers:,} answers from a row that lies after the moment of the answer"
         if ahead:
@@ -243,10 +243,10 @@ def headline(checks: Sequence[Check], answers: int) -> str:
     if not bad:
         warned = [c for c in checks if c.status == "warn"]
         if warned:
-            return f"Nothing fails; to look at: {', '.join(_list(warned))}"
+            return f"No failures; warnings: {', '.join(_list(warned))}"
         if not any(c.status == "ok" for c in checks):
-            return "Nothing could be judged: " + "; ".join(c.detail for c in checks)
-        return f"{sum(c.status == 'ok' for c in checks)} checks over {answers:,} answers, nothing stands out"
+            return "Nothing could be checked: " + "; ".join(c.detail for c in checks)
+        return f"{sum(c.status == 'ok' for c in checks)} checks over {answers:,} answers, no findings"
     parts = [c.detail if c.name == "request_log" else c.detail.split(":")[0] for c in bad if c.name in ("unit", "request_log")]
     for name, words in _WORDS.items():
         mine = [c for c in bad if c.name == name]

@@ -123,13 +123,13 @@ def _judged(
     at = column_us(log, "tandem_as_of")
     window = choose(at, options.since, options.until, options.last)
     if window is None:
-        why = f"no answers of {model.name!r} are in {request_log(repo)}; ask the server, then monitor again"
+        why = f"no answers of {model.name!r} are in {request_log(repo)}; send requests to the server first"
         return _done(report, [skipped("request_log", why)])
     served = log.filter(pa.array(window.mask(at)))
     before = log.filter(pa.array(window.before.mask(at)))
     report = replace(report, window=[*window.texts()], before=[*window.before.texts()], rows=served.num_rows, rows_before=before.num_rows)
     if not served.num_rows:
-        return _done(report, [skipped("request_log", "no answers in this window; choose another --since and --until")])
+        return _done(report, [skipped("request_log", "no predictions in this window; choose another --since and --until")])
     version, versions = _version(served)
     served, before, whole = (t.filter(pc.equal(t.column("tandem_version"), version)) for t in (served, before, log))
     if len(versions) > 1:
@@ -245,7 +245,7 @@ def _recomputed(
     settings = repo.settings.monitor
     some = served.slice(max(served.num_rows - settings.recompute_answers, 0))
     if some.num_rows < served.num_rows:
-        report = _noticed(report, f"the latest {some.num_rows:,} answers were computed anew (monitor.recompute_answers)")
+        report = _noticed(report, f"the latest {some.num_rows:,} answers were recomputed (monitor.recompute_answers)")
     try:
         found = recompute(repo, some, fingerprints, say)
     except TandemError as error:

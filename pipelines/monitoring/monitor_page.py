@@ -26,7 +26,7 @@ BAD = 40
 MARKS = {"ok": "✓ OK", "warn": "! To look at", "fail": "✗ Something drifted or broke"}
 CHECKS = {
     "skew": "Served values against training's, by TFDV: L-infinity (text: the greatest change of a share), Jensen-Shannon (numbers);"
-    " 0 is alike, 1 has nothing in common. Fails above the threshold, which is the setting or a multiple of what windows of that"
+    " 0: identical, 1: nothing in common. Fails above the threshold, which is the setting or a multiple of what windows of that"
     " length within the training set differ among themselves, whichever is greater.",
     "drift": "The same distance between this window and the one before it.",
     "unit": "Values that are much nearer to training's when they are converted from another unit.",
@@ -36,7 +36,7 @@ CHECKS = {
     "calibration": "Mean prediction against the rate of positive labels.",
     "auc": "Area under the ROC curve against the training report's.",
     "log_loss": "Log loss against the training report's.",
-    "recomputed": "Served values against the same features computed anew from the event log, as of the answer: real bugs.",
+    "recomputed": "Served values against the same features recomputed from the event log, as of the prediction: real bugs.",
     "ahead": "Answers made of a row whose event timestamp lies after the instant that the server judged by.",
     "stale": "Answers made of a row that another had replaced for longer than allowed.",
 }
@@ -260,7 +260,7 @@ def _recomputed(found: Mapping[str, RecomputedAnswers]) -> dict[str, Any]:
             key = ", ".join(str(v) for v in s["keys"].values())
             values = f"{s['feature']}: {s['served']} | {s['expected']}" if s["feature"] else NONE
             samples.append([name, key, s["as_of"].replace("+00:00", "").replace("T", " ")[:19], s["cause"], values, s["request"][:16]])
-    head = ["view", "key", "as of", "cause", "served | computed anew", "request"]
+    head = ["view", "key", "as of", "cause", "served | recomputed", "request"]
     return {
         "table": table(["feature view", "answers", "equal", "otherwise, by cause", "behind"], lines, (0, 3, 4), ("real bug",)),
         "causes": [(c, t) for c, t in CAUSES.items() if c in seen],

@@ -96,7 +96,7 @@ def recompute(
     out = {}
     for name, group in groups.items():
         mine = table_of(answers[name])
-        say(f"computing {name} anew for {mine.num_rows:,} answers")
+        say(f"recomputing {name} for {mine.num_rows:,} answers")
         graph = found_graphs(repo.data, group)(fingerprints.get(name, ""))[0]
         out[name] = judge(mine, group, events[group.source.name], graph, fingerprints.get(name, ""), start)
     return out

@@ -61,7 +61,7 @@ def load_suite(file: Path) -> Any:
     gx, _ = _library()
     if file.suffix == ".py":
         if not file.is_file():
-            raise ConfigError(f"--suite {file}: there is no such file; correct the path")
+            raise ConfigError(f"--suite {file}: no such file; correct the path")
         try:
             suite = getattr(load_module(file.resolve().parent, file.stem), "suite", None)
             suite = suite() if callable(suite) else suite
@@ -80,7 +80,7 @@ def load_suite(file: Path) -> Any:
     except OSError as error:
         raise ConfigError(f"--suite {file} cannot be read ({error.strerror}); correct the path") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"--suite {file} is no suite of Great Expectations ({type(error).__name__}: {error}); save one as JSON") from None
+        raise ConfigError(f"--suite {file} is not a Great Expectations suite ({type(error).__name__}: {error}); save one as JSON") from None
     suite = gx.ExpectationSuite(name=name)
     for number, one in enumerate(given):
         one.pop("expectation_type", None)

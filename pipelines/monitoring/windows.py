@@ -54,7 +54,7 @@ def duration(text: str) -> timedelta:
     """``7d``, ``12h``, ``90min``, ``2w``; a bare number is days. Raises ConfigError."""
     match = _LENGTH.fullmatch(text.strip())
     if match is None or float(match[1]) <= 0:
-        raise ConfigError(f"--last {text!r} is no length of time; write 7d, 12h, 90min or 2w")
+        raise ConfigError(f"--last {text!r} is not a duration; use 7d, 12h, 90min or 2w")
     return timedelta(microseconds=float(match[1]) * _SIZES[match[2]])
 
 

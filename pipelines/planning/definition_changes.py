@@ -58,14 +58,14 @@ def same_rows(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 def _source(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Change]:
     a, b = before["source"], now["source"]
     if a["name"] != b["name"]:
-        yield Change(f"source: {a['name']} -> {b['name']}", "every row, of other events")
+        yield Change(f"source: {a['name']} -> {b['name']}", "every row, from other events")
         return
     for name, text, effect in (
         ("event_time", str, "every row"),
         ("tie_breaker", str, "values that depend on the order of events of one microsecond"),
         ("delay", span, "the event timestamp of every row"),
         ("explode", place, "every row: a record is other events"),
-        ("where", expression, "every row: other events are taken"),
+        ("where", expression, "every row: other events are accepted"),
     ):
         if a.get(name) != b.get(name):
             called = "out_of_orderness" if name == "delay" else name
@@ -85,7 +85,7 @@ def _field(a: list[Any] | None, b: list[Any] | None, name: str, definition: Mapp
     if a is None or b is None:
         rules = b is not None and (b[2] or any(r is not None for r in b[3:6]))
         what = f"field {name!r} is {'new' if a is None else 'gone'}"
-        yield Change(what, "its rules refuse events that were taken", False) if rules else Change(what, BY_ITSELF, free=True)
+        yield Change(what, "its rules reject events that were accepted", False) if rules else Change(what, BY_ITSELF, free=True)
         return
     wider = field_accepts_more(a, b)
     if wider is not None:
@@ -97,7 +97,9 @@ def _field(a: list[Any] | None, b: list[Any] | None, name: str, definition: Mapp
         if a[i] != b[i]:
             free = field_accepts_more(a, [*a[:i], b[i], *a[i + 1 :]]) is not None
             yield Change(
-                f"field {name!r}: {rule} {value(a[i])} -> {value(b[i])}", BY_ITSELF if free else "events are refused that were taken", free
+                f"field {name!r}: {rule} {value(a[i])} -> {value(b[i])}",
+                BY_ITSELF if free else "events that were accepted are rejected",
+                free,
             )
     for what in _reading((a[6:] or [{}])[0], (b[6:] or [{}])[0], name):
         yield Change(f"field {name!r}: {what}", _reads(name, definition))
@@ -120,16 +122,14 @@ def _reads(name: str, definition: Mapping[str, Any]) -> str:
     if affected & set(definition["entity"]):
         return "every row, as it is a key"
     if affected & names_in(source.get("where")):
-        return "every row, as it says which events are taken"
+        return "every row, as it decides which events are accepted"
     read = [
         column
         for a in definition["aggregates"]
         if a.get("column") in affected or names_in(a["where"]) & affected or source["tie_breaker"] in affected
         for column in columns(a)
     ]
-    return (
-        f"every value that reads it: {some_of(read)}" if read else "no feature reads it, but events of which it cannot be read are refused"
-    )
+    return f"every value that reads it: {some_of(read)}" if read else "no feature reads it, but events where it cannot be read are rejected"
 
 
 # -------------------------------------------------------------------------------------------------------------------------- group

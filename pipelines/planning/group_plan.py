@@ -77,8 +77,8 @@ def judge(present: Present, group: FeatureGroup, asked: tuple[datetime, datetime
     return found
 
 
-_OLDER = Change("its newest run is of another definition", "rows and graph of the newest run count")
-_LOST = Change("no batch run has its rows any more", "every row")
+_OLDER = Change("its newest run has another definition", "rows and graph of the newest run count")
+_LOST = Change("no batch run has its rows any longer", "every row")
 
 
 def _against(
@@ -138,7 +138,7 @@ def _function(then: Mapping[str, Any] | None, group: FeatureGroup) -> list[Chang
     if then is None or then.get("preprocessing_fn") == group.preprocessing_fn:
         return []
     before, now = (f or "none" for f in (then.get("preprocessing_fn"), group.preprocessing_fn))
-    return [Change(f"preprocessing_fn: {before} -> {now}", "its outputs are learnt anew")]
+    return [Change(f"preprocessing_fn: {before} -> {now}", "its graph is analyzed again")]
 
 
 def _code(present: Present, run: BatchRecord, group: FeatureGroup) -> list[Change]:
@@ -148,7 +148,7 @@ def _code(present: Present, run: BatchRecord, group: FeatureGroup) -> list[Chang
         return []
     why = f"preprocessing_fn {group.preprocessing_fn}" if group.preprocessing_fn else "its aggregates"
     files = ", ".join(f.removeprefix("repo/") for f in changed)
-    return [Change(f"{files} changed", f"{why} may compute something else: its outputs are learnt anew")]
+    return [Change(f"{files} changed", f"{why} may compute something else: its graph is analyzed again")]
 
 
 def _file_format(then: Mapping[str, Any] | None, group: FeatureGroup) -> list[Change]:
@@ -160,7 +160,7 @@ def _file_format(then: Mapping[str, Any] | None, group: FeatureGroup) -> list[Ch
 def _lateness(then: Mapping[str, Any] | None, group: FeatureGroup) -> list[Change]:
     before, now = (d.get("allowed_lateness", 0) for d in (then or declared(group), declared(group)))
     what = f"source {group.source.name}: allowed_lateness {span(before)} -> {span(now)}"
-    return [Change(what, "values stay; a run keeps other tiles for a stream to go on from", free=True)] if before != now else []
+    return [Change(what, "values stay the same; a run keeps other tiles for a stream to start from", free=True)] if before != now else []
 
 
 def _engine(present: Present, run: BatchRecord) -> list[Change]:
@@ -169,11 +169,11 @@ def _engine(present: Present, run: BatchRecord) -> list[Change]:
     out = []
     if files:
         some = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
-        out.append(Change(f"Tandem's own code changed ({some})", "every row is made again"))
+        out.append(Change(f"Tandem's own code changed ({some})", "every row is recomputed"))
     libraries = present.libraries
     for name in sorted({*run.versions, *libraries}):
         if run.versions.get(name) != libraries.get(name):
-            out.append(Change(f"{name} {run.versions.get(name, 'none')} -> {libraries.get(name, 'none')}", "every row is made again"))
+            out.append(Change(f"{name} {run.versions.get(name, 'none')} -> {libraries.get(name, 'none')}", "every row is recomputed"))
     return out
 
 
@@ -181,7 +181,7 @@ def _settings(present: Present, run: BatchRecord) -> list[Change]:
     now = present.repo.settings.batch.model_dump(mode="json")
     then = run.settings.get("batch") or {}
     return [
-        Change(f"batch.{name}: {then.get(name)} -> {now.get(name)}", "every row is made again")
+        Change(f"batch.{name}: {then.get(name)} -> {now.get(name)}", "every row is recomputed")
         for name in sorted({*then, *now})
         if then and then.get(name) != now.get(name)
     ]
@@ -194,8 +194,8 @@ def _inputs(present: Present, group: FeatureGroup, alike: list[BatchRecord]) -> 
         return []
     moved, _ = present.table_news(group.source)
     if moved:
-        return [Change(f"table of {group.source.name}: {moved}", "rows are made of a new snapshot")]
+        return [Change(f"table of {group.source.name}: {moved}", "rows are computed from a new snapshot")]
     begin, end = begin_of([group], *map(micros_of, covered))[group.source.name], micros_of(covered[1])
     now = event_inputs(present.data, group.source, begin, end)
     found = differences(now, recorded(alike, group.source.name), lambda name: in_range(name, begin, end))
-    return [Change(f"event files of {group.source.name}: {found}", "rows are made of other events")] if found else []
+    return [Change(f"event files of {group.source.name}: {found}", "rows are computed from other events")] if found else []

@@ -32,7 +32,7 @@ def lines(plan: Plan) -> Iterator[str]:
         some = ", ".join(s.id for s in plan.training_sets[:3]) + (", .." if len(plan.training_sets) > 3 else "")
         yield from _block("Training sets", [f"{len(plan.training_sets)} of graphs that go: {some}"])
     if plan.feast is None:
-        yield from _block("Feast", ["its registry cannot be read here; 'feast plan' in the repository says what apply changes"])
+        yield from _block("Feast", ["its registry cannot be read here; run 'feast plan' in the repository to see what apply changes"])
     else:
         yield from _block("Feast, on apply", (f"{c.sign} {c.kind} {c.name}{f': {c.words}' if c.words else ''}" for c in plan.feast))
     yield from _block("To run, in this order", plan.commands)
@@ -87,27 +87,27 @@ def _group(g: GroupPlan) -> Iterator[str]:
 def _verdict(g: GroupPlan) -> str:
     j = g.judged
     if g.sign == "-" or j is None:
-        return "not defined any more; its view is dropped, its rows and graphs stay in the data folder until 'tandem vacuum'"
+        return "no longer defined; its view is dropped, its rows and graphs stay in the data folder until 'tandem vacuum'"
     if j.pending:
         return "new, to be applied" if j.new else "to be applied"
     if j.new:
         return "new" if g.recomputed or j.run is not None else "new, applied without a run"
     if j.learn:
-        return "its graph is learnt and its rows are made anew"
+        return "its graph is analyzed and its rows are recomputed"
     if j.rows:
-        return "its rows are made anew" if g.recomputed else "its rows are there"
+        return "its rows are recomputed" if g.recomputed else "its rows exist"
     if g.recomputed:
-        return "unchanged, and made anew with the others: a stream goes on from one run of all groups"
+        return "unchanged, but recomputed with the others: a stream continues from one run of all groups"
     if j.free:
-        return "its graph holds, nothing is recomputed"
+        return "its graph stays valid, nothing is recomputed"
     if g.keys is not None:
         return "its newest rows are not in the online store yet"
-    return "nothing but what Feast's registry says of it" if g.sign == "~" else "unchanged"
+    return "only its entry in Feast's registry changes" if g.sign == "~" else "unchanged"
 
 
 def _expected(e: Expected | None, what: str, of: bool = True) -> str:
     if e is None or e.number is None:
-        return f"{what}, how many cannot be told ({e.of if e is not None and e.of else 'there is no run to judge by'})"
+        return f"{what}, number unknown ({e.of if e is not None and e.of else 'no run to estimate from'})"
     return f"{'' if e.exact else 'about '}{e.number:,} {what}" + (f" (from {e.of})" if of and e.of and not e.exact else "")
 
 
@@ -120,7 +120,7 @@ def _batch(b: BatchPlan) -> Iterator[str]:
     how = "with the applied graphs (--pinned)" if b.pinned else "learning graphs"
     if b.range is None:
         found = [_reads(b, name, files) for name, files in b.reads.items() if files.files]
-        untold = "of which days is not told by folders date=YYYY-MM-DD: --start and --end say it"
+        untold = "time range unknown (no date=YYYY-MM-DD folders): give --start and --end"
         yield from _block(f"Batch run of {which}, {how}", [*found, untold] if found else ["there are no event files yet"])
         return
     days = (b.range[1] - b.range[0]).total_seconds() / 86_400
@@ -130,7 +130,7 @@ def _batch(b: BatchPlan) -> Iterator[str]:
         return
     body = [_reads(b, name, files) for name, files in b.reads.items()]
     if b.goes_on is not None:
-        body.append(f"goes on with {b.goes_on}, whose tiles stand for the events before")
+        body.append(f"continues {b.goes_on}, whose tiles hold the earlier events")
     yield from _block(f"Batch run of {which}, {how}: {span}", body)
 
 
@@ -141,7 +141,7 @@ def _reads(b: BatchPlan, name: str, files: EventInputs) -> str:
 
 def _keys(g: GroupPlan) -> str:
     if g.sign == "-":
-        return "its rows go with the view, on apply"
+        return "its rows are deleted with the view, on apply"
     n = g.keys.number if g.keys is not None else None
     return f"materialize replaces the rows of about {n:,} keys" if n is not None else "materialize writes the row of every key"
 
@@ -166,9 +166,9 @@ def _model(m: ModelPlan) -> str:
     if m.dropped:
         why = f"it reads {named}, whose view is dropped"
     elif m.sure:
-        why = f"it was trained on another graph of {named}; the server refuses it once that is applied"
+        why = f"it was trained on another graph of {named}; the server will refuse it once that graph is applied"
     else:
-        why = f"unless the graph of {named} comes out the same"
+        why = f"unless the new graph of {named} is identical"
     return f"! {v.model} version {v.version}{stage} {'no longer fits' if m.sure else 'perhaps no longer fits'}: {why}"
 
 
@@ -178,8 +178,8 @@ def _redefined(c: ModelChange) -> Iterator[str]:
         return
     of = f"{c.model} version {c.version.version}{' (champion)' if 'champion' in c.version.aliases else ''}"
     if c.changes:
-        then = f"; version {c.trained} is of the present definition" if c.trained is not None else ""
-        yield f"~ {of} was trained by another definition{then}"
+        then = f"; version {c.trained} has the current definition" if c.trained is not None else ""
+        yield f"~ {of} was trained with another definition{then}"
         yield from (f"      {change}" for change in c.changes)
     if c.code:
         yield f"{' ' if c.changes else '='} {of if not c.changes else 'its code'}: {', '.join(c.code)} changed since it was trained"

@@ -120,7 +120,7 @@ class Present:
             try:
                 self._tables[source.name] = table_news(self.data, source)
             except TandemError as error:
-                self._tables[source.name] = "", f"its table cannot be looked at here, a run takes it as it is then: {error}"
+                self._tables[source.name] = "", f"its table cannot be read here; a run will use its state at that time: {error}"
         return self._tables[source.name]
 
     def fits(self, group: FeatureGroup) -> bool:

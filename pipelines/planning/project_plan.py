@@ -307,11 +307,11 @@ def _stream_words(stream: Stream, judged: dict[str, Judged], groups: list[GroupP
 def _redefined_words(stream: Stream, judged: dict[str, Judged], groups: list[GroupPlan]) -> str:
     other = [g.name for g in groups if g.sign == "-" or g.graph != SAME]
     if stream.misfit:
-        return "its checkpoint does not fit: it starts anew"
+        return "its checkpoint does not match: it starts over"
     if other:
-        return f"must be started again, for the graphs of {', '.join(other)}; it goes on at its checkpoint"
+        return f"must be restarted, for the graphs of {', '.join(other)}; it resumes from its checkpoint"
     if any(j.free for j in judged.values()):
-        return "takes the wider contract when it is started again; it goes on at its checkpoint"
+        return "uses the wider contract after a restart; it resumes from its checkpoint"
     return ""
 
 

@@ -107,10 +107,13 @@ def guarded(place: Place, action: str, subject: str = "", why: str = "", *, forc
             log.append(datetime.now(UTC), {**about, "outcome": "denied"})
             target = f" {subject}" if subject else ""
             raise AccessDenied(
-                f"{subjects[0]} may not {needed}{target}: no role of theirs in tandem.yaml (access) allows it; ask who may, or change it"
+                f"{subjects[0]} is not allowed to {needed}{target}: no role in tandem.yaml (access) grants it; ask an"
+                " owner, or change the roles"
             )
     if place.settings.access.roles and not why.strip():
-        raise ConfigError(f"{action} needs --reason 'why': tandem.yaml has roles (access), and each action says why in the audit log")
+        raise ConfigError(
+            f"{action} requires --reason '...': tandem.yaml defines roles (access), and the audit log records the reason of each action"
+        )
     begun = log.append(datetime.now(UTC), {**about, "outcome": "begun"})
     act = Act()
     try:

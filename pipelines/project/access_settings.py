@@ -25,7 +25,7 @@ class AccessSettings(BaseModel):
         for role, actions in self.roles.items():
             for action in actions:
                 if action.partition(":")[0] not in (*ACTIONS, "*"):
-                    raise ValueError(f"role {role!r} allows {action!r}, which is no action; there is {', '.join(ACTIONS)} and *")
+                    raise ValueError(f"role {role!r} allows {action!r}, which is not an action; actions are {', '.join(ACTIONS)} and *")
         for member, roles in self.members.items():
             if unknown := [role for role in roles if role not in self.roles]:
                 raise ValueError(f"member {member!r} has the role {unknown[0]!r}, which access.roles does not have")

@@ -53,7 +53,7 @@ def moment(flag: str, text: str | None, default: datetime | None = None) -> date
     try:
         return parse_time(text)
     except ValueError:
-        raise ConfigError(f"{flag} {text!r} is no moment; write 2013-01-31 or 2013-01-31T06:00") from None
+        raise ConfigError(f"{flag} {text!r} is not a time; use 2013-01-31 or 2013-01-31T06:00") from None
 
 
 class BatchSettings(Section):
@@ -256,7 +256,7 @@ def read_settings(repo: Path, **flags: Any) -> Settings:
     """As :func:`load_settings`, but ``data`` as it was given, and nothing asked of the data folder."""
     path = repo / "tandem.yaml"
     if not repo.is_dir():
-        raise ConfigError(f"--repo {repo}: there is no such folder; name a feature repository or make one with 'tandem init'")
+        raise ConfigError(f"--repo {repo}: no such folder; give a feature repository, or create one with 'tandem init'")
     configured = type("Settings", (Settings,), {"model_config": {**Settings.model_config, "yaml_file": path}, "__doc__": Settings.__doc__})
     try:
         settings: Settings = configured(**{k: v for k, v in flags.items() if v is not None})

@@ -40,7 +40,9 @@ class Extensions:
         points = {p.name: p for p in self.installed()}
         if name not in points:
             known = ", ".join(sorted({*points, *self.own})) or "none"
-            raise ConfigError(f"{name!r} is no {self.what}; known: {known} (a package may bring more: entry point group {self.group})")
+            raise ConfigError(
+                f"{name!r} is not a known {self.what}; known: {known} (a package may bring more: entry point group {self.group})"
+            )
         return points[name]
 
     def load(self, name: str) -> Any:
@@ -50,7 +52,7 @@ class Extensions:
             return point.load()
         except Exception as error:
             raise ConfigError(
-                f"{self.what} {name!r} of {owner(point)} cannot be loaded: {reason(error)}; install what it needs, or repair it"
+                f"{self.what} {name!r} of {owner(point)} cannot be loaded: {reason(error)}; install its dependencies, or fix the package"
             ) from error
 
 

@@ -54,14 +54,14 @@ def of_system(error: OSError) -> str:
     """What the system refused, and of a full disk (whose error names no file where a write fails) or of rights that are missing, what to
     do."""
     if error.filename and error.errno == errno.EROFS:
-        return f"{error.filename}: {error.strerror}: mount it for writing, or name another folder (--data)"
+        return f"{error.filename}: {error.strerror}: mount it writable, or choose another folder (--data)"
     if error.filename and error.errno in (errno.EACCES, errno.EPERM):
-        return f"{error.filename}: {error.strerror}: give this user rights there, run as the owner, or name another folder (--data)"
+        return f"{error.filename}: {error.strerror}: grant this user access, run as the owner, or choose another folder (--data)"
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return str(error)
     where = f"{error.filename}: " if error.filename else ""
     places = f"the data folder or {os.environ.get('TMPDIR', '/tmp')}"
-    return f"{where}{error.strerror}: make room on the disk that holds {places}, then run the same command again"
+    return f"{where}{error.strerror}: free disk space for {places}, then run the same command again"
 
 
 def kept_trace(error: BaseException) -> str:
@@ -71,5 +71,5 @@ def kept_trace(error: BaseException) -> str:
         with tempfile.NamedTemporaryFile("w", prefix="tandem-trace-", suffix=".txt", delete=False, encoding="utf-8") as file:
             file.write("\n".join(str(masked(line)) for line in text.splitlines()) + "\n")
     except OSError as full:  # the error of before is what matters
-        return f"its trace could not be kept: {full.strerror or full}"
-    return f"the whole trace: {file.name}"
+        return f"its traceback could not be saved: {full.strerror or full}"
+    return f"full traceback: {file.name}"

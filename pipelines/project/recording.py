@@ -109,7 +109,7 @@ def _recording(run: Run, place: Place, parent: str | None, fields: Mapping[str, 
         with _variable(PARENT, run.id), _variable(tracing.VARIABLE, tracing.traceparent()), _terminated():
             yield
     except KeyboardInterrupt as stop:
-        _end(run, begun, "killed", "SIGTERM: asked to stop before it was done" if isinstance(stop, Stopped) else "interrupted (Ctrl-C)")
+        _end(run, begun, "killed", "SIGTERM: stopped before it was finished" if isinstance(stop, Stopped) else "interrupted (Ctrl-C)")
         raise
     except BaseException as error:
         code = getattr(error, "code", getattr(error, "exit_code", None)) if type(error).__name__ in ("SystemExit", "Exit") else 1

@@ -79,7 +79,7 @@ def _read(read: Callable[[Path], Any], repo: str, key: str) -> str:
         value = getattr(value, part)
     if value is None:
         variable = "TANDEM_" + key.upper().replace(".", "__")
-        raise ConfigError(f"{key} is a secret that is not set where this process runs; set {variable} or {variable}_FILE there, too")
+        raise ConfigError(f"{key} is a secret that is not set in this process; set {variable} or {variable}_FILE there, too")
     return str(value.get_secret_value())
 
 
@@ -121,7 +121,7 @@ class EnvironmentSource(PydanticBaseSettingsSource):
         """What the environment says."""
         out = self.environment()
         if "access" in out:
-            raise ConfigError("TANDEM_ACCESS in the environment: who may do what stands in tandem.yaml alone (access); unset it")
+            raise ConfigError("TANDEM_ACCESS in the environment: roles can only be set in tandem.yaml (access); unset it")
         for *sections, key in secret_fields(self.settings_cls):
             at: Any = out
             for part in sections:

@@ -30,7 +30,7 @@ def parse_duration(text: str) -> timedelta:
     """A length of time from ``90s``, ``30m``, ``1h`` or ``1d``, of a thousand years at most (now less it is a date). Raises ValueError."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip())
     if found is None or not float(found[1]):
-        raise ValueError(f"{text!r} is no length of time; write 90s, 30m, 1h or 1d")
+        raise ValueError(f"{text!r} is not a duration; use 90s, 30m, 1h or 1d")
     seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
     if seconds > _LONGEST_SECONDS:
         raise ValueError(f"{text[:80]!r} is more than a thousand years; give a shorter time")

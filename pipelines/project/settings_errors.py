@@ -23,7 +23,7 @@ def mistake(settings: type[BaseModel], error: ValidationError) -> str:
     key = ".".join(str(part) for part in first["loc"])
     keys = _keys(settings, first["loc"][:-1]) if first["type"] == "extra_forbidden" else []
     known = f"; known keys: {', '.join(keys)}" if keys else ""
-    return f"{key}: {first['msg']}{_shown(settings, first['loc'], first)}; correct it or drop the key{known}"
+    return f"{key}: {first['msg']}{_shown(settings, first['loc'], first)}; correct it or remove the setting{known}"
 
 
 def _keys(settings: type[BaseModel], section: Sequence[int | str]) -> list[str]:

@@ -46,7 +46,7 @@ class AlertSettings(Section):
     def _old(cls, values: Any) -> Any:
         if isinstance(values, dict) and "repeat_hours" in values:
             warnings.warn(
-                "alerts.repeat_hours has no effect any more: repeats are Alertmanager's; drop the key", FutureWarning, stacklevel=2
+                "alerts.repeat_hours no longer has an effect: Alertmanager repeats alerts; remove the setting", FutureWarning, stacklevel=2
             )
             return {k: v for k, v in values.items() if k != "repeat_hours"}
         return values

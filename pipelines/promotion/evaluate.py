@@ -70,7 +70,7 @@ def read_spec(data: Path, model: str, version: int) -> ModelSpec:
         text = (folder / str(version) / SPEC_FILE).read_bytes()
     except OSError:
         have = ", ".join(map(str, versions_on_disk(folder)[-8:])) or "none"
-        raise DataError(f"model {model!r} has no version {version}; there is {have}") from None
+        raise DataError(f"model {model!r} has no version {version}; existing versions: {have}") from None
     return ModelSpec.parse(text, f"model {model!r} version {version}: {SPEC_FILE}")
 
 

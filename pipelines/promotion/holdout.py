@@ -101,7 +101,7 @@ def holdout_rows(
     else:
         if not sets:
             missing = ", ".join(str(v) for v in specs)
-            raise DataError(f"model {model.name!r}: the training set of version {missing} is gone; give --start and --end")
+            raise DataError(f"model {model.name!r}: the training set of version {missing} no longer exists; give --start and --end")
         table, made, how = _test_rows(sets)
     if not table.num_rows:
         raise DataError(f"model {model.name!r}: no labelled rows ({how}); give another --start and --end")

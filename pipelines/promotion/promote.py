@@ -81,7 +81,7 @@ def candidate_for(repo: Repo, model: Model, version: int | None) -> Candidate:
     chosen = version if version is not None else now.challenger
     if chosen is None:
         have = ", ".join(map(str, versions_on_disk(folder)[-8:])) or "none"
-        raise DataError(f"model {model.name!r} has no challenger; name a version with --version (there is {have})")
+        raise DataError(f"model {model.name!r} has no challenger; choose a version with --version (existing versions: {have})")
     return Candidate(model.name, chosen, now.champion, read_spec(repo.data, model.name, chosen))
 
 
@@ -92,7 +92,7 @@ def decide(repo: Repo, model: Model, candidate: Candidate, say: Callable[[str], 
     notes: list[str] = []
     unfit = misfit(repo, candidate.spec)
     if unfit:
-        out.append(f"it would be refused by the server: {unfit}")
+        out.append(f"the server would refuse it: {unfit}")
     versions, champion_fits = [candidate.version], False
     if candidate.champion is not None and candidate.champion != candidate.version:
         try:
@@ -103,22 +103,22 @@ def decide(repo: Repo, model: Model, candidate: Candidate, say: Callable[[str], 
         if champion_fits:
             versions.append(candidate.champion)
         else:
-            notes.append(f"champion version {candidate.champion} cannot be served any more and is not compared with: {champion_unfit}")
+            notes.append(f"champion version {candidate.champion} can no longer be served, so it is not compared with: {champion_unfit}")
     elif candidate.champion is None:
         notes.append("there is no champion to compare with")
     try:
         found = evaluate(repo, model, versions)
     except TandemError as e:
-        return Decision(candidate, (), (*out, f"it cannot be judged: {e}"), tuple(notes), None)
+        return Decision(candidate, (), (*out, f"it cannot be evaluated: {e}"), tuple(notes), None)
     say(f"{found.holdout.table.num_rows:,} rows: {found.holdout.how}")
     if candidate.version in found.unknown:
-        out.append(f"it cannot be judged: {found.unknown[candidate.version]}")
+        out.append(f"it cannot be evaluated: {found.unknown[candidate.version]}")
     if champion_fits and candidate.champion is not None and candidate.champion in found.unknown:
         out.append(f"it cannot be compared with champion version {candidate.champion}: {found.unknown[candidate.champion]}")
     for version, rows in found.holdout.seen.items():
         notes.append(f"version {version} was trained on {rows:,} of the {found.holdout.table.num_rows:,} rows")
     for version in found.holdout.unsure:
-        notes.append(f"the training set of version {version} is gone: whether it was trained on these rows is not known")
+        notes.append(f"the training set of version {version} no longer exists, so it may have been trained on these rows")
     mine = found.scores.get(candidate.version)
     theirs = found.scores.get(candidate.champion) if candidate.champion is not None and champion_fits else None
     checks = judge(model.thresholds, mine, theirs) if mine is not None else []
@@ -135,8 +135,8 @@ def promote(repo: Repo, decision: Decision, now: datetime, *, reason: str = "", 
     def move(found: Aliases) -> tuple[int | None, int | None]:
         if found.champion != candidate.champion:
             raise MovedError(
-                f"model {candidate.model!r}: version {found.champion} became champion meanwhile, version {candidate.version} was compared"
-                f" with {candidate.champion}; look at it and promote again"
+                f"model {candidate.model!r}: version {found.champion} became champion in the meantime, but version {candidate.version} was"
+                f" compared with {candidate.champion}; check it and promote again"
             )
         return candidate.version, None if found.challenger == candidate.version else found.challenger
 
@@ -150,16 +150,18 @@ def rollback_to(repo: Repo, model: str, to: int | None) -> tuple[int, int]:
     folder = model_folder(repo.data, model)
     found = current(folder)
     if found.champion is None:
-        raise DataError(f"model {model!r} has no champion; promote a version")
+        raise DataError(f"model {model!r} has no champion; promote a version first")
     before = [v for v in found.champions if v != found.champion]
     target = to if to is not None else next(iter(before), None)
     if target is None:
-        raise DataError(f"model {model!r}: version {found.champion} is the first champion; there is none to go back to")
+        raise DataError(f"model {model!r}: version {found.champion} is the first champion; there is no previous one to roll back to")
     if target == found.champion:
-        raise DataError(f"model {model!r}: version {target} is champion already")
+        raise DataError(f"model {model!r}: version {target} is already champion")
     if target not in before:
         known = ", ".join(map(str, before)) or "none"
-        raise DataError(f"model {model!r}: version {target} was no champion before; there is {known}. 'tandem promote' takes any version")
+        raise DataError(
+            f"model {model!r}: version {target} was never champion; former champions: {known}. Use 'tandem promote' for any other version"
+        )
     return found.champion, target
 
 
@@ -168,7 +170,7 @@ def rollback(repo: Repo, model: str, champion: int, target: int, now: datetime, 
 
     def move(found: Aliases) -> tuple[int | None, int | None]:
         if found.champion != champion:
-            raise MovedError(f"model {model!r}: version {found.champion} became champion meanwhile; look at it and roll back again")
+            raise MovedError(f"model {model!r}: version {found.champion} became champion in the meantime; check it and roll back again")
         # The version that is taken back is no challenger: nothing is to promote it again by itself.
         return target, None if found.challenger in (target, champion) else found.challenger
 

@@ -78,7 +78,7 @@ def _check(metric: str, key: str, against: str, score: Score, other: float | Non
     if small:
         return Check(*numbers, ok=None, why="too few rows to decide")
     if value is None or limit is None or not np.isfinite(value):
-        return Check(*numbers, ok=None if key else False, why="there is no such number: the rows have one class only")
+        return Check(*numbers, ok=None if key else False, why="undefined: the rows have only one class")
     good = value >= limit - _ROUNDING if _rises(metric) else value <= limit + _ROUNDING
     return Check(*numbers, ok=bool(good))
 

@@ -27,7 +27,7 @@ def register(repo: Repo, model_name: str, version_folder: Path, run: Run | None 
     """
     folder = model_folder(repo.data, model_name)
     if not version_folder.name.isdecimal() or version_folder.resolve().parent != folder.resolve():
-        raise DataError(f"{version_folder} is no version of model {model_name!r}; versions lie in {folder}")
+        raise DataError(f"{version_folder} is not a version of model {model_name!r}; versions lie in {folder}")
     version = int(version_folder.name)
 
     def decide(now: Aliases) -> tuple[int | None, int | None] | None:

@@ -38,14 +38,16 @@ def _patiently(make: Callable[[], Any], connection: dict[str, Any], say: Say, st
             made = make()
         except RetriableError:
             if not said:
-                say(f"no broker answers at {_servers(connection)}; waiting for it")
+                say(f"no Kafka broker responds at {_servers(connection)}; waiting")
                 said = True
             time.sleep(0.2)
             continue
         except KafkaError as error:
-            raise ConfigError(f"the broker at {_servers(connection)} refuses us: {error}; check kafka: in tandem.yaml") from None
+            raise ConfigError(
+                f"the broker at {_servers(connection)} refused the connection: {error}; check the kafka section of tandem.yaml"
+            ) from None
         if said:
-            say("the broker is there; going on")
+            say("connected to the broker; continuing")
         return made
     return None
 
@@ -80,15 +82,15 @@ def prepare_topics(
         if missing:
             with contextlib.suppress(TopicAlreadyExistsError):
                 admin.create_topics(missing, wait_for_metadata=True)
-            say(f"made {', '.join(sorted(missing))} with {counted(partitions or 1, 'partition')}")
+            say(f"created {', '.join(sorted(missing))} with {counted(partitions or 1, 'partition')}")
             known = _partition_counts(admin, topics)
     except KafkaError as error:
-        raise StoreError(f"topics {', '.join(topics)} cannot be made or read: {error}; check the broker and its permissions") from None
+        raise StoreError(f"topics {', '.join(topics)} cannot be created or read: {error}; check the broker and its permissions") from None
     finally:
         admin.close()
     for topic, count in known.items():
         if partitions is not None and count != partitions:
-            raise ConfigError(f"--partitions {partitions}: topic {topic} has {count} already; drop the flag or name another topic")
+            raise ConfigError(f"--partitions {partitions}: topic {topic} already has {count}; drop the option or use another topic")
     return known
 
 
@@ -176,7 +178,7 @@ class Outbox:
                 except KafkaTimeoutError:
                     now = time.monotonic()
                     if not said and now - begun > SAY_AFTER_SECONDS:
-                        self.say(f"the broker at {_servers(self.connection)} does not answer; waiting for it")
+                        self.say(f"the broker at {_servers(self.connection)} does not respond; waiting")
                         said = True
                     if self.stopped():
                         leave = leave or now + STOP_SECONDS
@@ -188,4 +190,4 @@ class Outbox:
                 where = future._produce_future.topic_partition
                 raise StoreError(f"the broker refused a record of {where.topic}, partition {where.partition}: {future.exception!r}")
         if said:
-            self.say("the broker answers again; going on")
+            self.say("the broker responds again; continuing")

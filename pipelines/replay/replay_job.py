@@ -76,7 +76,7 @@ class ReplayOptions:
         if self.partitions is not None and self.partitions < 1:
             raise ConfigError(f"--partitions {self.partitions}: a topic has at least 1")
         if self.start_us is not None and self.end_us is not None and self.start_us >= self.end_us:
-            raise ConfigError("--start is not before --end; there is nothing between them")
+            raise ConfigError("--start is not before --end; correct the range")
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,7 @@ def _chosen(repo: Repo, names: tuple[str, ...]) -> list[EventSource]:
             raise ConfigError(f"--source {name} {problem}; sources with a topic: {', '.join(sorted(known)) or 'none'}")
     chosen = [s for name, s in sorted(known.items()) if (s.files and not names) or name in names]
     if not chosen:
-        raise ConfigError(f"{repo.path.name} has no source with files= and topic=; give one both")
+        raise ConfigError(f"{repo.path.name} has no source with files and topic; set both in a source")
     for topic in (s.topic for s in chosen):
         if len(of := [s.name for s in repo.sources.values() if s.topic == topic]) > 1:
             raise ConfigError(

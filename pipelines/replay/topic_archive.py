@@ -109,7 +109,7 @@ def archive_topic(
         raise ConfigError(f"source {source.name!r} has no {lacks}; give it both: topic='...', files='events/...'")
     with shared.try_alone(data, layout.archive(data) / f".{source.name}.lock") as free:
         if not free:
-            raise DataError(f"source {source.name!r} is being archived by another process; wait for it to end")
+            raise DataError(f"source {source.name!r} is being archived by another process; wait until it ends")
         shared.have_files(data, [source.files, "archive"], strict=False)  # what a killed one left is made anew, and sent
         archive = _Archive(reader, source, kafka, data, begin, max_future_us, clock, say, skip, progress)
         archive.begin(anew)
@@ -147,7 +147,10 @@ class _Archive:
         known = {} if anew else dict(read_json(self.place) or {})
         self.identity = patiently(lambda: self.reader.identity(self.topic), self.say)
         if known and (known.get("topic"), known.get("identity")) != (self.topic, self.identity):
-            raise DataError(f"topic {self.topic!r} is not the one that was archived before; --anew begins again, and removes what it wrote")
+            raise DataError(
+                f"topic {self.topic!r} is not the topic that was archived before (it was recreated); --anew starts over and"
+                " deletes the earlier archive"
+            )
         own = set(self.target.rglob(f"{PREFIX}*.parquet")) if self.target.is_dir() else set()
         if not known and self.since is None:
             _check_foreign(self.data, self.source, own)
@@ -169,7 +172,7 @@ class _Archive:
         if self.done.missing:
             line = _missing(self.source, self.done.missing)
             if not accept:
-                raise DataError(f"{line}; --accept-missing goes on behind them, and keeps a note")
+                raise DataError(f"{line}; --accept-missing continues after them, and records the gap")
             self.say(line)
             self.offsets |= {partition: behind for partition, _, behind in self.done.missing}
             self.missing += [list(gap) for gap in self.done.missing]
@@ -240,7 +243,7 @@ class _Archive:
 def _missing(source: EventSource, gaps: list[tuple[int, int, int]]) -> str:
     parts = ", ".join(f"{source.topic}/{p} from offset {first:,} to before {behind:,}" for p, first, behind in gaps)
     total = sum(behind - first for _, first, behind in gaps)
-    return f"{total:,} records were gone by retention before they were archived: {parts}; archive more often or keep the topic longer"
+    return f"{total:,} records were deleted by retention before they were archived: {parts}; archive more often or raise the retention"
 
 
 def _check_foreign(data: Path, source: EventSource, own: set[Path]) -> None:

@@ -80,7 +80,7 @@ def _hold(folder: Path, service: str) -> int:
         if take(handle):
             return handle
         if time.monotonic() > deadline:
-            raise StoreError(f"another daemon of {service} still runs in {folder}; tandem down ends it")
+            raise StoreError(f"another daemon of {service} is still running in {folder}; stop it with tandem down")
         time.sleep(0.05)
 
 
@@ -100,7 +100,7 @@ def main(name: str, data: Path, port: int) -> int:
         service.start()
         own, process = ProcessId.current(), ProcessId.of(service.process.pid)
         if process is None:
-            raise StoreError(f"{name} ended right after its start; see {service.log}")
+            raise StoreError(f"{name} exited right after starting; see {service.log}")
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         known = state.State(name, service.address, str(service.folder), str(service.log), own, process, now)
         state.write(data, known)

@@ -173,7 +173,7 @@ def repositories() -> dict[str, str]:
         try:
             root = ElementTree.parse(settings).getroot()
         except ElementTree.ParseError as error:
-            raise ConfigError(f"{settings} is no XML ({error}); fix it or move it away") from None
+            raise ConfigError(f"{settings} is not valid XML ({error}); fix or remove it") from None
         for mirror in root.iterfind("{*}mirrors/{*}mirror"):
             of = {part.strip() for part in (mirror.findtext("{*}mirrorOf") or "").split(",")}
             url = (mirror.findtext("{*}url") or "").strip().rstrip("/")
@@ -200,7 +200,7 @@ def _download(jar: Jar, folder: Path, remotes: dict[str, str]) -> Path:
                 reason = type(error).__name__
                 raise StoreError(
                     f"{name} cannot be fetched from {', '.join(remotes.values())} ({reason}); check the network, "
-                    "or name a mirror in ~/.m2/settings.xml, and run the command again"
+                    "or configure a mirror in ~/.m2/settings.xml, and run the command again"
                 ) from None
             time.sleep(attempt + 1)
             continue

@@ -309,7 +309,7 @@ class Broker:
         if self._asked_port is not None:
             ports[0] = self._asked_port
             if port_taken(ports[0]):
-                raise ConfigError(f"port {ports[0]} of {HOST} is taken; choose another one, or leave the choice to Tandem")
+                raise ConfigError(f"port {ports[0]} of {HOST} is in use; choose another port, or omit the option to use a free one")
         self.port, self.controller_port = ports
         file.write_text(json.dumps(ports))
         name, asked = "PLAINTEXT", {}

@@ -28,7 +28,7 @@ __all__ = ["SERVICES", "down", "status", "up"]
 SERVICES = ("kafka", "redis")
 SECONDS_TO_STOP = 40.0
 SECONDS_TO_ANSWER = 5.0  # of a busy machine, too
-BUSY = "another 'tandem up' or 'tandem down' is at work here; waiting for it"
+BUSY = "another 'tandem up' or 'tandem down' is running here; waiting for it"
 Say = Callable[[str], None]
 
 
@@ -56,7 +56,7 @@ def status(data: Path) -> dict[str, dict[str, Any]]:
         elif _answers(known):
             now, detail = "running", ""
         else:
-            now, detail = "silent", "its process is there and does not answer; look at its log, or 'tandem down' ends it"
+            now, detail = "silent", "its process is running but does not respond; see its log, or stop it with 'tandem down'"
         found[service] = {
             "state": now,
             "address": known.address,
@@ -85,9 +85,11 @@ def _start(data: Path, service: str, port: int, say: Say) -> None:
     known = state.read(data, service)
     if known is not None and known.alive:
         if not _answers(known):
-            raise StoreError(f"{service} (pid {known.process.pid}) is there and does not answer; see {known.log}; 'tandem down' ends it")
+            raise StoreError(
+                f"{service} (pid {known.process.pid}) is running but does not respond; see {known.log}, or stop it with 'tandem down'"
+            )
         asked = f"; for port {port}: 'tandem down' first" if port and not known.address.endswith(f":{port}") else ""
-        say(f"{service} runs already on {known.address}{asked}")
+        say(f"{service} is already running on {known.address}{asked}")
         return
     again = f" again ({known.ended or 'it was killed'})" if known is not None else ""
     log = state.services_folder(data) / f"{service}-daemon.log"
@@ -110,8 +112,8 @@ def _start(data: Path, service: str, port: int, say: Say) -> None:
     let_go(daemon)
     address = state.address(data, service)
     if address is None:
-        raise StoreError(f"{service} ended right after its start; see {log}")
-    say(f"{service} runs{again} on {address} ({time.monotonic() - begun:.1f} s)")
+        raise StoreError(f"{service} exited right after starting; see {log}")
+    say(f"{service} is running{again} on {address} ({time.monotonic() - begun:.1f} s)")
     if service == "redis":
         file = state.services_folder(data) / "redis" / redis.PASSWORD
         say(f"its password is in {file}; in feature_store.yaml: connection_string: {address},password=...")
@@ -130,13 +132,13 @@ def down(data: Path, *, delete: bool = False, say: Say = lambda line: None) -> l
                 state.forget(data, service)
                 if was_there:
                     stopped.append(service)
-                    say(f"{service} on {known.address} is stopped")
+                    say(f"stopped {service} on {known.address}")
                 else:
-                    say(f"{service} had ended by itself ({known.ended or 'it was killed'})")
+                    say(f"{service} had already exited ({known.ended or 'it was killed'})")
             folder = state.services_folder(data) / service
             if delete and folder.exists():
                 shutil.rmtree(folder)
-                say(f"{folder} is deleted")
+                say(f"deleted {folder}")
     return stopped
 
 

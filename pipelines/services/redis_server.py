@@ -106,7 +106,7 @@ class Redis:
             except (OSError, ValueError, TypeError):
                 self.port = 0
             if asked and port_taken(asked):
-                raise ConfigError(f"port {asked} of {HOST} is taken; choose another one, or leave the choice to Tandem")
+                raise ConfigError(f"port {asked} of {HOST} is in use; choose another port, or omit the option to use a free one")
             if not self.port or port_taken(self.port):
                 (self.port,) = free_ports(1)
             kept.write_text(json.dumps(self.port))

@@ -58,7 +58,7 @@ class MlflowTracker(Tracker):
             try:
                 socket.create_connection((parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)), timeout=1).close()
             except OSError as error:
-                return f"mlflow at {shown(uri)} does not answer ({error.strerror or error})"
+                return f"mlflow at {shown(uri)} does not respond ({error.strerror or error})"
         elif uri.startswith("sqlite:///") and (file := Path(uri.removeprefix("sqlite:///"))).exists():
             try:
                 with sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=0.2) as store:

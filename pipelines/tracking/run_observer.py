@@ -81,4 +81,4 @@ def _note_and_send(run: Run, settings: Settings, data: Path, say: Say, over: boo
 
 
 def _undelivered(error: Exception) -> str:
-    return f"tracking: {' '.join(str(error).split())[:200]}; the job goes on without"
+    return f"tracking: {' '.join(str(error).split())[:200]}; the job continues without tracking"

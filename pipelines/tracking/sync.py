@@ -134,7 +134,7 @@ class _Deliverer:
                 if failed.get(name) and before is None:
                     self.say(failed[name])
                 elif before is not None and name not in failed:
-                    self.say(f"{name} answers again; all runs are sent")
+                    self.say(f"{name} responds again; all runs are sent")
             if failed and time.monotonic() + pause > until:
                 return failed
             self._links_left()

@@ -43,10 +43,10 @@ class Threshold:
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
-            raise DefinitionError(f"threshold {self.metric!r}: the metric is none of {', '.join(METRICS)}")
+            raise DefinitionError(f"threshold {self.metric!r}: unknown metric; use one of {', '.join(METRICS)}")
         asked = (self.bound, self.slack_to_blessed, self.slack_to_plain, self.slack_to_champion, self.slice_bound, self.slack_per_slice)
         if all(one is None for one in asked):
-            raise DefinitionError(f"threshold {self.metric!r} demands nothing; give bound=, slack_to_blessed= or slack_to_plain=")
+            raise DefinitionError(f"threshold {self.metric!r} has no condition; give bound=, slack_to_blessed= or slack_to_plain=")
         for slack in (self.slack_to_blessed, self.slack_to_plain, self.slack_to_champion, self.slack_per_slice):
             if slack is not None and slack < 0:
                 raise DefinitionError(f"threshold {self.metric!r}: slack {slack} is negative; 0 means 'not worse'")

@@ -123,7 +123,7 @@ def run_experiments(
 ) -> list[Experiment]:
     """Train all of ``chosen`` below the run ``parent``, ``jobs`` at a time, and write the comparison into its report.
 
-    Raises ConfigError before anything starts if a parameter is unknown, of another type, or the metric is none of a training;
+    Raises ConfigError before anything starts if a parameter is unknown, of another type, or unknown metric; use one of a training;
     TandemError if every experiment failed.
     """
     experiments = plan(model, chosen, metric)

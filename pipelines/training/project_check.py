@@ -111,9 +111,9 @@ def _check(asked: _Asked, say: Callable[[str], None], wrong: Callable[[str], Non
         if line := short_ttl(group):
             say(line)
     for what, why in kept.refused.items():
-        say(f"{what} is asked anew each time: {why}")
+        say(f"{what} is checked again each time: {why}")
     if kept.used:
-        say(f"{kept.used} answers are those of before, as all that they follow from is what it was; --anew asks again")
+        say(f"{kept.used} results are cached, since nothing they depend on changed; --anew checks again")
     return found
 
 
@@ -180,11 +180,11 @@ def _contract(repo: Repo, source: EventSource, some: dict[str, pa.RecordBatch], 
     some[name] = next(iter(taken.to_batches()), pa.RecordBatch.from_pylist([], schema=source.arrow_schema))
     told = ", ".join(f"{n:,} {reason}" for reason, n in reasons.most_common())
     if not taken.num_rows and reasons:
-        refused = f"its contract takes none of the first {sum(reasons.values()):,} events ({told})"
-        raise DataError(f"source {name!r}: {refused}; correct one of both")
+        refused = f"its contract accepts none of the first {sum(reasons.values()):,} events ({told})"
+        raise DataError(f"source {name!r}: {refused}; correct one of them")
     for line in unseen_fields(repo.data, source, taken):
         say(line)
-    return f"source {name}: {counted(taken.num_rows, 'event')} taken, rejected: {told or 'none'}"
+    return f"source {name}: {counted(taken.num_rows, 'event')} accepted, rejected: {told or 'none'}"
 
 
 def _first(repo: Repo, source: EventSource) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
@@ -197,7 +197,7 @@ def _first(repo: Repo, source: EventSource) -> Iterator[tuple[pa.RecordBatch, pa
 def _traced(asked: _Asked, group: FeatureGroup, outputs: dict[str, dict[str, str]], analyzed: bool) -> str:
     if (before := asked.traced(group)) is not None:
         outputs[group.name] = before["outputs"]
-        return f"{before['said']}, as before"
+        return f"{before['said']} (cached)"
     function = asked.repo.preprocessing_fn(group)
     assert function is not None
     batch = asked.some.get(group.source.name) if analyzed else None
@@ -239,7 +239,7 @@ def _analyzed(asked: _Asked, say: Callable[[str], None]) -> str:
         for name in waiting:
             asked.kept.keep(keys[name], "runs")
     before = [name for name in rows if name not in waiting]
-    told = f"; {', '.join(before)} as before" if before else ""
+    told = f"; {', '.join(before)}: cached" if before else ""
     return f"preprocessing of {', '.join(rows)} runs on {ROWS} rows{told}"
 
 

@@ -65,12 +65,12 @@ def _checked(repo: Repo, source: EventSource, reader: PartitionReader, say: Call
     # A reject that names a field got past ``where``: it is of this source. Of one that cannot be read nobody knows whose it is.
     if not nulls.events and (reasons.total() > unread or unread > aside["filtered"] + aside["of no event"]):
         raise DataError(
-            f"source {source.name!r}: its contract takes none of the newest {records:,} records of {source.topic} ({told}{more})"
+            f"source {source.name!r}: its contract accepts none of the newest {records:,} records of {source.topic} ({told}{more})"
         )
     if nulls.events >= LEAST_EVENTS:
         for line in _unseen(repo, source, nulls, payloads):
             say(line)
-    return f"topic {source.topic}: of the newest {records:,} records {nulls.events:,} events taken, rejected: {told or 'none'}{more}"
+    return f"topic {source.topic}: of the newest {records:,} records {nulls.events:,} events accepted, rejected: {told or 'none'}{more}"
 
 
 def _newest(reader: PartitionReader, topic: str) -> Iterator[FetchResult]:

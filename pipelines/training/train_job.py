@@ -107,7 +107,7 @@ def _only_one(data: Path) -> Iterator[None]:
     """Holds the data folder's training lock: MLMD's SQLite and the versions are for one writer."""
     with shared.try_alone(data, layout.training_lock(data)) as mine:
         if not mine:
-            raise TandemError(f"another training holds {layout.training_lock(data)}; wait for it to end")
+            raise TandemError(f"another training is running ({layout.training_lock(data)}); wait until it ends")
         yield
 
 
@@ -254,7 +254,7 @@ def _spine(model: Model, repo: Path, data: Path, start: datetime, end: datetime)
         spine, events = ask_spine(repo, model.spine, data, start, end), as_of.listing(data, folders)
         if as_of.state(folders) == before:
             return spine, events
-    raise DataError(f"event files below {data} change while they are read; let what writes them end, then train again")
+    raise DataError(f"event files below {data} are changing while they are read; wait until the writer is done, then train again")
 
 
 def _features(model: Model, repo: Path, data: Path, say: Callable[[str], None]) -> FeatureSet:
@@ -268,10 +268,10 @@ def _features(model: Model, repo: Path, data: Path, say: Callable[[str], None]) 
                 defined = defined_services(repo).get(model.features)
             except Exception as error:  # what is applied can be trained on, whatever the files say by now
                 why = " ".join(str(error).split())[:200]
-                say(f"feature service {model.features!r}: the files cannot be read ({why}); the applied one is used")
+                say(f"feature service {model.features!r}: the definitions cannot be read ({why}); using the applied one")
             else:
                 if defined is None:
-                    say(f"feature service {model.features!r} is in none of the files any more; the applied one is used")
+                    say(f"feature service {model.features!r} is no longer defined; using the applied one")
                 elif told := unlike_the_registry(defined, found):
                     say(told)
         with suppress(Exception):  # of files that cannot be read something is said above, or by what reads them next

@@ -99,7 +99,7 @@ def feature_references(store: Any, features: str | Sequence[str]) -> FeatureSet:
         try:
             found = FeatureSet.of_service(store.get_feature_service(features))
         except FeatureServiceNotFoundException:
-            raise DataError(f"Feast knows no feature service {features!r}; define it and run `tandem apply`") from None
+            raise DataError(f"Feast has no feature service {features!r}; define it and run `tandem apply`") from None
     else:
         found = FeatureSet.of(features)
     _views(store, found, "run `tandem apply` or correct the name")

@@ -188,5 +188,5 @@ def check_run(run: Run, groups: Mapping[str, FeatureGroup]) -> None:
     missing = sorted(set(groups) - set(run.record.fingerprints))
     if run.kind != "batch" or run.status != "complete" or missing:
         raise DataError(
-            f"run {run.id} is no complete batch run of all groups" + (f" (no {missing[0]})" if missing else "") + "; name another"
+            f"run {run.id} is not a complete batch run of all groups" + (f" (no {missing[0]})" if missing else "") + "; name another"
         )

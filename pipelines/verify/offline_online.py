@@ -83,7 +83,7 @@ def _compare(store: Any, group: FeatureGroup, read: Stored) -> StoresProof:
     from serving.offline_store import AsofOfflineStore, connection
 
     if not isinstance(store._get_provider().offline_store, AsofOfflineStore):
-        raise StoreError("the offline store is one of Feast's own, which cannot say which rows count; use AsofOfflineStore")
+        raise StoreError("the offline store is one of Feast's own, which does not rank rows; use AsofOfflineStore")
     online, config, keys = ordered_store(store), store.config, tuple(group.entity.keys)
     view = store.get_feature_view(group.name)
     with connection(config) as db:
@@ -91,7 +91,7 @@ def _compare(store: Any, group: FeatureGroup, read: Stored) -> StoresProof:
     covered = online.covered(config, group.name)
     if covered is None:
         what = (
-            "no run of the applied graph has rows; run 'tandem batch'" if offline.empty else "nothing was materialized of the applied graph"
+            "no run of the applied graph has rows; run 'tandem batch'" if offline.empty else "nothing of the applied graph was materialized"
         )
         return StoresProof(group.name, 0, {}, 0, [], f"{group.name}: {what}; run 'tandem materialize'")
     if offline.upto_us == NOTHING:

@@ -96,7 +96,7 @@ def position_of(checkpoints: Checkpoints, group: FeatureGroup) -> Position:
     if set(checkpoints) < set(range(shards)):
         missing = min(set(range(shards)) - set(checkpoints))
         raise NothingToVerifyError(
-            f"shard {missing} of {shards} saved no checkpoints yet; let the stream run for a moment, then verify again"
+            f"shard {missing} of {shards} has not saved a checkpoint yet; let the stream run for a moment, then verify again"
         )
     output_watermark = np.full(shards, NEVER, np.int64)
     limits: dict[int, Int] = {}
@@ -133,7 +133,7 @@ def _came(folder: Path, name: str, groups: Mapping[str, FeatureGroup]) -> _Came:
     records = job_state.load_checkpoint_records()
     checkpoints = {shard: r["checkpoint"] for shard, r in records.items()}
     if not checkpoints:
-        raise NothingToVerifyError(f"stream {name!r} saved no checkpoints yet; let it run for a moment, then verify again")
+        raise NothingToVerifyError(f"stream {name!r} has not saved a checkpoint yet; let it run for a moment, then verify again")
     redefined = [
         n
         for n, g in groups.items()
@@ -142,7 +142,7 @@ def _came(folder: Path, name: str, groups: Mapping[str, FeatureGroup]) -> _Came:
     ]
     if redefined:
         raise DataError(
-            f"group {redefined[0]!r} was redefined since stream {name!r} ran; verify with the definitions it ran with, or start it anew"
+            f"group {redefined[0]!r} was redefined since stream {name!r} ran; verify with the definitions it ran with, or start it over"
         )
     run = next(iter(checkpoints.values())).get("run")
     begin = NEVER if run is None else batch_run_end(run_here(folder.parents[1], run))

@@ -142,7 +142,7 @@ def _expected(
             raise DataError(
                 f"run {run.id} and stream {options.name!r} have no time in common; name a run that goes on after {_when(start)}"
             )
-        say("comparing with the run's own event files: where the topics held other events, rows differ for that reason alone")
+        say("comparing with the run's own event files: where the topics had other events, rows differ for that reason")
         return from_files(repo, start, end), run, repo, []
     kafka, refused = _taken(repo, options.name, _archived(repo, record, scratch / "archive", say))
     log = compose(repo, kafka, record.begin, record.output_watermark, say)
@@ -159,8 +159,8 @@ def _taken(repo: Repo, name: str, kafka: dict[str, pa.Table]) -> tuple[dict[str,
         out[source] = events.filter(pa.array(taken))
         if missing := events.num_rows - out[source].num_rows:
             lines.append(
-                f"{missing:,} events of {source} were dead letters by the contract of then, and the one of now takes them: they are in no"
-                " row; 'tandem dlq replay' sends them again"
+                f"{missing:,} events of {source} were dead letters under the earlier contract, but are valid now: they are in no row;"
+                " 'tandem dlq replay' sends them again"
             )
         if read_otherwise(manifests, source, reading_of(source, repo.settings.kafka)):
             refused = _lettered(repo, source, out[source])
@@ -253,9 +253,13 @@ def _notices(repo: Repo, record: StreamRecord, proof: Proof, log: EventLog) -> l
         changed = changed_files(repo, runs.find(repo.data, record.run), record.begin)
         if changed:
             some = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
-            out.append(f"history is not what the stream began from: {some} changed since run {record.run}; differences may stem from that")
+            out.append(
+                f"the history is not the one the stream started from: {some} changed since run {record.run}; this may cause differences"
+            )
     if record.ahead:
-        out.append(f"{record.ahead:,} rows were delivered after the stream's checkpoints and are left out: it runs, or was killed")
+        out.append(
+            f"{record.ahead:,} rows were delivered after the stream's last checkpoints and are ignored: it is running, or was killed"
+        )
     return out
 
 

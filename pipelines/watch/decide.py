@@ -192,9 +192,9 @@ def _held(state: State, now: datetime) -> tuple[str, datetime | None]:
     """Why no training is begun now ("" if it may be), and when that may be over by itself."""
     policy = state.policy
     if state.training or any(a.state == "running" for a in state.attempts):
-        return f"a training is under way: {state.training or 'a retraining'}", now + _AGAIN
+        return f"a training is running: {state.training or 'a retraining'}", now + _AGAIN
     if state.findings is not None and state.findings.broken:
-        return f"the data looks broken ({_named(state.findings.broken)}); fix it first, a model would learn the defect", None
+        return f"the data looks broken ({_named(state.findings.broken)}); fix it first, or a model would learn the defect", None
     if state.key is None or state.data_end is None:
         return "there are no whole days of events to train on", None
     mine = [a for a in state.attempts if a.key == state.key]

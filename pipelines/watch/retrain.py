@@ -106,7 +106,7 @@ def _steps(data: Path, run: Run, model: str, span: Range, commands: Commands, sa
     if current(model_folder(data, model)).champion == version:  # a first version, or a promotion before a crash
         return Outcome(run.id, "promoted", version)
     if promotes is None:
-        fix = f"'tandem promote --model {model} --version {version}' judges it (watch.promote: true does so by itself)"
+        fix = f"'tandem promote --model {model} --version {version}' evaluates it (watch.promote: true does this automatically)"
         say(f"{run.id}: version {version} of {model} is pushed and not promoted; {fix}")
         return Outcome(run.id, "pushed", version, f"the champion stays; {fix}")
     reason = f"tandem watch, {promotes}"

@@ -140,7 +140,7 @@ class Watch:
             report = latest_report(data, model)
             error = ""
             if report is None or (before is not None and before[0] == report[0] and before[1] == report[1]):
-                error = f"tandem monitor made no report (exit code {code}): {why}"
+                error = f"tandem monitor wrote no report (exit code {code}): {why}"
                 self._wrong(error)
             elif report is not None:
                 self.say(f"monitor of {model}: {report[1].verdict} ({report[0].parent})")
@@ -154,7 +154,7 @@ class Watch:
         s = self.subject
         with alone(s.data) as free:
             if not free:
-                self.say(f"{model}: another watch retrains on {s.data}; its outcome counts for this one too")
+                self.say(f"{model}: another watch is retraining on {s.data}; its result is used here too")
                 return False
             decision = self._decide(model)
             days = event_days(s.data, s.sources.values(), self.clock())
@@ -164,7 +164,7 @@ class Watch:
             span = plan(s.data, model, days, list_runs(s.data), graphs, s.settings.watch.train_days, s.settings.demo.warm_up_days)
             why = "; ".join(f"{t.name}: {t.why}" for t in decision.triggers)
             self.send_alerts()  # what was found is not to wait for the training's end
-            self.say(f"{model}: {'going on with a retraining' if decision.action.resume else 'retraining'} ({why})")
+            self.say(f"{model}: {'resuming a retraining' if decision.action.resume else 'retraining'} ({why})")
             try:
                 outcome = retrain(s, model, key_of(model, days[1], graphs), decision.triggers, span, self.commands, self.clock, self.say)
             except DataError as error:
@@ -187,7 +187,7 @@ class Watch:
             return  # what holds is judged after it
         known = self.known[model]
         if decision.held and decision.held != known["held"]:
-            self.say(f"{model}: {', '.join(t.name for t in decision.triggers)} asks for a retraining, but {decision.held}")
+            self.say(f"{model}: {', '.join(t.name for t in decision.triggers)} triggered a retraining, but {decision.held}")
         known["triggers"], known["held"] = {t.name: t.why for t in decision.triggers}, decision.held
 
     def _wrong(self, line: str) -> None:
@@ -205,7 +205,7 @@ class Watch:
                 if (wait or sleep)(self.round()):
                     break
         except Stopped:
-            self.say("asked to stop; a retraining that was under way goes on with the next start")
+            self.say("stopping; a retraining in progress resumes at the next start")
 
 
 def utc_now() -> datetime:

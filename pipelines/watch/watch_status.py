@@ -160,7 +160,7 @@ def intentions(subject: Subject, now: datetime) -> dict[str, list[str]]:
             )
             lines.append(then)
         elif decision.triggers:
-            lines.append(f"not retrain, though {', '.join(t.name for t in decision.triggers)} asks for it: {decision.held}")
+            lines.append(f"not retrain, although {', '.join(t.name for t in decision.triggers)} triggered: {decision.held}")
         else:
             lines.append("not retrain, unless the monitor finds a reason")
         out[model] = lines

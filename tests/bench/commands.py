@@ -63,7 +63,7 @@ def run(quick: bool = False) -> list[Part]:
             1,
         )
         checks = Part("CPU of tandem check of the example: 3 sources, 5 groups, a model", "checks", how)
-        checks.add("nothing is another since the last check", of(check, some, says="answers are those of before"), 1, "no TensorFlow")
+        checks.add("nothing is another since the last check", of(check, some, says="results are cached"), 1, "no TensorFlow")
         checks.add("asked anew: functions traced, analyzed and applied to 100 rows", Took(anew), 1)
         checks.add("contracts alone", of([*check, "--only", "contracts"]), 1)
         checks.add("a wrong definition", of([*TANDEM, "check", "--repo", str(wrong)], code=1, says="hop"), 1, "the goal: 1.5 s")

@@ -88,7 +88,7 @@ def test_a_receiver_that_is_not_to_be_had_is_one_line(monkeypatch: pytest.Monkey
     monkeypatch.setattr(extensions, "entry_points", lambda group: points)
     with pytest.raises(ValidationError, match="'pager' is no alert receiver; known: broken, none, webhook"):
         AlertSettings(receiver="pager")
-    for name, words in {"broken": "cannot be loaded: No module named 'no'", "none": "is no class below AlertReceiver"}.items():
+    for name, words in {"broken": "cannot be loaded: No module named 'no'", "none": "is not a subclass of AlertReceiver"}.items():
         with pytest.raises(ConfigError, match=words):
             open_receiver(AlertSettings(receiver=name))
 
@@ -104,5 +104,5 @@ def test_a_password_of_netrc_does_not_replace_the_secret(tmp_path: Path, monkeyp
 
 
 def test_a_setting_that_is_no_more_is_one_line() -> None:
-    with pytest.warns(FutureWarning, match="repeat_hours has no effect any more"):
+    with pytest.warns(FutureWarning, match="repeat_hours no longer has an effect"):
         assert AlertSettings.model_validate({"repeat_hours": 12, "level": "warn"}).level == "warn"

@@ -177,10 +177,10 @@ def test_a_folder_that_is_not_empty_stays_as_it_is(tmp_path: Path) -> None:
     wrote = scaffold(folder)
     assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in wrote)
     (folder / "features.py").write_text("mine")
-    with pytest.raises(ConfigError, match="mine is not empty; name a folder that is new or empty"):
+    with pytest.raises(ConfigError, match="mine is not empty; choose a new or empty folder"):
         scaffold(folder)
     assert (folder / "features.py").read_text() == "mine"
-    with pytest.raises(ConfigError, match="is a file; name a folder"):
+    with pytest.raises(ConfigError, match="is a file; choose a new or empty folder"):
         scaffold(folder / "features.py")
     failed = tandem("init", str(folder), fails=True)
     assert failed.stdout == "" and len(failed.stderr.splitlines()) == 1 and "is not empty" in failed.stderr

@@ -205,7 +205,7 @@ def test_with_the_role_and_a_reason_it_goes_and_is_written_down(command: Any) ->
     before = world.state()
     if "--force" not in words and words[:2] != ("stream", "skip"):
         told = world.run(*words)
-        assert told.code == 1 and len(told.lines) == 1 and f"{action} needs --reason 'why'" in told.lines[0], told
+        assert told.code == 1 and len(told.lines) == 1 and f"{action} requires --reason '...'" in told.lines[0], told
         assert world.run(*words, "--reason", "  ").code == 1
         assert world.state() == before and not done(world) and world.entries() == []
     since = datetime.now(UTC)
@@ -231,7 +231,7 @@ def test_a_dry_run_needs_no_role_and_changes_nothing(stream: World, words: tuple
 def test_without_roles_a_reason_is_asked_for_by_force_alone(models: World) -> None:
     assert models.run("promote", "--version", "2").code == 0 and champion(models) == 2
     told = models.run("promote", "--version", "3", "--force")
-    assert told.code == 1 and "--force needs --reason" in told.lines[0]
+    assert told.code == 1 and "--force requires --reason" in told.lines[0]
 
 
 def test_audit_shows_who_when_and_why_and_finds_what_was_tampered_with(stream: World) -> None:
@@ -261,7 +261,7 @@ def test_audit_shows_who_when_and_why_and_finds_what_was_tampered_with(stream: W
         assert tampered != whole
         file.write_bytes(tampered)
         told_of = stream.run("audit")
-        assert told_of.code == 1 and len(told_of.lines) == 1 and "the audit log is not as it was written" in told_of.lines[0], told_of
+        assert told_of.code == 1 and len(told_of.lines) == 1 and "the audit log was tampered with or damaged" in told_of.lines[0], told_of
     file.write_bytes(whole)
     assert stream.run("audit").code == 0
 

@@ -145,7 +145,7 @@ def test_a_day_reads_its_own_files_and_hashes_no_other(world: tuple[Orders, str]
     assert [f["file"] for f in made["inputs"]["orders"]] == ["events/orders/date=2024-05-03/all.jsonl"]
     assert [f["file"] for f in made["past"]["orders"]] == [f"events/orders/date=2024-05-0{n}/all.jsonl" for n in (1, 2)]
     assert made["continues"]["run"] == first and made["events"] == {"orders": 200} and not hashed
-    assert any(line.startswith(f"going on with run {first}: its tiles hold the events of 2 files") for line in orders.steps.lines)
+    assert any(line.startswith(f"continuing run {first}: its tiles hold the events of 2 files") for line in orders.steps.lines)
 
 
 def test_a_file_that_came_late_is_read_and_named(world: tuple[Orders, str]) -> None:
@@ -153,7 +153,7 @@ def test_a_file_that_came_late_is_read_and_named(world: tuple[Orders, str]) -> N
     write(orders.data, "date=2024-05-02/late.jsonl", [at(day(1.9), "late", random.Random(1))])
     made = run(orders, day(3), from_run=first).run.manifest
     assert [f["file"].rpartition("/")[2] for f in made["inputs"]["orders"]] == ["late.jsonl", "all.jsonl"]
-    assert any("date=2024-05-02/late.jsonl came after the run that is continued, and is read too" in line for line in orders.steps.lines)
+    assert any("date=2024-05-02/late.jsonl arrived after the run that is continued, and is read too" in line for line in orders.steps.lines)
 
 
 @pytest.mark.parametrize("how", ["altered", "gone", "of another size"])
@@ -181,8 +181,8 @@ def test_a_correction_that_no_row_can_need_does_not_hinder(world: tuple[Orders, 
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda text: text.replace("hours(24)])", "hours(23)])"), "group 'shop_orders' is defined otherwise now"),
-        (lambda text: text.replace("allowed_lateness=hours(1)", "allowed_lateness=hours(2)"), "declares another"),
+        (lambda text: text.replace("hours(24)])", "hours(23)])"), "group 'shop_orders' is now defined differently"),
+        (lambda text: text.replace("allowed_lateness=hours(1)", "allowed_lateness=hours(2)"), "now has another"),
         (lambda text: text.replace('Field("sent"', 'Field("note", "string"), Field("sent"'), "otherwise"),  # it may accept what was refused
     ],
 )

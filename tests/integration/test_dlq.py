@@ -164,9 +164,9 @@ def test_a_tombstones_old_letter_is_not_replayed(tmp_path: Path, broker: Broker,
     kafka = {"bootstrap_servers": broker.bootstrap, "dead_letters": f"dlq.{topic}"}
     (repo / "tandem.yaml").write_text(json.dumps({"data": str(tmp_path / "data"), "kafka": kafka}))
     said = CliRunner().invoke(app, ["dlq", "replay", "--dry-run", "--repo", str(repo)], catch_exceptions=False).output
-    assert "1 letters are about tombstones (a key and no value), no rejects any more; they are left out" in " ".join(said.split())
+    assert "1 dead letters are tombstones (key without value), which are no longer rejects; skipped" in " ".join(said.split())
     shown = CliRunner().invoke(app, ["dlq", "show", f"{topic}/0/1", "--repo", str(repo)], catch_exceptions=False).output
-    assert "a tombstone: no event, and no reject any more" in " ".join(shown.split())
+    assert "a tombstone (key without value): no longer a reject" in " ".join(shown.split())
 
 
 def test_a_replayed_event_whose_time_is_its_records_keeps_it(options: dict[str, Any], reader: PartitionReader) -> None:
@@ -405,7 +405,7 @@ def test_the_commands(tmp_path: Path, broker: Broker, options: dict[str, Any], r
 
     assert run("replay", "--dry-run", "--reason", "out_of_range").strip() == f"would replay 1 to {topic}"
     assert run("replay", "--reason", "out_of_range").strip() == f"replayed 1 to {topic}"
-    assert run("replay").strip() == f"replayed 1 to {topic}; 1 were replayed before"
+    assert run("replay").strip() == f"replayed 1 to {topic}; 1 already replayed"
     assert json.loads(run("replay", "--json"))["already"] == 2
     assert json.loads(run("show", f"{topic}/0/0", "--json"))["replayed"] is True
     assert json.loads(run("list", "--json"))["counts"][0]["replayed"] == 1

@@ -77,7 +77,7 @@ def test_dead_letters_of_a_batch_run(repo: Path) -> None:
     assert [s["payload"] and s["payload"].get("text") for s in shown] == [*LINES[1:], None]
     assert shown[0]["contract_now"] == "missing_field: shop is missing or null"
     assert shown[0]["event_time"] == "2024-05-01T00:00:01Z"
-    assert "whole could not be read" in shown[-1]["contract_now"]
+    assert "the file could not be read at all" in shown[-1]["contract_now"]
     assert "events/orders/a.jsonl:1" in run(repo, "show", places[0])
 
 

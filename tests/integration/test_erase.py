@@ -170,7 +170,7 @@ def test_nothing_of_a_subject_is_left_and_all_of_the_others_is(world: StreamWorl
         n: json.loads((data / n / "manifest.json").read_text()).get("erased")
         for n in ("runs/batch-1", "training/set1", "runs/train-1", "runs/apply-0")
     }
-    assert [marks["runs/batch-1"][0]["what"], marks["runs/train-1"][0]["what"]] == ["rows", "made from what lost rows"]
+    assert [marks["runs/batch-1"][0]["what"], marks["runs/train-1"][0]["what"]] == ["rows", "built from erased rows"]
     assert marks["training/set1"] and marks["runs/apply-0"] is None
     again = erase(world.repo(), subject)
     assert not again.found and not again.rewritten
@@ -204,7 +204,7 @@ def test_by_the_command_line(world: StreamWorld) -> None:
     model.write_text(NAME[STAYS])
     words = world.command("erase", "--entity", f"zone={NAME[STAYS]}")
     done = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=200)
-    assert done.returncode == 3 and "still holds it: graphs/zones/vocabulary" in " ".join(done.stderr.split())
+    assert done.returncode == 3 and "still contains it: graphs/zones/vocabulary" in " ".join(done.stderr.split())
 
 
 def test_every_form_in_which_an_event_is_read_is_erased(tmp_path: Path) -> None:
@@ -384,7 +384,7 @@ def test_a_file_that_nobody_can_read_hinders_nothing_and_is_named(tmp_path: Path
     assert report.found == {"events/orders": 1} and report.remains == [] and not (tmp_path / "proof").exists()
     if name != "bad.parquet" or int(pa.__version__.split(".")[0]) < 14:
         assert report.unread == [f"events/orders/{name}"]
-        assert f"cannot be read, so only the bytes as they lie were searched: events/orders/{name}" in report.notes
+        assert f"cannot be read, so only their raw bytes were searched: events/orders/{name}" in report.notes
 
 
 def test_a_value_of_few_bytes_takes_nothing_of_others(tmp_path: Path) -> None:
@@ -443,5 +443,5 @@ def test_a_running_stream_is_stopped_first(tmp_path: Path) -> None:
     from pipelines.streaming.driver import Driver
 
     world = make_stream_world(tmp_path / "world")
-    with Driver(world.stream).held(), pytest.raises(DataError, match="stream 'main' runs and would write the rows again"):
+    with Driver(world.stream).held(), pytest.raises(DataError, match="stream 'main' is running and would write the rows again"):
         erase(world.repo(), Subject.parse(["zone=x"]))

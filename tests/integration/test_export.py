@@ -59,9 +59,9 @@ def test_a_pipeline_has_a_step_for_each_step(shop: Path, tmp_path: Path) -> None
 
 
 def test_what_would_not_work_is_refused_in_a_line(shop: Path) -> None:
-    export("airflow", "--repo", str(shop), "--days", "2", fails="leave nothing to train on")
-    export("airflow", "--repo", str(shop), "--name", '"; import os', fails="write letters")
-    export("kubeflow", "--repo", str(shop), "--image", 'x"""\nimport os', fails="is no name of an image")
+    export("airflow", "--repo", str(shop), "--days", "2", fails="leaves nothing to train on")
+    export("airflow", "--repo", str(shop), "--name", '"; import os', fails="use letters")
+    export("kubeflow", "--repo", str(shop), "--image", 'x"""\nimport os', fails="is not an image name")
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_a_command_s_outcome_is_the_task_s(module: Any, shop: Path) -> None:
 
 
 def test_a_dvc_file_has_a_stage_for_each_step_and_follows_versions(shop: Path, tmp_path: Path) -> None:
-    export("dvc", "--repo", str(shop), "--output", str(tmp_path / "dvc.yaml"), fails="path without blanks")
+    export("dvc", "--repo", str(shop), "--output", str(tmp_path / "dvc.yaml"), fails="paths without spaces")
     plain = tmp_path / "shop"
     scaffold(plain)
     assert export("dvc", "--repo", str(plain), "--events", "--output", str(tmp_path / "dvc.yaml")) == ""

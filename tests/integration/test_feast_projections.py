@@ -274,9 +274,9 @@ def test_monitor_and_watch_say_what_they_can_do_without_models(tmp_path: Path) -
     text = (shop / "tandem.yaml").read_text()
     (shop / "tandem.yaml").write_text("".join(line for line in text.splitlines(True) if not line.startswith("models:")))
     for words, said in (
-        (["monitor"], "tandem.yaml names no model, whose answers the monitor would judge"),
-        (["watch", "--dry-run"], "would look after jobs alone: tandem.yaml names no model"),
-        (["watch", "--once"], "watching jobs alone: tandem.yaml names no model"),
+        (["monitor"], "tandem.yaml lists no models, so there are no predictions to monitor"),
+        (["watch", "--dry-run"], "would watch jobs only: tandem.yaml lists no models"),
+        (["watch", "--once"], "watching jobs only: tandem.yaml lists no models"),
     ):
         done = subprocess.run(
             [sys.executable, "-m", "pipelines.cli", *words, "--repo", str(shop)], cwd=ROOT, capture_output=True, text=True

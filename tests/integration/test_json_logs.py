@@ -49,7 +49,7 @@ def test_an_error_is_one_object_without_secrets(how: str, tmp_path: Path) -> Non
     done = ran(*words, **({"TANDEM_LOG_FORMAT": "json"} if how == "environment" else {}))
     (line,) = said(done.stderr)
     assert done.returncode == 1 and done.stdout == ""
-    assert line["level"] == "error" and "there is no such folder" in line["event"] and "hunter22" not in done.stderr
+    assert line["level"] == "error" and "no such folder" in line["event"] and "hunter22" not in done.stderr
     assert re.fullmatch("[0-9a-f]{32}", line["trace_id"]) and re.fullmatch("[0-9a-f]{16}", line["span_id"])
 
 

@@ -70,7 +70,7 @@ def test_a_batch_run_is_made_again_bit_by_bit_though_days_were_appended(changing
         c.startswith("input") for c in result["causes"]
     )
     assert {p: p.stat().st_mtime_ns for p in changing.data.rglob("*") if p.is_file() and "/runs/" not in str(p)} == before
-    assert render(result)[0] == f"run {run.id}: made again, every byte that counts is identical"
+    assert render(result)[0] == f"run {run.id}: reproduced, identical bytes"
     own = runs.list_runs(changing.data)[-1]
     assert (own.kind, own.status, own.manifest["of_run"], own.manifest["verdict"]) == ("reproduce", "complete", run.id, "identical")
 
@@ -119,7 +119,7 @@ def test_what_cannot_be_made_again_is_said(changing):
     run = batch_run(changing)
     with recording.recorded(changing.repo(), "labels") as other:
         pass
-    with pytest.raises(DataError, match="only train and batch runs can be made again"):
+    with pytest.raises(DataError, match="only train and batch runs can be reproduced"):
         reproduce(changing.repo(), other.id)
     run.save(status="failed")
     with pytest.raises(DataError, match="is failed, not complete"):

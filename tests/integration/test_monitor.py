@@ -297,7 +297,7 @@ def test_a_feature_can_have_its_own_thresholds(repo: Repo, tmp_path: Path) -> No
 def test_an_empty_log_has_a_report(repo: Repo, tmp_path: Path) -> None:
     result = monitor(with_settings(repo, serve={"request_log": str(tmp_path / "nowhere")}), QUIET, tmp_path)
     assert result["verdict"] == "warn" and only(result, "request_log")["status"] == "skipped"
-    assert "Nothing could be judged" in result["headline"] and Path(result["page"]).is_file()
+    assert "Nothing could be checked" in result["headline"] and Path(result["page"]).is_file()
 
 
 def test_a_damaged_log_has_a_report_that_fails(repo: Repo, tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_a_damaged_log_has_a_report_that_fails(repo: Repo, tmp_path: Path) -> No
 
 def test_no_answers_in_the_window(repo: Repo, tmp_path: Path) -> None:
     result = monitor(repo, 2, tmp_path)
-    assert result["verdict"] == "warn" and "no answers in this window" in result["headline"]
+    assert result["verdict"] == "warn" and "no predictions in this window" in result["headline"]
 
 
 def test_a_training_set_that_is_gone(repo: Repo, tmp_path: Path) -> None:

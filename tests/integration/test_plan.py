@@ -134,7 +134,7 @@ def world(base: Path, tmp_path: Path) -> World:
 BOTH = {"shop_orders", "city_orders"}
 KINDS: dict[str, tuple[list[tuple[str, str]], set[str], str]] = {
     # name: (what is replaced, the groups that are recomputed, a line of the plan)
-    "nothing": ([], set(), "No changes: rows, graphs and the registry are as they are defined."),
+    "nothing": ([], set(), "No changes: rows, graphs and the registry match the definitions."),
     "a comment": ([("shop_orders =", "# of shops\nshop_orders =")], set(), "= shop_orders: unchanged"),
     "a wider domain": (
         [('["app", "web"]', '["app", "web", "tv"]')], set(), "    field 'channel' takes 'tv': nothing is recomputed",
@@ -160,7 +160,7 @@ KINDS: dict[str, tuple[list[tuple[str, str]], set[str], str]] = {
     ),
     "a preprocessing_fn": (
         [("    aggregates=[Count(over=[", '    preprocessing_fn="scaling:shops",\n    aggregates=[Count(over=[')],
-        {"shop_orders"}, "    preprocessing_fn: none -> scaling:shops: its outputs are learnt anew",
+        {"shop_orders"}, "    preprocessing_fn: none -> scaling:shops: its graph is analyzed again",
     ),
     "a removed group": (
         [(FEATURES[FEATURES.index("city_orders =") : FEATURES.index("feast_views(__name__)")], "")],
@@ -241,7 +241,7 @@ def test_rows_of_a_later_day_go_on_with_the_run_that_there_is(world: World) -> N
     last = next(r.id for r in reversed(list_runs(world.data)) if r.kind == "batch")
     plan = make_plan(world.repo(), (), span)
     assert plan.commands[0] == f"tandem batch --from-run {last} --end 2024-05-03 --pinned"
-    assert f"    goes on with {last}, whose tiles stand for the events before" in lines(plan)
+    assert f"    continues {last}, whose tiles hold the earlier events" in lines(plan)
     (batch,) = plan.batches
     assert [f.name for f in batch.reads["orders"].files] == ["events/orders/date=2024-05-02/all.jsonl"]
     made = workflow.batch(world.repo(), None, span[1], world.steps, pinned=True, from_run=last).manifest

@@ -88,7 +88,7 @@ def test_a_fresh_repository_is_right(tmp_path: Path) -> None:
         ),
         (
             "features.py", "min=0, max=1_000_000", "min=5_000, max=1_000_000",
-            "source 'payments': its contract takes none of the first 300 events (300 out_of_range)",
+            "source 'payments': its contract accepts none of the first 300 events (300 out_of_range)",
         ),
         (
             "features.py", "card_fraud = Feature",
@@ -158,7 +158,7 @@ def test_what_was_right_is_kept_while_all_that_it_follows_from_is_the_same(tmp_p
     assert (found, traced) == ([], [])
     assert "preprocessing" not in sys.modules and "model" not in sys.modules  # which import TensorFlow
     assert sum(line.endswith("as before") for line in said) == 3
-    assert said[-1] == "5 answers are those of before, as all that they follow from is what it was; --anew asks again"
+    assert said[-1] == "5 results are cached, since nothing they depend on changed; --anew checks again"
     assert again(anew=True)[1] == everything
     change(folder, "features.py", "min=0, max=1_000_000", "min=0, max=999_999")  # of the source that both read
     assert again()[1] == everything

@@ -94,12 +94,12 @@ def test_a_good_challenger_is_promoted_and_rolled_back(world: World) -> None:
     }  # fmt: skip
     entry = current(world.folder).history[-1]
     assert entry["action"] == "promote" and entry["reason"] == "spring" and entry["evaluation"] == told["run"] and "@" in entry["by"]
-    assert world.json("promote", "--version", "2")["outcome"] == "champion already"
+    assert world.json("promote", "--version", "2")["outcome"] == "already champion"
     assert "no challenger" in str(world.tandem("promote", code=1).exception)
     back = world.json("rollback", "--reason", "slower answers")
     assert (back["version"], back["before"]) == (1, 2) and world.aliases() == (1, None)
     assert current(world.folder).history[-1]["reason"] == "slower answers"
-    assert "there is none to go back to" in str(world.tandem("rollback", code=1).exception)
+    assert "there is no previous one to roll back to" in str(world.tandem("rollback", code=1).exception)
     runs = [(r.kind, r.status) for r in list_runs(world.repo.data)]
     assert [k for k, _ in runs].count("promote") == 2 and [k for k, _ in runs].count("rollback") == 1
     assert {s for _, s in runs} == {"complete"}
@@ -114,8 +114,8 @@ def test_a_bad_challenger_is_refused_and_each_missed_threshold_is_named(world: W
     lines = "\n".join(told["missed"])
     for part in ("auc (", "must be at least 0.7500", "log_loss (", "the champion's is", "auc of size=s"):
         assert part in lines, lines
-    assert "--force needs --reason" in str(world.tandem("promote", "--force", code=1).exception)
-    assert "--force needs --reason" in str(world.tandem("promote", "--force", "--reason", " ", code=1).exception)
+    assert "--force requires --reason" in str(world.tandem("promote", "--force", code=1).exception)
+    assert "--force requires --reason" in str(world.tandem("promote", "--force", "--reason", " ", code=1).exception)
     told = world.json("promote", "--force", "--reason", "the boss wants it")
     assert told["outcome"] == "promoted" and told["forced"] and world.aliases() == (2, None)
     entry = current(world.folder).history[-1]
@@ -142,7 +142,7 @@ def test_a_model_of_another_graph_is_refused(world: World) -> None:
     world.push(3, "better")
     told = world.json("promote", code=3)
     assert "was trained on graph ffffffffffff of 'depot_load', but eeeeeeeeeeee is applied" in told["missed"][0]
-    assert "champion version 2 cannot be served any more" in told["notes"][0]
+    assert "champion version 2 can no longer be served" in told["notes"][0]
     refused = world.json("rollback", code=3)
     assert "eeeeeeeeeeee is applied" in refused["refused"] and world.aliases() == (2, 3)
     states = {v["version"]: v["state"] for v in world.json("models")["models"][0]["versions"]}
@@ -174,7 +174,7 @@ def test_rolling_back_again_goes_further_back(world: World) -> None:
     assert world.json("rollback")["version"] == 2 and world.json("rollback")["version"] == 1
     assert world.aliases() == (1, 4)
     world.json("promote", "--version", "3")
-    assert "was no champion before; there is 1" in str(world.tandem("rollback", "--to", "2", code=1).exception)
+    assert "was never champion; former champions: 1" in str(world.tandem("rollback", "--to", "2", code=1).exception)
     world.json("promote", "--version", "2")
     assert world.json("rollback", "--to", "1")["version"] == 1 and world.aliases() == (1, 4)
     shutil.rmtree(world.folder / "1")
@@ -212,7 +212,7 @@ def test_of_two_promotions_at_once_one_wins(world: World) -> None:
     winner = next(v for v, what in found.items() if what == "won")
     assert world.aliases()[0] == winner
     loser = next(what for what in found.values() if what != "won")
-    assert f"version {winner} became champion meanwhile" in loser
+    assert f"version {winner} became champion in the meantime" in loser
     assert [e["champion"] for e in current(world.folder).history] == [1, 1, 1, winner]
 
 
@@ -231,7 +231,7 @@ def test_what_cannot_be_judged_is_refused_in_one_line(world: World) -> None:
     world.push(1, "good", training_set="gone")
     world.push(2, "good", training_set="gone")
     told = world.json("promote", code=3)
-    assert "it cannot be judged: model 'slow_parcels': the training set of version 2, 1 is gone" in told["missed"][0]
+    assert "it cannot be evaluated: model 'slow_parcels': the training set of version 2, 1 is gone" in told["missed"][0]
     world.push(3, "good")
     told = world.json("promote", "--dry-run")
     assert "the training set of version 1 is gone" in told["notes"][0]

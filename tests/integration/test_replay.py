@@ -275,13 +275,13 @@ def test_a_broker_that_goes_away_is_waited_for(repo: Repo, tmp_path: Path) -> No
         assert begun.wait(60)
         mine.kill()
         gone.set()
-        until(lambda: any("does not answer; waiting" in line for line in said))
+        until(lambda: any("does not respond; waiting" in line for line in said))
         mine.restart()  # from this thread: a broker dies with the one that started it
         sending.join(120)
         assert not sending.is_alive() and summaries[0]["sent"] == EVENTS
         values = [json.loads(r["value"])["legs"] for r in everything(here, "flights", mine)]
         assert values == sorted(values) == list(range(EVENTS))  # none lost, none twice, none out of order
-        assert said[-1] == "the broker answers again; going on"
+        assert said[-1] == "the broker responds again; continuing"
 
 
 def test_a_broker_that_is_not_there_yet(repo: Repo, tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_a_broker_that_is_not_there_yet(repo: Repo, tmp_path: Path) -> None:
     waiting.start()
     summary = run_replay(here, ReplayOptions(), say=said.append, stopped=stop.is_set)
     waiting.join()
-    assert said == ["no broker answers at 127.0.0.1:1; waiting for it"]
+    assert said == ["no Kafka broker responds at 127.0.0.1:1; waiting"]
     assert summary["interrupted"] and summary["sent"] == 0
 
 

@@ -126,7 +126,7 @@ def test_rows_that_are_gone_are_the_reason(world, monkeypatch):
     append(world)
     shutil.rmtree(world.data / "offline" / "depot_load" / "part-0.parquet" / "run=batch-1")
     result = reproduce(world, run.id)
-    assert result["verdict"] == "different" and "it cannot be made now: feature view 'depot_load'" in result["artifacts"][0]["detail"]
+    assert result["verdict"] == "different" and "it cannot be reproduced now: feature view 'depot_load'" in result["artifacts"][0]["detail"]
     assert result["causes"][0] == "input changed: offline/depot_load/part-0.parquet/run=batch-1/part-0.parquet is gone"
 
 

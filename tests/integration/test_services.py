@@ -132,7 +132,7 @@ def make_topic(bootstrap, name="x"):
 def test_up_status_down_by_the_command_line(data):
     assert json.loads(ran("status", "--json", data=data)[1]) == {"kafka": {"state": "stopped"}, "redis": {"state": "stopped"}}
     code, _, said = ran("down", data=data)
-    assert code == 0 and "nothing runs" in said
+    assert code == 0 and "no services are running" in said
 
     code, _, said = ran("up", "--redis", data=data)
     assert code == 0, said
@@ -288,7 +288,7 @@ def test_a_killed_broker_is_told_and_comes_back_with_its_records(data):
     facts = local.status(data)["kafka"]
     assert facts["state"] == "ended" and "together with its daemon" in facts["detail"]
     said.clear()
-    assert local.down(data, say=said.append) == [] and "had ended by itself" in said[0]
+    assert local.down(data, say=said.append) == [] and "had already exited" in said[0]
     assert local.status(data)["kafka"] == {"state": "stopped"}
 
 

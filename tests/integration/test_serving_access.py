@@ -67,7 +67,7 @@ def test_without_a_credential_only_health_answers(client: TestClient) -> None:
     assert client.get("/v2/health/ready").json() == {"ready": True}
     for path in ("/v2", "/v2/models/delay", "/v2/models/delay/ready", "/v1/models/delay", "/metrics", "/docs", "/openapi.json", "/nothing"):
         answer = client.get(path)
-        assert (answer.status_code, "who asks?" in answer.json()["error"]) == (401, True), path
+        assert (answer.status_code, "authentication required" in answer.json()["error"]) == (401, True), path
         assert answer.headers["www-authenticate"].startswith("Basic")
     for path in (PREDICT, "/get-online-features", "/v2/models/delay/infer"):
         assert client.post(path, json={}).status_code == 401
@@ -109,7 +109,7 @@ def test_scopes_per_model_view_and_administration(client: TestClient, keys: dict
             status = client.request(method, path, json=body, headers=headers).status_code
             assert status == (200 if name in allowed else 403), (method, path, name)
     refused = client.post(PREDICT, json=BODY, headers=keys["view"]).json()["error"]
-    assert refused == "'view' lacks the scope 'model:delay'; ask whoever runs this server for it"
+    assert refused == "'view' lacks the scope 'model:delay'; ask the server's operator for it"
     # What may not be asked for is refused before anybody is told whether it is there.
     assert client.get("/v1/models/secret", headers=keys["view"]).status_code == 403
     assert client.post("/get-online-features", json={**TRAFFIC, "features": ["secret:x"]}, headers=keys["view"]).status_code == 403
@@ -166,7 +166,7 @@ def test_which_services_there_are_and_what_they_read_is_told_to_none_who_may_not
         assert len({said("one", service) for service in (*services, "secret")}) == 1
         # Whoever may read a service's views is told what is wrong, and of other views nothing.
         assert said("traffic", "lost") == told["lost"]
-        assert said("old", "gone") == (404, "unknown feature view 'old_craft'; the registry has none that you may read")
+        assert said("old", "gone") == (404, "unknown feature view 'old_craft'; the registry has none that you have access to")
 
 
 @pytest.mark.parametrize("path", [PREDICT, "/v1/models/delay/versions/1:predict", "/v1/models/secret:explain"])
@@ -231,9 +231,9 @@ def test_beyond_this_machine_a_server_asks_who_or_was_told_not_to(tmp_path: Path
     for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost"):
         assert said(host=host) == ""
     for host in ("0.0.0.0", "::", "10.0.0.5", "example.org", ""):
-        with pytest.raises(ConfigError, match=r"make a key .*--insecure"):
+        with pytest.raises(ConfigError, match=r"create a key .*--insecure"):
             said(host=host)
-        assert said(host=host, insecure=True).startswith("insecure: everybody")
+        assert said(host=host, insecure=True).startswith("insecure: anyone")
     key(tmp_path / "keys.json", "a", "admin")
     assert "unencrypted" in said(host="0.0.0.0")
     assert said(host="0.0.0.0", tls_cert=tmp_path / "c", tls_key=tmp_path / "k") == ""

@@ -80,7 +80,7 @@ def test_a_version_whose_files_nobody_can_check_is_said_in_readiness(client: Tes
     plane_of(client).poll()
     assert served(client) == 2
     status = client.get("/v1/models/delay/versions/3").json()["model_version_status"][0]
-    assert "nothing says whether they were changed" in status["status"]["error_message"]
+    assert "changes cannot be detected" in status["status"]["error_message"]
 
 
 def damage(path: Path, how: str) -> None:

@@ -60,7 +60,7 @@ def test_stream_and_verify(world: StreamWorld) -> None:
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        ("archive", "sources trips, fares have one folder of files, events/trips"),
+        ("archive", "sources trips, fares share the folder events/trips"),
         ("replay", "sources trips, fares read one topic, 'trips'"),
     ],
 )

@@ -206,7 +206,7 @@ def test_every_command_ends_in_one_line(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "pipelines.cli", "events", "--repo", str(repo)], cwd=ROOT, capture_output=True, text=True)
     lines = done.stderr.splitlines()
     assert done.returncode == 1 and len(lines) == 1 and lines[0].startswith("error: make_events.py, line 2: KeyError: ")
-    trace = Path(lines[0].partition("(the whole trace: ")[2].rstrip(")"))
+    trace = Path(lines[0].partition("(full traceback: ")[2].rstrip(")"))
     assert "Traceback" in trace.read_text() and trace.stat().st_mode & 0o77 == 0
     trace.unlink()
 

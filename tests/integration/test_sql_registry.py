@@ -137,7 +137,7 @@ def test_a_server_goes_on_while_the_registry_is_away_and_says_so(tmp_path: Path)
         features.refresh()
         assert "cannot be read" in features.problem and features.catalog is catalog
         plane.poll()
-        assert plane.problems() == [] and "what was read of it last is served" in plane.warnings()[0]
+        assert plane.problems() == [] and "the last version read is served" in plane.warnings()[0]
         features.connect()
         fresh = OnlineFeatures(world.path)
         fresh.refresh()

@@ -62,6 +62,6 @@ def test_killed_at_its_steps_each_record_is_there_once(options: dict[str, Any], 
     _send(options, topic, range(sent, sent + 100))
     admin.delete_records({TopicPartition(topic, 0): sent // 2 + 20})
     admin.close()
-    with pytest.raises(DataError, match=rf"20 records were gone by retention .*: {topic}/0 from offset 1,250 to before 1,270"):
+    with pytest.raises(DataError, match=rf"20 records were deleted by retention .*: {topic}/0 from offset 1,250 to before 1,270"):
         archive_topic(reader, source_of(topic), KafkaSettings(), tmp_path)
     assert archive_topic(reader, source_of(topic), KafkaSettings(), tmp_path, accept_missing=True).events == 80

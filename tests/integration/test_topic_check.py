@@ -98,7 +98,7 @@ def test_what_is_wrong_is_one_line_and_nothing_is_waited_for(tmp_path: Path) -> 
     world = make_world(tmp_path, "web.visits", VISITS)
     world.send(visits(range(30), visitId=None))
     _, problems = checked(world)
-    assert problems == ["source 'visits': its contract takes none of the newest 30 records of web.visits (30 missing_field)"]
+    assert problems == ["source 'visits': its contract accepts none of the newest 30 records of web.visits (30 missing_field)"]
     world.broker.pause()
     _, problems = checked(world)
     assert len(problems) == 1 and "is paused" in problems[0]
@@ -139,7 +139,7 @@ def test_a_source_is_judged_by_the_records_that_are_for_it(tmp_path: Path, rest:
     if taken:
         assert (said, problems) == ([f"topic web.visits: of the newest {n} records 0 events taken, {told}"], [])
     else:
-        assert (said, problems) == ([], [f"source 'visits': its contract takes none of the newest {n} records of web.visits ({told})"])
+        assert (said, problems) == ([], [f"source 'visits': its contract accepts none of the newest {n} records of web.visits ({told})"])
 
 
 def test_records_of_a_schema_registry(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_a_server_that_is_down_and_then_up(tmp_path: Path, capfd: pytest.Capture
     assert find(place.data, first).status == "complete"
     with mlflow_server(tmp_path / "server", port) as address:
         second, seconds = job(place)  # it takes along what waits
-        assert seconds < 3 and "does not answer" not in capfd.readouterr().err
+        assert seconds < 3 and "does not respond" not in capfd.readouterr().err
         wait(outbox)
         told = mlflow_runs(address)
         assert {first, second} <= set(told) and len(told) == 4
@@ -106,7 +106,7 @@ def test_a_broken_store_is_set_aside_and_told_again(tmp_path: Path, capfd: pytes
     assert seconds < 3 and said.count("tracking:") == 1 and str(store) in said and "tandem track --all" in said
     until_idle(outbox)
     assert len(outbox.notes()) == 2
-    assert "notes wait" in tandem(place, "track", fails=True)
+    assert "updates are still pending" in tandem(place, "track", fails=True)
     store.rename(tmp_path / "broken.db")
     told = json.loads(tandem(place, "track", "--all", "--json"))
     assert told["left"] == 0 and told["sent"] == 2
@@ -196,7 +196,7 @@ def test_a_tracker_that_fails_at_anything_never_raises(
     (place.data / "tracking").write_text("in the way")
     with recorded(place, "train") as run:
         pass
-    assert run.status == "complete" and "the job goes on without" in capfd.readouterr().err
+    assert run.status == "complete" and "the job continues without tracking" in capfd.readouterr().err
     (place.data / "tracking").unlink()
     monkeypatch.setattr(background, "start", lambda settings, data: None)
     with recorded(place, "train"):

@@ -152,5 +152,5 @@ def test_mistakes_in_a_model_are_named(changes: dict[str, object], message: str)
 
 
 def test_a_threshold_demands_something() -> None:
-    with pytest.raises(DefinitionError, match="demands nothing"):
+    with pytest.raises(DefinitionError, match="has no condition"):
         Threshold("auc")

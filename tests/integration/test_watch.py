@@ -182,7 +182,7 @@ def test_a_monitor_that_cannot_run_is_told(world: World, clock: Clock) -> None:
     watcher.commands = Broken(world)
     watcher.round()
     assert any("alert, firing: flights: the monitor could not run" in line for line in said)
-    assert watcher.failed == ["tandem monitor made no report (exit code 1): error: no log"]
+    assert watcher.failed == ["tandem monitor wrote no report (exit code 1): error: no log"]
     world.will_find(CALM)
     watcher.commands = InProcess(world)
     clock.forward(hours=1)
@@ -306,7 +306,7 @@ def test_while_somebody_trains_by_hand_the_watch_waits(world: World) -> None:
         wait_for(lambda: [r for r in world.runs("train") if r["status"] == "running"])
         with process(world, "--once") as child:
             out, _ = child.communicate(timeout=60)
-        assert "a training is under way: train-" in out and world.commands().count("train") == 1
+        assert "a training is running: train-" in out and world.commands().count("train") == 1
         world.order("train", None)
         assert hand.wait(60) == 0
     finally:

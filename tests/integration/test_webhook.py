@@ -126,7 +126,7 @@ def test_a_webhook_that_is_down_gets_its_alerts_when_it_is_up_again(tmp_path: Pa
     done = deliver(AlertStore(tmp_path), hook, clock, say=said.append)
     assert (done.sent, done.waiting, done.next) == (3, 0, None)
     assert states(server.taken) == [("firing", "new"), ("resolved", "over"), ("event", "new")]
-    assert "refused" in said[0].lower() and str(server.port) not in "".join(said) and said[-1] == "the webhook takes alerts again"
+    assert "refused" in said[0].lower() and str(server.port) not in "".join(said) and said[-1] == "the webhook accepts alerts again"
     assert deliver(AlertStore(tmp_path), hook, clock).sent == 0
 
 
@@ -337,7 +337,7 @@ def stored_body(store: AlertStore) -> dict[str, Any]:
 
 
 def test_an_address_that_is_none_is_refused_without_showing_it() -> None:
-    with pytest.raises(ConfigError, match=r"alerts\.webhook is no http") as error:
+    with pytest.raises(ConfigError, match=r"alerts\.webhook is not an http") as error:
         Webhook(AlertSettings(webhook=Secret("hooks.example/secret")))
     assert "secret" not in str(error.value)
     assert "secret" not in repr(AlertSettings(webhook=Secret("https://hooks.example/secret"), secret=Secret("secret")))

@@ -73,7 +73,7 @@ def test_a_failure_on_an_engine_is_one_line(world: Orders) -> None:
     sys.modules.pop("tallies", None)
     with pytest.raises(TandemError) as told:
         made_by(world, "flink", EngineFlags(parallelism=1))
-    assert re.fullmatch(r"the batch job failed on Flink: ValueError: no such tally.*; all it said is in \S+engine.log", str(told.value))
+    assert re.fullmatch(r"the batch job failed on Flink: ValueError: no such tally.*; its full output is in \S+engine.log", str(told.value))
 
 
 # --------------------------------------------------------------------------------------------------------------------- two hosts

@@ -72,7 +72,7 @@ def test_everybody_and_nobody() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("access: {roles: {r: [promot]}}", "'promot', which is no action; there is apply, promote"),
+        ("access: {roles: {r: [promot]}}", "'promot', which is not an action; actions are apply, promote"),
         ("access: {roles: {r: [promote]}, members: {ann: [s]}}", "member 'ann' has the role 's'"),
         ("access: {rolls: {}}", "known keys: roles, members"),
     ],
@@ -99,7 +99,7 @@ def test_what_is_done_refused_denied_and_failed_is_written_down(tmp_path: Path) 
     with guarded(mine, "promote", "delay", "better") as act:
         act.details["champion"] = 3
     with (
-        pytest.raises(AccessDenied, match=f"{user()} may not apply run-1: no role of theirs in tandem.yaml"),
+        pytest.raises(AccessDenied, match=f"{user()} is not allowed to apply run-1: no role in tandem.yaml"),
         guarded(mine, "apply", "run-1"),
     ):
         raise AssertionError("the body of what is denied never runs")
@@ -149,5 +149,5 @@ def test_nobody_gives_themselves_a_role_by_the_environment(tmp_path: Path, monke
     """Issue 13, section 2: roles stand in tandem.yaml; the environment is the caller's own."""
     (tmp_path / "tandem.yaml").write_text("data: data\naccess: {roles: {admin: ['*']}, members: {carol: [admin]}}\n")
     monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match=r"TANDEM_ACCESS in the environment: who may do what stands in tandem.yaml alone"):
+    with pytest.raises(ConfigError, match=r"TANDEM_ACCESS in the environment: roles can only be set in tandem.yaml"):
         load_settings(tmp_path)

@@ -163,7 +163,7 @@ def test_an_overload_of_bodies_that_do_arrive_keeps_none_of_them_from_being_done
     waiting = [arrival for _, arrival in under_way if not arrival.gave_way]
     assert len(waiting) == len(arriving.all._under_way.get("a", ())) and done + len(waiting) + len(arriving.ended) + refused == 3_000
     assert done + len(waiting) >= 0.97 * could
-    assert all("as many requests as it can" in arrival.gave_way for arrival in arriving.ended)
+    assert all("at its limit of requests" in arrival.gave_way for arrival in arriving.ended)
 
 
 def test_of_the_places_slow_bodies_give_way_first_and_then_what_brought_least() -> None:
@@ -178,7 +178,7 @@ def test_of_the_places_slow_bodies_give_way_first_and_then_what_brought_least() 
     came = [arriving.enter() for _ in range(2)]
     assert arriving.ended == [silent, trickling] and all("too slow" in a.gave_way for a in arriving.ended)
     third = arriving.enter()
-    assert arriving.ended[2:] == [came[1]] and "as many requests as it can" in came[1].gave_way
+    assert arriving.ended[2:] == [came[1]] and "at its limit of requests" in came[1].gave_way
     arriving.all.received(came[0], 1)
     assert arriving.enter() and arriving.ended[3:] == [third], "none of those that bring something"
     arriving.enter("b")
@@ -257,7 +257,7 @@ def test_nothing_is_taken_from_slow_bodies_where_it_is_not_enough() -> None:
         arriving.all.received(arrival, 900)
         arriving.all.whole(arrival)
     new = arriving.enter()
-    with pytest.raises(OverloadedError, match="as many requests as it can"):
+    with pytest.raises(OverloadedError, match="at its limit of requests"):
         arriving.all.received(new, 900)
     assert not arriving.ended
     arriving.all.received(arriving.enter(), 180)  # 2,000 are this client's: 20 are missing

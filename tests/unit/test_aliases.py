@@ -51,7 +51,7 @@ def test_the_first_version_is_champion_and_later_ones_are_challengers(tmp_path: 
     assert [e["run"] for e in now.history] == ["train-1", "train-2", "train-3"]
     assert [e["n"] for e in now.history] == [1, 2, 3]
     assert now.history[1]["before"] == {"champion": 1, "challenger": None}
-    with pytest.raises(DataError, match="no version of model"):
+    with pytest.raises(DataError, match="is not a version of model"):
         register(repo(tmp_path), "m", tmp_path)
 
 

@@ -77,10 +77,10 @@ def test_a_damaged_file_lets_nobody_new_in_and_keeps_those_of_before(tmp_path: P
     for damaged in ("", "[]", '{"keys": [{}]}', '{"keys": 5}', file.read_text().replace("admin", "root")):
         file.write_text(damaged)
         assert keys.principal(key, EVERYTHING) is not None
-        with pytest.raises(DataError, match="no file of API keys"):
+        with pytest.raises(DataError, match="not a file of API keys"):
             read_keys(file)
     assert ApiKeys(file, now=lambda: NOW).principal(key, EVERYTHING) is None
-    assert "those of before go on" in caplog.text
+    assert "the previous keys stay in use" in caplog.text
 
 
 def test_keys_made_at_the_same_time_are_all_there(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_file_edited_by_hand_is_refused_as_a_whole(tmp_path: Path, entry: dict
     key = add_key(file, "a", ["admin"], NOW)
     whole = json.loads(file.read_text())
     file.write_text(json.dumps({"keys": [{**whole["keys"][0], **entry}]}))
-    with pytest.raises(DataError, match="is no file of API keys"):
+    with pytest.raises(DataError, match="is not a file of API keys"):
         read_keys(file)
     assert ApiKeys(file, now=lambda: NOW).principal(key, EVERYTHING) is None
 

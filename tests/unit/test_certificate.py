@@ -38,7 +38,7 @@ def test_what_is_said_of_a_certificate_by_its_end(tmp_path: Path, ends: timedelt
     now = datetime.now(UTC)
     told = certificate_warning(cert, now)
     assert (says in told and "without a restart" in told) if says else told == ""
-    assert "in force from" in certificate_warning(cert, now - timedelta(days=400))
+    assert "is not valid before" in certificate_warning(cert, now - timedelta(days=400))
 
 
 def test_of_a_chain_the_first_end_counts_and_what_cannot_be_read_is_not_judged(tmp_path: Path) -> None:
@@ -70,13 +70,13 @@ def test_authorities_that_are_not_in_force_yet_are_told(tmp_path: Path) -> None:
     after_next = Authority(90 * day, begins=2 * day).pem
     for held, at, says in (
         (long, now, ""),
-        (long, now - 2 * day, "is in force from"),
-        (far, now, "is in force from"),
+        (long, now - 2 * day, "is not valid before"),
+        (far, now, "is not valid before"),
         (short + far, now, "expires at"),  # nobody is taken between the two
-        (short + far, now + 5 * day, "is in force from"),
+        (short + far, now + 5 * day, "is not valid before"),
         (short + after_next, now, ""),
         (short + Authority(5 * day, begins=2 * day).pem + Authority(90 * day, begins=4 * day).pem, now, ""),
-        (short + after_next, now - 2 * day, "is in force from"),
+        (short + after_next, now - 2 * day, "is not valid before"),
     ):
         file.write_bytes(held)
         told = authorities_warning(file, at)

@@ -84,7 +84,7 @@ def test_ctrl_c_in_a_command_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys
         app(["runs", "list"])
     assert stop.value.code == 130
     said = capsys.readouterr()
-    assert (said.out, said.err) == ("", "error: interrupted; run the same command again to complete it\n")
+    assert (said.out, said.err) == ("", "error: interrupted; run the same command again to resume\n")
 
 
 @pytest.mark.parametrize("words", [["runs", "list"], ["-m", "serving"]])

@@ -68,19 +68,19 @@ READS = "every value that reads it: amount_mean_1h, amount_sum_1h"
         (group([Field("amount", "float64", min=0, max=200), CHANNEL]), ["field 'amount': max 100 is 200: nothing is recomputed"]),
         (
             group([Field("amount", "float64", min=0, max=50), CHANNEL]),
-            ["field 'amount': max 100 -> 50: events are refused that were taken"],
+            ["field 'amount': max 100 -> 50: events that were accepted are rejected"],
         ),
         (
             group([Field("amount", "float64", min=-5, max=50), CHANNEL]),
-            ["field 'amount': min 0 -> -5: nothing by itself", "field 'amount': max 100 -> 50: events are refused that were taken"],
+            ["field 'amount': min 0 -> -5: nothing by itself", "field 'amount': max 100 -> 50: events that were accepted are rejected"],
         ),
         (
             group([AMOUNT, Field("channel", "string", domain=["app", "tv"])]),
-            ["field 'channel': domain 'app', 'web' -> 'app', 'tv': events are refused that were taken"],
+            ["field 'channel': domain 'app', 'web' -> 'app', 'tv': events that were accepted are rejected"],
         ),
         (
             group([Field("amount", "float64", required=True, min=0, max=100), CHANNEL]),
-            ["field 'amount': required False -> True: events are refused that were taken"],
+            ["field 'amount': required False -> True: events that were accepted are rejected"],
         ),
         (
             group([Field("amount", "float64", min=0, max=100, path="after.amount"), CHANNEL]),
@@ -100,12 +100,12 @@ READS = "every value that reads it: amount_mean_1h, amount_sum_1h"
         ),
         (
             group([AMOUNT, Field("channel", "string", domain=["app", "web"], path="via.channel")]),
-            ["field 'channel': path channel -> via.channel: no feature reads it, but events of which it cannot be read are refused"],
+            ["field 'channel': path channel -> via.channel: no feature reads it, but events where it cannot be read are rejected"],
         ),
         (group([AMOUNT, CHANNEL, Field("note", "string")]), ["field 'note' is new, and optional: nothing is recomputed"]),
         (
             group([AMOUNT, CHANNEL, Field("note", "string", required=True)]),
-            ["field 'note' is new: its rules refuse events that were taken"],
+            ["field 'note' is new: its rules reject events that were accepted"],
         ),
         (group([AMOUNT]), ["field 'channel' is not read any more: nothing is recomputed"]),
         (
@@ -118,7 +118,7 @@ READS = "every value that reads it: amount_mean_1h, amount_sum_1h"
         (
             group(where=(col("channel") == "web") & (col("amount") > 1)),
             [
-                'source orders: where none -> (col("channel") == \'web\') & (col("amount") > 1): every row: other events are taken',
+                'source orders: where none -> (col("channel") == \'web\') & (col("amount") > 1): every row: other events are accepted',
             ],
         ),
         (group(hop=10), ["hop: 5m -> 10m: every row, at other times"]),
@@ -162,7 +162,7 @@ def test_what_computed_fields_and_filters_read_is_followed() -> None:
     chosen: dict[str, Any] = {"where": col("channel") == "web"}
     moved = [AMOUNT, Field("channel", "string", domain=["app", "web"], path="via")]
     assert said(group(moved, **chosen), group(**chosen)) == [
-        "field 'channel': path channel -> via: every row, as it says which events are taken"
+        "field 'channel': path channel -> via: every row, as it decides which events are accepted"
     ]
 
 

@@ -102,10 +102,10 @@ def test_a_worker_is_told_by_its_environment(tmp_path: Path) -> None:
     ("name", "flags", "why"),
     [
         ("flink", EngineFlags(master="here"), "--master here: write host:port"),
-        ("spark", EngineFlags(master="here:1"), "write spark://host:port"),
-        ("dataflow", EngineFlags(), "its workers reach no folder of this machine"),
+        ("spark", EngineFlags(master="here:1"), "use spark://host:port"),
+        ("dataflow", EngineFlags(), "its workers cannot reach a folder of this machine"),
         ("dataflow", EngineFlags(master="here:1"), "--master here:1: Dataflow has none"),
-        ("direct", EngineFlags(parallelism=2), "--runner direct has no --master and no --parallelism"),
+        ("direct", EngineFlags(parallelism=2), "--runner direct does not take --master or --parallelism"),
     ],
 )
 def test_what_an_engine_cannot_take_is_one_line(repo: Any, name: str, flags: EngineFlags, why: str) -> None:

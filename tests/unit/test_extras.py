@@ -163,7 +163,7 @@ for words in (["runs"], ["status"], ["up", "--help"]):
 """
     done = blocked(code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "next, all of it: tandem demo --repo shop" in done.stdout and (tmp_path / "shop" / "features.py").exists()
+    assert "next, run everything: tandem demo --repo shop" in done.stdout and (tmp_path / "shop" / "features.py").exists()
 
 
 def test_the_line_and_the_exit_code():

@@ -34,17 +34,17 @@ def test_a_full_disk_is_told_with_what_to_do() -> None:
     assert of_system(OSError(errno.EDQUOT, "quota", "/data/x")).startswith("/data/x: ")
     for number in (errno.EACCES, errno.EPERM, errno.EROFS):  # a bare "[Errno 13] Permission denied: '.../.lock'" says no fix
         line = of_system(OSError(number, os.strerror(number), "/data/runs/.lock"))
-        assert line.startswith(f"/data/runs/.lock: {os.strerror(number)}: ") and line.endswith("or name another folder (--data)")
+        assert line.startswith(f"/data/runs/.lock: {os.strerror(number)}: ") and line.endswith("or choose another folder (--data)")
     assert of_system(FileNotFoundError(errno.ENOENT, "No such file", "a")) == "[Errno 2] No such file: 'a'"
 
 
 def test_a_trace_that_cannot_be_kept_does_not_hide_its_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = kept_trace(ValueError("odd"))
-    place = Path(kept.removeprefix("the whole trace: "))
+    place = Path(kept.removeprefix("full traceback: "))
     assert "ValueError: odd" in place.read_text()
     place.unlink()
     work = "from pipelines.project.mistakes import kept_trace; print(kept_trace(ValueError('odd' * 1000)))"
-    assert "could not be kept" in in_a_child_with_little_room(work, tmp_path, 16)
+    assert "could not be saved" in in_a_child_with_little_room(work, tmp_path, 16)
 
 
 @pytest.mark.parametrize("limit", [0, 20])

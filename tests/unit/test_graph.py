@@ -253,7 +253,7 @@ def test_a_mistake_in_a_function_is_one_error_that_names_it(files, tmp_path):
 
 
 def test_no_rows_is_an_error(tmp_path):
-    with pytest.raises(GraphError, match="no feature rows to learn from"):
+    with pytest.raises(GraphError, match="no feature rows to analyze"):
         analyze_groups({"fares": (graph_build.GROUP, graph_build.function(), [])}, tmp_path)
 
 

@@ -189,10 +189,10 @@ def test_disorder_is_measured_within_each_file(tmp_path: Path) -> None:
     ("files", "more", "message"),
     [
         ({}, {}, "holds no event files"), ({"a.xml": "<a/>"}, {}, "holds no event files"),
-        ({"a.jsonl": '{"x": 1}\n'}, {}, "no column is a time that every record has; name one with --event-time"),
+        ({"a.jsonl": '{"x": 1}\n'}, {}, "no column holds a time in every record; choose one with --event-time"),
         ({"a.jsonl": '{"at": "2024-05-01T00:00:00Z"}\n'}, {}, "a tie breaker is needed"),
         ({"a.jsonl": "nonsense\n"}, {}, "holds no records"),
-        ({"a.jsonl": '{"x": 1}\n'}, {"event_time": "y"}, "--event-time y: there is no such column"),
+        ({"a.jsonl": '{"x": 1}\n'}, {"event_time": "y"}, "--event-time y: no such column"),
         ({"a.jsonl": '{"x": 86399999999999}\n'}, {"event_time": "x"}, "--event-time x: 86399999999999 .* neither seconds nor an epoch"),
         ({"a.jsonl": '{"x": 1}\n'}, {"explode": "items"}, "--explode items: no record has a list there"),
         ({"a.json": '[{"x": 1}, {"x": 2}]'}, {}, r"a.json is one array \(jq"),
@@ -346,7 +346,7 @@ def test_a_file_that_is_not_there_is_told_as_one_and_not_as_a_topic_alone(tmp_pa
     from pipelines.cli.infer import infer
 
     (tmp_path / "tandem.yaml").write_text("data: data\n")
-    with pytest.raises(DataError, match=r"^orders\.csv is no file or folder, and as a topic it cannot be read: kafka\.bootstrap_servers"):
+    with pytest.raises(DataError, match=r"^orders\.csv is not a file or folder, and cannot be read as a topic: kafka\.bootstrap_servers"):
         infer("orders.csv", repo=tmp_path)
 
 

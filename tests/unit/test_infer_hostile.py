@@ -149,7 +149,7 @@ def test_nests_of_any_depth(tmp_path: Path, depth: int) -> None:
 
 
 def _with_nulls(path: Path) -> None:
-    with pytest.raises(DataError, match="no column is a time that every record has"):
+    with pytest.raises(DataError, match="no column holds a time in every record"):
         infer_files(path)
 
 

@@ -134,7 +134,7 @@ def test_causes_stand_before_effects_in_the_stated_order():
 
 
 def test_an_effect_without_a_cause_is_said_so():
-    assert "no cause differs" in render(manifest(), manifest(metrics={"test/auc": 0.7}))[-1]
+    assert "no recorded cause differs" in render(manifest(), manifest(metrics={"test/auc": 0.7}))[-1]
 
 
 def test_long_lists_are_cut_for_people_alone():

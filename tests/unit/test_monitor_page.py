@@ -46,7 +46,7 @@ def check(html: str) -> Balanced:
 
 def nothing() -> dict[str, Any]:
     return {
-        "verdict": "warn", "headline": "Nothing could be judged", "model": "slow", "version": None, "versions": {}, "training_set": None,
+        "verdict": "warn", "headline": "Nothing could be checked", "model": "slow", "version": None, "versions": {}, "training_set": None,
         "window": None, "before": None, "rows": 0, "rows_before": 0, "checks": [], "features": {}, "views": {}, "prediction": None,
         "labels": None, "quality": None, "recomputed": {}, "days": [], "chance": None, "lineage": None, "notices": [], "settings": {},
     }  # fmt: skip
@@ -106,7 +106,7 @@ def test_a_page_of_everything_is_whole_and_escaped() -> None:
 def test_a_page_of_nothing_is_whole() -> None:
     html = render_page(MonitorReport.of(nothing()))
     check(html)
-    assert "Nothing could be judged" in html and "Drift by day" not in html
+    assert "Nothing could be checked" in html and "Drift by day" not in html
 
 
 @pytest.mark.parametrize("part", [k for k, v in full().items() if v != nothing()[k] and k not in ("verdict", "headline", "model")])

@@ -205,7 +205,7 @@ def test_answers_of_one_minute_are_one_moment() -> None:
 
 @pytest.mark.parametrize("text", ["", "d", "7x", "-1d", "0d", "1 2"])
 def test_lengths_of_time_that_are_none(text: str) -> None:
-    with pytest.raises(ConfigError, match="is no length of time"):
+    with pytest.raises(ConfigError, match="is not a duration"):
         duration(text)
 
 

@@ -89,4 +89,4 @@ def test_a_folder_with_a_tandem_of_its_own(tmp_path, theirs):
     (tmp_path / theirs).write_text("raise SystemExit('theirs')")
     for words in ([sys.executable, "-P", "-m", "tandem"], tandem_command(), module_command("pipelines.cli")):
         done = subprocess.run([*words, "--help"], cwd=tmp_path, capture_output=True, text=True)
-        assert "Features computed once" in done.stdout, done.stderr
+        assert "Feature engineering with batch" in done.stdout, done.stderr

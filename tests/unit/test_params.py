@@ -54,13 +54,13 @@ def test_a_date_of_yaml_is_its_text_and_flags_go_over_the_file(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("strat: 2024-03-04", "'strat' is no option of this command; it takes anew, data, end"),
+        ("strat: 2024-03-04", "'strat' is not an option of this command; its options are anew, data, end"),
         ("pinned: 3", "pinned is 3; write true or false"),
         ("start: [a, b]", "start takes one value, not 2"),
         ("start: a\nstart: b", "start"),
         ("- start", "write options by name"),
         ("{", "is neither YAML nor JSON"),
-        ("params: x", "'params' is no option"),
+        ("params: x", "'params' is not an option"),
     ],
 )
 def test_what_a_file_cannot_say_is_told_in_a_line(text: str, said: str, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_a_table_that_moved_on_makes_its_groups_rows_anew(shop: Shop) -> None:
     table(shop, 2, 5)
     plan = shop.plan()
     assert recomputed(plan) == {"page_visits"}
-    assert "    table of visits: version 1 -> 2: rows are made of a new snapshot" in lines(plan)
+    assert "    table of visits: version 1 -> 2: rows are computed from a new snapshot" in lines(plan)
     assert plan.commands[0] == "tandem batch --start 2024-05-01 --end 2024-05-03 --group page_visits --pinned"
     snapshot(shop)  # as the run does
     assert shop.follow(plan) == {"page_visits"} and not shop.plan().changes
@@ -99,7 +99,7 @@ def test_a_table_that_is_away_is_told_and_fails_nothing(shop: Shop) -> None:
     Versioned.place.unlink()
     plan = shop.plan()
     assert not plan.changes
-    said = "its table cannot be looked at here, a run takes it as it is then: source 'visits': no table can be read at table.json"
+    said = "its table cannot be read here; a run will use its state at that time: source 'visits': no table can be read at table.json"
     assert f"    {said}" in lines(plan)
     assert [g["table_unseen"] is None for g in to_dict(plan)["groups"]] == [True, True, False]
 
@@ -130,11 +130,11 @@ def test_a_query_with_more_rows_makes_its_groups_rows_anew(queried: Shop, tmp_pa
     visits(tmp_path / "visits.duckdb", "INSERT INTO visits VALUES ('v7', 'p'), ('v8', 'p')")
     plan = queried.plan()
     assert recomputed(plan) == {"page_visits"}
-    assert "    table of visits: rows 3 -> 5: rows are made of a new snapshot" in lines(plan)
+    assert "    table of visits: rows 3 -> 5: rows are computed from a new snapshot" in lines(plan)
     snapshot(queried)  # as the run does
     assert queried.follow(plan) == {"page_visits"} and not queried.plan().changes
     visits(tmp_path / "visits.duckdb", "DELETE FROM visits WHERE id <> 'v7'")
-    assert "    table of visits: rows 5 -> 1: rows are made of a new snapshot" in lines(queried.plan())
+    assert "    table of visits: rows 5 -> 1: rows are computed from a new snapshot" in lines(queried.plan())
 
 
 def test_a_query_with_other_rows_of_the_same_number_is_seen(queried: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,7 @@ def test_a_query_with_other_rows_of_the_same_number_is_seen(queried: Shop, tmp_p
     visits(database, "UPDATE visits SET page = 'q' WHERE id = 'v1'")
     plan = queried.plan()
     assert recomputed(plan) == {"page_visits"}
-    assert "    table of visits: 3 rows, not the same ones: rows are made of a new snapshot" in lines(plan)
+    assert "    table of visits: 3 rows, not the same ones: rows are computed from a new snapshot" in lines(plan)
     monkeypatch.setattr(snapshots, "MOST_DIGESTED", 2)  # too many to be read for a plan
     assert not queried.plan().changes and "3 rows, as many as the last snapshot; whether" in "\n".join(lines(queried.plan()))
     monkeypatch.undo()

@@ -59,7 +59,7 @@ def test_files_of_which_no_folder_tells_the_day_are_there_all_the_same(shop: Sho
     assert plan.commands[0] == "tandem batch --start START --end END"
     told = "\n".join(lines(plan))
     assert "reads orders: 2 event files, " in told and "reads visits: 2 event files, " in told and "no event files yet" not in told
-    assert "--start and --end say it" in told
+    assert "give --start and --end" in told
     shutil.rmtree(shop.data / "events")
     assert "there are no event files yet" in "\n".join(lines(shop.plan()))
 
@@ -67,7 +67,7 @@ def test_files_of_which_no_folder_tells_the_day_are_there_all_the_same(shop: Sho
 def test_what_was_run_and_applied_is_no_change(made: Shop) -> None:
     plan = made.plan()
     assert set(signs(plan).values()) == {"="} and not plan.changes and plan.commands == () and plan.batches == ()
-    assert list(lines(plan))[-1] == "No changes: rows, graphs and the registry are as they are defined."
+    assert list(lines(plan))[-1] == "No changes: rows, graphs and the registry match the definitions."
     assert made.batch()[1] is False
 
 
@@ -172,7 +172,7 @@ def test_a_definition_that_is_taken_back(made: Shop) -> None:
     assert not made.plan().changes and made.applied("shop_orders") != first
     made.replace("features.py", "days(7)])", "hours(24)])")
     plan = made.plan()
-    assert recomputed(plan) == {"shop_orders"} and "its newest run is of another definition" in "\n".join(lines(plan))
+    assert recomputed(plan) == {"shop_orders"} and "its newest run has another definition" in "\n".join(lines(plan))
     (shop_orders,) = [g for g in plan.groups if g.name == "shop_orders"]
     assert shop_orders.fingerprint == first
     assert made.follow(plan) == recomputed(plan) and made.applied("shop_orders") == first and not made.plan().changes
@@ -193,7 +193,7 @@ def test_reasons_are_told_in_words(made: Shop) -> None:
     assert "field 'channel' takes 'tv': nothing is recomputed" in text
     assert "7 events of batch-" in text and "not_in_domain channel" in text
     made.replace("features.py", "scaling:shops", "reading:pages")
-    assert "preprocessing_fn: scaling:shops -> reading:pages: its outputs are learnt anew" in "\n".join(lines(made.plan()))
+    assert "preprocessing_fn: scaling:shops -> reading:pages: its graph is analyzed again" in "\n".join(lines(made.plan()))
 
 
 def test_rows_are_exact_where_no_row_comes_or_goes_and_about_where_some_may(made: Shop) -> None:
@@ -249,7 +249,7 @@ def test_groups_that_were_added_and_removed(made: Shop) -> None:
     assert signs(plan) == {"shop_orders": "=", "channel_orders": "=", "new_orders": "+", "page_visits": "-"}
     assert recomputed(plan) == {"new_orders"} and plan.commands[0].endswith("--group new_orders")
     assert summary(plan).startswith("Plan: 1 to add, 0 to change, 1 to remove; 1 group recomputed")
-    assert "page_visits: not defined any more; its view is dropped" in "\n".join(lines(plan))
+    assert "page_visits: no longer defined; its view is dropped" in "\n".join(lines(plan))
     assert signs(made.plan("shop_orders")) == {"shop_orders": "="}
     with pytest.raises(ConfigError, match="there is no group 'pages'"):
         made.plan("pages")
@@ -297,11 +297,11 @@ def test_a_stream_goes_on_from_one_run_of_all_groups(made: Shop) -> None:
     (checkpoints / "shard-0000.jsonl").write_text(json.dumps({"format": 2, "boot": boot, "saved": "", "checkpoint": point}) + "\n")
     assert not made.plan().changes
     made.replace("features.py", '["app", "web"]', '["app", "web", "tv"]')
-    assert "takes the wider contract when it is started again" in "\n".join(lines(made.plan()))
+    assert "uses the wider contract after a restart" in "\n".join(lines(made.plan()))
     made.replace("scaling.py", "count_1h", "count_24h")
     plan = made.plan()
     assert recomputed(plan) == set(repo.groups) and "--group" not in plan.commands[0]
-    assert plan.commands[-1:] == ("tandem stream",) and "it goes on at its checkpoint" in "\n".join(lines(plan))
+    assert plan.commands[-1:] == ("tandem stream",) and "it resumes from its checkpoint" in "\n".join(lines(plan))
     made.replace("features.py", "hours(24)])", "days(7)])")
     plan = made.plan()
     assert plan.commands[-1] == "tandem stream --anew --from-run latest"
@@ -325,7 +325,7 @@ def test_the_command_writes_nothing_and_says_by_its_exit_code_whether_there_are_
     before = everything(made.path)
     words = ("plan", "--repo", str(made.folder))
     done = tandem(*words, "--detailed-exitcode")
-    assert (done.returncode, done.stderr) == (0, "") and done.stdout.endswith("as they are defined.\n")
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.endswith("match the definitions.\n")
     made.replace("features.py", "hours(24)])", "days(7)])")
     before = {**before, "repo/features.py": everything(made.path)["repo/features.py"]}
     done = tandem(*words, "--detailed-exitcode", "--json")

@@ -76,8 +76,8 @@ def test_what_tf_serving_and_protobufs_json_send() -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"model_name": "other"}, "model_name 'other' of the body is not the path's, 'delay'; correct either"),
-        ({"model_version": "2"}, "model_version '2' of the body is not the path's, '1'; correct either"),
+        ({"model_name": "other"}, "model_name 'other' of the body does not match the path, 'delay'; correct one of them"),
+        ({"model_version": "2"}, "model_version '2' of the body does not match the path, '1'; correct one of them"),
         ({"outputs": [{"name": "delay"}, {"name": "none"}]}, r"outputs\[1\]: unknown output 'none'; the model has 'delay'"),
         ({"outputs": "delay and more"}, r"outputs\[0\]: unknown output 'delay and more'; the model has 'delay'"),
     ],

@@ -100,7 +100,7 @@ def test_the_verdict() -> None:
     loss = [Threshold("log_loss", bound=0.3, slack_to_champion=0.05)]
     assert missed(judge(loss, mine, {"": score("", 0.8, loss=0.36)})) == ["log_loss (500 rows) is 0.4000, must be at most 0.3000"]
     none = {"": Score("x", "", 10, 0, None, 0.1)}
-    assert missed(judge(rules, none, none)) == ["auc: there is no such number: the rows have one class only"] * 2
+    assert missed(judge(rules, none, none)) == ["auc: undefined: the rows have only one class"] * 2
     equal = judge([Threshold("auc", slack_to_blessed=0.0)], mine, mine)
     assert missed(equal) == []
 

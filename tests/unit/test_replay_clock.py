@@ -101,7 +101,7 @@ def test_a_torn_file_leaves_the_last_good_clock_and_is_said_once(
     with caplog.at_level(logging.WARNING, "tandem.serving"):
         assert [now() for _ in range(5)] == [EVENT] * 5
     (record,) = caplog.records
-    assert "the last good one goes on" in record.getMessage() and "\n" not in record.getMessage()
+    assert "the last valid one is used" in record.getMessage() and "\n" not in record.getMessage()
     put(path, {**GOOD, "event_us0": 9})
     assert now() == 9
 

@@ -153,7 +153,7 @@ def test_a_mistake_in_another_module_of_the_repository_names_that_one(tmp_path):
 
 def test_what_does_not_exist(tmp_path):
     path = make(tmp_path / "a")
-    with pytest.raises(ConfigError, match="there is no such folder"):
+    with pytest.raises(ConfigError, match="no such folder"):
         load_repo(tmp_path / "b")
     with pytest.raises(DefinitionError, match=r"^a has no module 'feetures'; write feetures\.py or correct the name$"):
         load_repo(path, definitions="feetures")
@@ -167,9 +167,9 @@ def test_what_does_not_exist(tmp_path):
         (
             "",
             ["--repo", "nowhere"],
-            "error: --repo {root}/nowhere: there is no such folder; name a feature repository or make one with 'tandem init'",
+            "error: --repo {root}/nowhere: no such folder; give a feature repository, or create one with 'tandem init'",
         ),
-        ("", ["--start", "soon"], "error: --start 'soon' is no moment; write 2013-01-31 or 2013-01-31T06:00"),
+        ("", ["--start", "soon"], "error: --start 'soon' is not a time; use 2013-01-31 or 2013-01-31T06:00"),
         ("", [], "error: --start is missing; give a date such as --start 2013-01-01"),
         (
             "",

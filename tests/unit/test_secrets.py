@@ -147,7 +147,7 @@ def test_what_workers_are_given_names_the_secret_and_does_not_hold_it(repo: Path
     assert PLANTED.encode() not in data and PLANTED not in repr(broker)
     here, again = pickle.loads(data)
     assert here.connection()["sasl_plain_password"] == PLANTED == again.sasl_password.get_secret_value()
-    for change, said in (("other", "other"), ("", "kafka.sasl_password is a secret that is not set where this process runs")):
+    for change, said in (("other", "other"), ("", "kafka.sasl_password is a secret that is not set in this process")):
         monkeypatch.setenv("TANDEM_KAFKA__SASL_PASSWORD", change) if change else monkeypatch.delenv("TANDEM_KAFKA__SASL_PASSWORD")
         words = [sys.executable, "-W", "ignore", "-c", CHILD]
         done = subprocess.run(words, input=pickle.dumps(broker), capture_output=True, cwd=ROOT, timeout=120)

@@ -98,11 +98,11 @@ PUBLIC = json.dumps(published(RSA))
         (lambda: f"{b64({'alg': 'None', 'kid': 'one'})}.{PAYLOAD}.", "signed by 'None'"),
         (lambda: jwt.encode({"sub": "alice"}, b"k" * 64, algorithm="HS256", headers={"kid": "one"}), "signed by 'HS256'"),
         (lambda: token()[:-4] + "AAAA", "InvalidSignature"),
-        (lambda: token(sub=None), "names nobody"),
-        (lambda: token(sub="a" * 256), "names nobody"),  # its beginning may be somebody's
-        (lambda: token(sub=""), "names nobody"),
-        (lambda: token(sub="a\n\x1b[31mroot"), "names nobody"),  # it would get into logs
-        (lambda: token(sub="\u202eecila"), "names nobody"),
+        (lambda: token(sub=None), "has no principal"),
+        (lambda: token(sub="a" * 256), "has no principal"),  # its beginning may be somebody's
+        (lambda: token(sub=""), "has no principal"),
+        (lambda: token(sub="a\n\x1b[31mroot"), "has no principal"),  # it would get into logs
+        (lambda: token(sub="\u202eecila"), "has no principal"),
         (lambda: f"{base64.urlsafe_b64encode(b'[' * 9_000).decode()}.{PAYLOAD}.AA", "Decode"),
         (lambda: jwt.encode({"sub": "alice"}, RSA, algorithm="RS256", headers={"kid": "one", "crit": ["x"], "x": 1}), "InvalidToken"),
         (lambda: f"{b64({'alg': ['RS256'], 'kid': 'one'})}.{PAYLOAD}.AA", "signed by"),

@@ -171,7 +171,7 @@ def test_a_topic_that_was_made_anew_is_said(broker: MemoryBroker, reader: Partit
     broker.delete_topic("orders")
     broker.create_topic("orders", partitions=2)
     fresh = broker.open_reader()
-    with pytest.raises(DataError, match="is not the one that was archived before; --anew begins again"):
+    with pytest.raises(DataError, match="is not the topic that was archived before"):
         archived(fresh, tmp_path)
     fresh.close()
     no_files = EventSource(
@@ -270,7 +270,7 @@ def test_what_retention_took_is_named(broker: MemoryBroker, reader: PartitionRea
     archived(reader, tmp_path)
     send(broker, range(20, 60))
     broker.truncate("orders", 0, 25)
-    line = r"15 records were gone by retention before they were archived: orders/0 from offset 10 to before 25; .*--accept-missing"
+    line = r"15 records were deleted by retention before they were archived: orders/0 from offset 10 to before 25; .*--accept-missing"
     for _ in range(2):
         with pytest.raises(DataError, match=line):
             archived(reader, tmp_path)
@@ -298,7 +298,7 @@ def test_a_topic_made_anew_while_it_is_archived_ends_it(
         archived(reader, tmp_path, progress=meanwhile)
     assert all(int(o[1:]) < 20 for o in stored(tmp_path))
     fresh = broker.open_reader()
-    with pytest.raises(DataError, match="is not the one that was archived before"):
+    with pytest.raises(DataError, match="is not the topic that was archived before"):
         archived(fresh, tmp_path)
     assert archived(fresh, tmp_path, anew=True).events == 20
     fresh.close()

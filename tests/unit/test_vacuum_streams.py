@@ -231,7 +231,7 @@ def test_a_segment_that_cannot_be_read_is_said_and_nothing_goes(world: Any) -> N
     else:
         (world.data / name).write_bytes(b"PAR1 torn")
         os.utime(world.data / name, (T0 / 1e6,) * 2)
-    with pytest.raises(DataError, match=r"nothing is taken: .*1\.parquet cannot be read"):
+    with pytest.raises(DataError, match=r"nothing is removed: .*1\.parquet cannot be read"):
         vacuum(world.repo, NOW, DAY, 0, ("stream",))
     assert taken_of(world.stream) == Taken()
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 
-def groups(repo: Annotated[Path, typer.Option(help="The feature repository.")] = Path("feature_repo")) -> None:
+def groups(repo: Annotated[Path, typer.Option(help="Feature repository (a folder).")] = Path("feature_repo")) -> None:
     """List the feature groups of a repository."""
     from tandem.pipelines.project.repository import load_repo
 
