@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 __all__ = ["settle_tensorflow"]
 
@@ -21,3 +22,17 @@ def settle_tensorflow() -> None:
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    if (folder := _keras_home()) is not None:
+        os.environ.setdefault("KERAS_HOME", folder)
+
+
+def _keras_home() -> str | None:
+    """The folder of the ``keras.json`` that Keras reads at import, and creates if it is missing: ``$XDG_CACHE_HOME/tandem/keras``, by
+    default below ``~/.cache``. Not ``~/.keras``: a ``floatx`` set there for other work would change every graph and model, and a command
+    would leave a file in the user's home. None without a home folder; Keras ignores a folder that cannot be written."""
+    configured = os.environ.get("XDG_CACHE_HOME")
+    try:
+        base = Path(configured).absolute() if configured else Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    return str(base / "tandem" / "keras")

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from datetime import UTC, datetime, timedelta
+from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +19,9 @@ from pipelines.cli.console import DEFAULT_REPO, DataOption, RepoOption, Steps, l
 from pipelines.lake.files import as_the_users, write_text
 from transforms.errors import ConfigError
 
-__all__ = ["app"]
+__all__ = ["app", "installed_pins"]
+
+PACKAGE = "tandem-features"
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Export the repository's steps as a workflow of another engine.")
 
@@ -123,28 +126,65 @@ def conda(
     output: OutputOption = None,
     name: Annotated[str, typer.Option(help="Name of the environment.")] = "tandem",
     lock: Annotated[
-        Path | None, typer.Option(help="Lock file (default: that of the checkout this runs from, or the one the package ships).")
+        Path | None, typer.Option(help="Lock file (default: that of this checkout and Python; the installed versions if there is none).")
     ] = None,
     hashes: Annotated[
         bool, typer.Option("--hashes/--no-hashes", help="Reference the lock file (pip then checks its hashes), or list the versions.")
     ] = True,
 ) -> None:
-    """Write conda.yaml with the locked versions, for conda, mamba and MLflow's --env-manager conda."""
+    """Write conda.yaml with the locked versions, for conda, mamba and MLflow's --env-manager conda.
+
+    An installation from a wheel has no lock file: without --lock the versions that are installed are listed.
+    """
     from pipelines.lake.provenance import LOCK, engine_root
 
-    found = lock or engine_root() / LOCK
+    found, python, where = lock or engine_root() / LOCK, "{}.{}".format(*sys.version_info), ""
+    if lock is None and not found.is_file():
+        pins = installed_pins(PACKAGE)
+        if not pins:
+            raise ConfigError(f"there is no {LOCK} here, and {PACKAGE} is not installed as a package; give --lock FILE")
+        Steps().say("this installation has no lock file: listing the installed versions, without hashes (--lock FILE gives one)")
+    else:
+        pins = _locked_pins(found)
+        python = "3.11" if found.name == "requirements.lock" else f"{sys.version_info[0]}.{max(sys.version_info[1], 12)}"
+        into = (output or Path("conda.yaml")).resolve().parent
+        where = Path(os.path.relpath(found.resolve(), into)).as_posix() if hashes else ""
+    pip = next((pin.partition("==")[2] for pin in pins if pin.startswith("pip==")), "")
+    _write("conda.yaml.txt", {"name": name, "python": python, "pip": pip, "lock": where, "pins": pins}, output)
+
+
+def _locked_pins(lock: Path) -> list[str]:
     try:
-        text = found.read_text("utf-8")
+        text = lock.read_text("utf-8")
     except OSError as error:
-        raise ConfigError(f"--lock {found} cannot be read ({error.strerror}); name a requirements.lock of Tandem's checkout") from None
+        raise ConfigError(f"--lock {lock} cannot be read ({error.strerror}); give a requirements.lock of Tandem's checkout") from None
     pins = re.findall(r"^([A-Za-z0-9._-]+(?:\[[\w,-]+\])?==[^\s;\\]+(?: *;[^\\\n]+)?)", text, re.MULTILINE)
     if not pins:
-        raise ConfigError(f"--lock {found} pins nothing; name a requirements.lock of Tandem's checkout")
-    python = "3.11" if found.name == "requirements.lock" else f"{sys.version_info[0]}.{max(sys.version_info[1], 12)}"
-    into = (output or Path("conda.yaml")).resolve().parent
-    where = Path(os.path.relpath(found.resolve(), into)).as_posix() if hashes else ""
-    pip = next((pin.partition("==")[2] for pin in pins if pin.startswith("pip==")), "")
-    _write("conda.yaml.txt", {"name": name, "python": python, "pip": pip, "lock": where, "pins": [p.strip() for p in pins]}, output)
+        raise ConfigError(f"--lock {lock} pins nothing; give a requirements.lock of Tandem's checkout")
+    return [pin.strip() for pin in pins]
+
+
+def installed_pins(package: str) -> list[str]:
+    """``name==version`` of a package and of all that it needs, as far as it is installed here (extras too); empty where it is not."""
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    pins: dict[str, str] = {}
+    waiting = [package]
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name in pins:
+            continue
+        try:
+            found = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue
+        pins[name] = f"{name}=={found.version}"
+        for needed in map(Requirement, found.requires or ()):
+            extras = ("", *found.metadata.get_all("Provides-Extra", ()))
+            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras):
+                waiting.append(needed.name)
+    return [pins[name] for name in sorted(pins)]
 
 
 def _values(repo: Path, data: Path | None, name: str | None, events: bool, retries: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import ast
 import sys
 import types
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +150,16 @@ def test_conda_yaml_names_the_lock_or_its_versions(tmp_path: Path) -> None:
     export("conda", "--lock", str(tmp_path / "env" / "conda.yaml"), fails="pins nothing")
     ours = yaml.safe_load(export("conda", "--no-hashes"))["dependencies"][-1]["pip"]
     assert any(pin.startswith("apache-beam==") for pin in ours) and len(ours) > 300
+
+
+def test_conda_yaml_of_an_installation_without_a_lock_lists_what_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As from a wheel: nothing but packages is there. ``apache-beam`` stands in for our own, which need not be installed here."""
+    monkeypatch.setattr("pipelines.lake.provenance.engine_root", lambda: tmp_path)
+    monkeypatch.setattr("pipelines.cli.export.PACKAGE", "apache-beam")
+    made = yaml.safe_load(export("conda", "--output", str(tmp_path / "conda.yaml")) or (tmp_path / "conda.yaml").read_text())
+    assert made["dependencies"][0] == "python={}.{}".format(*sys.version_info)
+    pins = dict(pin.split("==") for pin in made["dependencies"][-1]["pip"])
+    assert {"apache-beam", "numpy", "pyarrow", "protobuf", "python-dateutil", "six"} <= set(pins), "what it needs, and what that needs"
+    assert all(metadata.version(name) == version for name, version in pins.items())
+    monkeypatch.setattr("pipelines.cli.export.PACKAGE", "no-such-package")
+    export("conda", fails="give --lock FILE")
