@@ -27,7 +27,7 @@ def within(seconds: float, whom: str, ask: Callable[[], T]) -> T:
     never too slow for them. So the exchange has a thread of its own, which ends with its connection; there is one of ``whom`` at most.
     """
     if (before := _GIVEN_UP.get(whom)) is not None and before.is_alive():
-        raise requests.ReadTimeout(f"an answer of before is not whole yet; none took more than {seconds:g} s")
+        raise requests.ReadTimeout(f"an earlier response is incomplete; no data was accepted for {seconds:g} s")
     done: list[Callable[[], T]] = []
 
     def run() -> None:

@@ -59,9 +59,9 @@ class AsofJob(RetrievalJob):
         """Write the result as one Parquet file."""
         source = storage.to_data_source()
         if not isinstance(source, FileSource):
-            raise StoreError(f"saved dataset: {type(source).__name__} is no FileSource; this store writes Parquet files alone")
+            raise StoreError(f"saved dataset: {type(source).__name__} is not a FileSource; this store only writes Parquet files")
         path = Path(source.path)
         if path.exists() and not allow_overwrite:
-            raise StoreError(f"saved dataset: {path} is there already; choose another path or allow_overwrite=True")
+            raise StoreError(f"saved dataset: {path} already exists; choose another path or allow_overwrite=True")
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(self._run(), path)

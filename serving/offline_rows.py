@@ -66,7 +66,7 @@ class OfflineRows:
 
     def __init__(self, db: Any, config: RepoConfig, source: DataSource | None, view: str | None = None) -> None:
         if not isinstance(source, FileSource):
-            raise StoreError(f"source {getattr(source, 'name', source)!r} is no FileSource; this store reads Parquet files alone")
+            raise StoreError(f"source {getattr(source, 'name', source)!r} is not a FileSource; this store only reads Parquet files")
         pin = _PINS.get().get(view) if view is not None else None
         self.path = FileSource.get_uri_for_file_path(config.repo_path, source.path.removeprefix("file://"))
         self._name, self._ours = source.name, DEFINITION in (source.tags or {})

@@ -79,7 +79,9 @@ class AlertStore:
             with db:
                 version = int(db.execute("PRAGMA user_version").fetchone()[0])
                 if version > _VERSION:
-                    raise DataError(f"{self.path} has format {version}, this Tandem knows {_VERSION}; update Tandem or move the file away")
+                    raise DataError(
+                        f"{self.path} has format {version}, this Tandem knows {_VERSION}; update Tandem, or move the file elsewhere"
+                    )
                 for statement in _SCHEMA if version < _VERSION else ():
                     db.execute(statement)
                 yield db

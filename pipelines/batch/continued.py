@@ -126,7 +126,7 @@ def _other(repo: Repo, then: BatchRecord, end: int) -> str | None:
     if before != hours:
         return f"batch.max_future_hours is {hours} now and was {before}"
     if end > micros_of(datetime.fromisoformat(then.created)) + round(hours * 3.6e9):
-        return "it ended in the future, and may have taken events for ones of the future that are none any more"
+        return "it ended in the future, and may have rejected events as future ones that no longer are"
     return None
 
 
@@ -142,7 +142,7 @@ def _tiles(run: runs.Run, record: BatchRecord, group: str) -> list[str]:
     for output in sorted((o for o in record.outputs if _group_of(o["name"]) == group), key=lambda o: o["name"]):
         path = run.folder / output["name"]
         if not path.is_file() or sha256(path) != output["sha256"]:
-            how = "an erased subject was taken out of them" if record.more.get("erased") else "they are damaged or gone"
+            how = "an erased subject was taken out of them" if record.more.get("erased") else "they are damaged or missing"
             raise DataError(f"run {run.id} cannot be continued: its tiles of {group!r} are not as it wrote them ({how}); {_WHOLE}")
         out.append(str(path))
     if bool(out) != bool(record.tiles["groups"].get(group, 0)):

@@ -28,7 +28,7 @@ LOCK = ".apply.lock"
 
 def locked(repo: Repo, say: Callable[[str], None] = lambda line: None, beat: Callable[[], None] | None = None) -> Any:
     """For the body: no apply is at work, and whoever writes the registry by this lock does so alone. ``beat``: see ``locks.lock``."""
-    busy = "another 'tandem apply' is at work here; waiting for it"
+    busy = "another 'tandem apply' is running here; waiting for it"
     return shared.alone(repo.data, graphs.folder(repo.data) / LOCK, lambda: say(busy), beat)
 
 
@@ -66,14 +66,12 @@ def finish(repo: Repo, say: Callable[[str], None] = lambda line: None, beat: Cal
     try:
         with locked(repo, say, beat):
             if (intent := graphs.applying(repo.data)) is not None:
-                say("an apply was ended before it was done; completing it")
+                say("an apply was interrupted; completing it")
                 _bring(repo, intent)
                 _end(repo, intent)
     except OSError as error:
         where = error.filename or graphs.folder(repo.data)
-        raise StoreError(
-            f"an apply was ended before it was done, and could not be completed ({where}: {error.strerror}); run 'tandem apply'"
-        ) from None
+        raise StoreError(f"an apply was interrupted and could not be completed ({where}: {error.strerror}); run 'tandem apply'") from None
 
 
 _REGISTRIES = "registries"

@@ -67,7 +67,7 @@ def materialize(
     if online is None:
         raise ConfigError(NO_ONLINE_STORE)
     record_beside_applies(repo, store, say)
-    with shared.alone(repo.data, layout.materialize_lock(repo.data), lambda: say("another materialize is at work; waiting for it")):
+    with shared.alone(repo.data, layout.materialize_lock(repo.data), lambda: say("another materialize is running; waiting for it")):
         known = store.list_feature_views()
         chosen = [v for v in known if v.online and (views is None or v.name in views)]
         if missing := sorted(set(views or ()) - {v.name for v in known}):
@@ -75,8 +75,8 @@ def materialize(
         ordered = isinstance(online, OrderedOnlineStore) and isinstance(offline, AsofOfflineStore)
         if ordered and micros_of(end) > (now := online.now(store.config)):
             if micros_of(start) > now:
-                raise DataError(f"--start {to_minute(micros_of(start))} lies ahead of the clock, {to_minute(now)}; give one before it")
-            say(f"up to {to_minute(now)}, the clock; rows ahead of it wait until then")
+                raise DataError(f"--start {to_minute(micros_of(start))} is in the future (now: {to_minute(now)}); give an earlier time")
+            say(f"up to {to_minute(now)}, now; later rows are loaded when their time has come")
         ours = [v for v in chosen if ordered and FINGERPRINT in {f.name for f in v.features}]
         out = [materialize_view(store, online, view, start, end) for view in ours]
         others = [v.name for v in (*chosen, *store.list_stream_feature_views()) if v.online and v not in ours]
@@ -97,7 +97,9 @@ def record_beside_applies(repo: Repo, store: Any, say: Callable[[str], None] = l
             try:
                 real(view, project, *given, **named)
             except FeatureViewNotFoundException:
-                raise StoreError(f"feature view {view.name!r} was loaded, but an apply took it out of the registry meanwhile") from None
+                raise StoreError(
+                    f"feature view {view.name!r} was loaded, but an apply has removed it from the registry in the meantime"
+                ) from None
 
     registry.apply_materialization = record
 
@@ -192,7 +194,7 @@ def take_back(
     if not isinstance(online, OrderedOnlineStore):
         return 0
     taken, streamed = 0, Covered(1, _LAST_US, since=-1)  # streams have the stamp 0, materializations greater ones
-    busy = "a materialize is at work; waiting for it"
+    busy = "a materialize is running; waiting for it"
     with shared.alone(repo.data, layout.materialize_lock(repo.data), lambda: say(busy), beat):
         for view in sorted(store.list_feature_views(), key=lambda view: view.name):
             if view.name not in beyond or not (n := online.drop_superseded(config, view, beyond[view.name] + 1, streamed, count_only=True)):

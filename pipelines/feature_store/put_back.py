@@ -51,7 +51,7 @@ def unchanged_on_failure(
                         online.cover(config, view, covered)
         except Exception as also:
             raise HalfApplied(
-                f"{error}; a part was applied and could not be taken back ({also}): mend that, then run 'tandem apply' again"
+                f"{error}; a part was applied and could not be undone ({also}): fix that, then run 'tandem apply' again"
             ) from error
         raise
 

@@ -76,8 +76,8 @@ def unlike_the_registry(service: Any, applied: FeatureSet) -> str:
     if not parts:
         return ""
     fix = "tandem batch, then tandem apply" if pending else "tandem apply"
-    what = f"feature service {service.name!r} in the files differs from the applied one, which is used"
-    return f"{what} ({'; '.join(parts)}); to train on that of the files, run {fix} first"
+    what = f"feature service {service.name!r} in the files differs from the applied one; using the applied one"
+    return f"{what} ({'; '.join(parts)}); to train on the one in the files, run {fix} first"
 
 
 def edited_since(repo: Path, data: Path, views: Iterable[str]) -> list[str]:
@@ -92,7 +92,7 @@ def edited_since(repo: Path, data: Path, views: Iterable[str]) -> list[str]:
         try:
             fingerprint = graph_for(data, group, "tandem batch, then tandem apply")
         except GraphError as error:
-            out.append(f"{error}; until then the applied one is used")
+            out.append(f"{error}; until then, the applied one is used")
             continue
         made_by = (r for r in reversed(complete) if r.record.fingerprints.get(group.name) == fingerprint and not r.manifest.get("pinned"))
         if group.preprocessing_fn is None or (run := next(made_by, None)) is None:
@@ -101,8 +101,8 @@ def edited_since(repo: Path, data: Path, views: Iterable[str]) -> list[str]:
         edited |= {name: None for name in {*then, *code} if name[:5] == "repo/" and name != own and then.get(name) != code.get(name)}
     if edited:
         names = ", ".join(sorted(name.removeprefix("repo/") for name in edited))
-        fix = "to train on what they say now, run tandem batch, then tandem apply first"
-        out.append(f"code was edited since the applied graphs were made, which are used ({names}); {fix}")
+        fix = "to train on the current code, run tandem batch and tandem apply first"
+        out.append(f"the code was edited after the applied graphs were made ({names}), which are still used; {fix}")
     return out
 
 

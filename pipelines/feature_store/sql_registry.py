@@ -60,7 +60,7 @@ def unreachable_registry(repo: Path, error: Exception) -> StoreError | None:
     what = " ".join(str(getattr(error, "orig", None) or type(error).__name__).split())[:200]
     fix = "start it there, or correct registry.path in feature_store.yaml"
     if "database is locked" in what or "lock timeout" in what:
-        fix = "another apply is at work in it; run this again when that has ended"
+        fix = "another apply is using it; try again when it has finished"
     return StoreError(f"the registry's database{where}: {what}; {fix}")
 
 

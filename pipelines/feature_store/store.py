@@ -33,7 +33,7 @@ def open_store(repo: Repo) -> Any:
     """The repository's ``feast.FeatureStore``. Raises ConfigError, one line."""
     whole_registry_files()
     if not (repo.path / "feature_store.yaml").is_file():
-        raise ConfigError(f"{repo.path} has no feature_store.yaml; 'tandem init' shows one")
+        raise ConfigError(f"{repo.path} has no feature_store.yaml; see 'tandem init' for an example")
     try:
         return feast_store(repo.path)
     except Exception as error:
@@ -136,7 +136,7 @@ def _one_line(repo: Repo) -> Iterator[None]:
     try:
         yield
     except SystemExit as stop:
-        raise StoreError(f"feast apply stopped with {stop.code}; its message stands above") from None
+        raise StoreError(f"feast apply stopped with {stop.code}; see its message above") from None
     except TandemError:
         raise
     except Exception as error:

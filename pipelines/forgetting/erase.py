@@ -163,7 +163,7 @@ def _check_keys(repo: Repo, subject: Subject) -> None:
     for name, value in subject.keys:
         kinds = {f.dtype for g in repo.groups.values() for f in g.key_fields if f.name == name}
         if kinds == {"int64"} and not re.fullmatch(r"-?(0|[1-9][0-9]{0,18})", value):
-            raise DataError(f"--entity {name}={value!r}: {name} is int64, and this is no such number; correct it")
+            raise DataError(f"--entity {name}={value!r}: {name} is int64, and this is not an int64 number; correct it")
 
 
 def _check_names(repo: Repo, subject: Subject) -> None:

@@ -356,7 +356,7 @@ def _tie_breaker(first: list[Column], columns: list[Column]) -> Column:
     if placed:
         return max(placed, key=lambda c: c.distinct)
     if not fit:
-        raise DataError("no column of text or whole numbers is there in every record; a tie breaker is needed: add an id to the data")
+        raise DataError("no text or integer column has a value in every record, and a tie breaker needs one: add an id to the data")
     unique = [c for c in fit if c.unique]
     if unique:
         return min(unique, key=lambda c: ("id" not in words(c.name), columns.index(c)))

@@ -39,7 +39,7 @@ def table_named(what: str) -> Table | None:
         raise DataError(str(error)) from None
     except (ValueError, TypeError, SyntaxError, RecursionError) as error:
         told = str(error).splitlines()[0] if isinstance(error, (TypeError, SyntaxError)) else "its values are to be plain ones"
-        raise DataError(f'this is no table as a definition names it ({told}); write one such as Delta("/lake/orders")') from None
+        raise DataError(f'not a table as written in a definition ({told}); write one such as Delta("/lake/orders")') from None
 
 
 def sample_table(name: str, table: Table, rows: int, explode: str | None = None) -> Sample:

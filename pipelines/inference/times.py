@@ -329,6 +329,6 @@ def _local(column: Column, values: list[Any], form: str, zone: str) -> None:
     more = ""
     if twice or gone:
         more = ', ambiguous="earlier", missing="later"'
-        column.notes.insert(0, "some of these stand in an hour that is there twice, or not at all, as clocks change")
+        column.notes.insert(0, "some of these are in an hour that is ambiguous or missing because of a clock change")
     column.parse = f'TimeFormat("{form}", zone="{zone}"{more})'
     moments(column, us)

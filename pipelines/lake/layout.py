@@ -198,7 +198,7 @@ def _format(data: Path) -> int:
     except (FileNotFoundError, NotADirectoryError):
         return 1
     except PermissionError as error:
-        raise DataError(f"{file} cannot be read ({error.strerror}); give this user rights there, or run as the owner") from None
+        raise DataError(f"{file} cannot be read ({error.strerror}); grant this user access, or run as the owner") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read ({error}); restore it: the format of this version is {FORMAT}") from None
     if not text.isdecimal():
@@ -216,7 +216,7 @@ def check_format(data: Path) -> None:
                 raise DataError(f"{data} is of format {found}, and this version of Tandem knows {FORMAT}; install a newer one")
             step = MIGRATIONS.get(found)
             if step is None:
-                raise DataError(f"{data} is of format {found}, and this version of Tandem reads {FORMAT}; name a new one with --data")
+                raise DataError(f"{data} is of format {found}, and this version of Tandem reads {FORMAT}; choose a new folder with --data")
             step(data)
             write_text(data / "FORMAT", f"{found + 1}\n", durable=True)
 

@@ -70,7 +70,7 @@ def start_child(
     """
     program = shutil.which(command[0])
     if program is None:
-        raise ConfigError(f"{command[0]} is no command on this machine; install it or name another")
+        raise ConfigError(f"{command[0]} is not a command on this machine; install it or give another")
     tied = [sys.executable, "-I", "-S", _DIE_WITH_PARENT, str(os.getpid()), str(Path(program).absolute()), *command[1:]]
     log.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as files:
@@ -185,4 +185,4 @@ def reason(log: Path, begin: int = 0) -> str:
         lines = []
     told = [line for line in lines if line and not line.startswith(("at ", "..."))]
     blamed = [line for line in told if re.search(r"\b(ERROR|FATAL)\b|Exception|Error:|# ", line)]
-    return (blamed or told or ["it said nothing"])[-1][:300]
+    return (blamed or told or ["no output"])[-1][:300]

@@ -82,7 +82,7 @@ class Run:
         """The record, which is of this kind. Raises DataError for a run of another kind."""
         found = self.record
         if not isinstance(found, record):
-            raise DataError(f"{self.id} is a {self.kind} run; name a {record.KIND} run")
+            raise DataError(f"{self.id} is a {self.kind} run; give a {record.KIND} run")
         return found
 
     @property
@@ -151,7 +151,7 @@ class Run:
             while not locks.take(lock):
                 # Somebody who looks whether the run is held holds it for a moment; its maker does for long, and lives.
                 if _lives(self._read()) is not False or time.monotonic() > until:
-                    raise DataError(f"run {self.id} is being made by another process; wait for it or stop it")
+                    raise DataError(f"run {self.id} is being executed by another process; wait for it or stop it")
                 time.sleep(0.02)
             # A server's process is followed by the program itself, which renews no lease.
             with shared.run_held(self.data, self.id) if self.kind != "serve" else nullcontext():
@@ -191,7 +191,7 @@ class Run:
             word = json.loads((self.folder / LAST_WORD).read_text())
             if isinstance(word, dict) and word.get("pid") == self.manifest.get("pid"):
                 return {"status": "complete", **{k: v for k, v in word.items() if k != "pid"}}
-        why = f"its process ({self.manifest.get('pid', 'unknown')}) is gone without a word: it was killed, or the machine went down"
+        why = f"its process ({self.manifest.get('pid', 'unknown')}) no longer exists: it was killed, or the machine went down"
         return {"status": "killed", "stage": self.status, "error": why, "noticed": datetime.now(UTC).isoformat()}
 
 
@@ -297,7 +297,7 @@ class RunStore:
             shared.have_manifests(self.data, certain=True)
             for run in self.runs():
                 if run.status in UNDER_WAY and run.kind not in besides:
-                    raise DataError(f"{run.kind} run {run.id} is under way and may need what would go; wait for it, or stop it")
+                    raise DataError(f"{run.kind} run {run.id} is running and may need what would be removed; wait for it, or stop it")
             yield
 
     def _after_all(self, now: datetime) -> datetime:

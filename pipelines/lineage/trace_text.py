@@ -34,7 +34,7 @@ def lines(found: Trace) -> list[tuple[int, str]]:
     s = found.training_set
     if s is not None:
         rows = ", ".join(f"{n} {k:,}" for n, k in (s.get("rows") or {}).items())
-        state = "" if s["there"] else "; it is gone"
+        state = "" if s["there"] else "; it was deleted"
         state += (
             "; its files are as they were written" if s.get("intact") else "; its files were altered" if s.get("intact") is False else ""
         )

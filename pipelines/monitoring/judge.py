@@ -207,7 +207,7 @@ def recomputed(found: Mapping[str, Recomputed], settings: MonitorSettings) -> li
         others = ", ".join(f"{n:,} {kind} ({cause})" for kind, causes in r.causes.items() for cause, n in causes.items()) or "none differs"
         out.append(above("recomputed", name, bugs, settings.real_bugs, f"{r.answers:,} answers recomputed: {others}"))
         ahead = r.count("ahead of the clock")
-        detail = f"{ahead:,} of {r.answers:,} answers from a row that lies after the moment of the answer"
+        detail = f"{ahead:,} of {r.answers:,} predictions from a row that is newer than the prediction"
         if ahead:
             detail += ": the online store was filled beyond the server's clock (tandem serve --as-of, or a clock that is wrong)"
         # Of however few answers: a row of the future is a fact, not an estimate.

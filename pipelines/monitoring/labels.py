@@ -266,7 +266,9 @@ def _read(folder: Path) -> pa.Table:
         try:
             tables.append(pq.ParquetFile(path).read().select(LABELS.names).cast(LABELS))
         except (OSError, KeyError, pa.ArrowException) as e:
-            raise DataError(f"labels: {path} cannot be read ({' '.join(str(e).split())[:120]}); move it away and label again") from None
+            raise DataError(
+                f"labels: {path} cannot be read ({' '.join(str(e).split())[:120]}); move it elsewhere and run tandem labels again"
+            ) from None
     whole = table_of(pa.concat_tables(tables)) if tables else LABELS.empty_table()
     if len(tables) > 1:  # the last of each name
         place = locate(whole, whole, KEYS)

@@ -37,18 +37,18 @@ CHECKS = {
     "auc": "Area under the ROC curve against the training report's.",
     "log_loss": "Log loss against the training report's.",
     "recomputed": "Served values against the same features recomputed from the event log, as of the prediction: real bugs.",
-    "ahead": "Answers made of a row whose event timestamp lies after the instant that the server judged by.",
-    "stale": "Answers made of a row that another had replaced for longer than allowed.",
+    "ahead": "Predictions from a row whose event timestamp is after the server's time of the request.",
+    "stale": "Predictions from a row that had been replaced by a newer one for longer than allowed.",
 }
 
 
 CAUSES = {
     "late data": "The row was right, and events came later that belong to it.",
-    "other graph version": "The row was made by another transform graph than the model was trained on.",
+    "other graph version": "The row was computed by another transform graph than the model was trained on.",
     "stale row": "An older row was served, right in its time; the newer one had not arrived in the online store.",
     "not delivered": "The online store had no row of the key.",
     "expired": "The row in the store was past its TTL, and the newer one had not arrived.",
-    "ahead of the clock": "The row's event timestamp lies after the instant that the server judged by.",
+    "ahead of the clock": "The row's event timestamp is after the server's time of the request.",
     "not in the event log": "The row is younger than everything in the event files.",
     "real bug": "None of these: the row had the events it should have, and other values. This is a defect.",
 }

@@ -10,7 +10,7 @@ bit, or a **mismatch**, or a value is **missing** or **extra**, for one of these
 * **stale row**: an older row was served that was right in its time: the newer one had not arrived in the online store;
 * **not delivered**: the store had no row of the key at all;
 * **expired**: the row in the store was past its TTL, and the newer one had not arrived;
-* **ahead of the clock**: the row's event timestamp lies after the instant that the server judged by;
+* **ahead of the clock**: the row's event timestamp is after the server's time of the request;
 * **not in the event log**: the row is younger than everything in the event files;
 * **real bug**: none of these. The row has the events it should have, and other values, or a value was served that had expired.
 """

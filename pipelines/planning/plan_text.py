@@ -76,7 +76,7 @@ def _group(g: GroupPlan) -> Iterator[str]:
         yield f"    {j.unseen}"
     for what, n in g.refused.items():
         reason, _, name = what.partition("/")
-        yield f"    {n:,} events of {j.run.id if j.run else ''} were rejected ({reason} {name}); 'tandem batch --pinned' takes them in"
+        yield f"    {n:,} events of {j.run.id if j.run else ''} were rejected ({reason} {name}); 'tandem batch --pinned' includes them"
     if g.recomputed:
         yield f"    will be {_expected(g.rows, 'rows')}{_size(g.bytes)}; its graph: {g.graph}"
     elif j.pending and j.run is not None:

@@ -160,7 +160,7 @@ def _from_file(path: tuple[str, ...]) -> str | None:
         return _content(Path(given), variable)
     if folder := os.environ.get("TANDEM_SECRETS_DIR"):
         if not os.path.isdir(folder):
-            raise ConfigError(f"TANDEM_SECRETS_DIR: {folder} is no folder; correct it")
+            raise ConfigError(f"TANDEM_SECRETS_DIR: {folder} is not a folder; correct it")
         for file in (Path(folder) / name, Path(folder) / f"tandem_{name}"):
             if file.exists():
                 return _content(file, "TANDEM_SECRETS_DIR")

@@ -48,7 +48,7 @@ class Alterations:
         for f in fields(self):
             value = getattr(self, f.name)
             if f.name != "seed" and not 0 <= value <= 1:
-                raise ConfigError(f"--{f.name} {value}: a share of the events lies between 0 and 1, e.g. 0.01")
+                raise ConfigError(f"--{f.name} {value}: a share of the events is between 0 and 1, e.g. 0.01")
         if self.disorder + self.late > 1:
             raise ConfigError(f"--disorder {self.disorder} and --late {self.late} are more than all events together; lower one")
 

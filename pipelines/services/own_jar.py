@@ -32,7 +32,7 @@ def build(jar: Path) -> None:
     Raises ConfigError."""
     javac = shutil.which("javac")
     if javac is None:
-        raise ConfigError("there is no javac on $PATH; install a JDK 17: only building the jar anew needs one")
+        raise ConfigError("there is no javac on $PATH; install a JDK 17: only rebuilding the jar needs one")
     with tempfile.TemporaryDirectory() as made:
         sources = sorted(str(path) for path in _SOURCES.rglob("*.java"))
         flags = ["--release", "8", "-Xlint:-options", "-g:none", "-proc:none", "-d", made, "-cp", classpath("flink")]

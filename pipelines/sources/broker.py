@@ -62,7 +62,7 @@ class OffsetGone(DataError):
 
 
 class TopicReplaced(OffsetGone):
-    """The topic was deleted and made anew: its offsets mean other records now."""
+    """The topic was deleted and made anew: its offsets now refer to other records."""
 
 
 class BrokerAway(StoreError):

@@ -38,7 +38,7 @@ from transforms.reasons import UNREADABLE_FILE
 __all__ = ["DEAD_LETTER_SCHEMA", "EventFile", "Inventory", "PassedOver", "RawBatch", "UnreadableFileError", "events", "in_range"]
 __all__ += ["inventory", "list_files", "passed_over_line", "passed_over_record", "read", "verdicts"]
 
-_NO_TEXT = "its name is no UTF-8; rename it"
+_NO_TEXT = "its name is not UTF-8; rename it"
 MOST_NAMED = 100
 """So many of the files that were passed over are named in a manifest; all are counted."""
 
@@ -104,7 +104,7 @@ def inventory(
     if not top.is_dir():
         if source.table is not None:
             raise DataError(f"source {source.name!r} is a table of which there is no snapshot yet; 'tandem batch' takes one")
-        raise DataError(f"source {source.name!r}: there is no folder {top}; put its events there, or correct files= or data:")
+        raise DataError(f"source {source.name!r}: there is no folder {top}; put its events there, or correct files= or data")
     found: list[Path] = []
     passed: list[PassedOver] = []
 
@@ -194,7 +194,7 @@ def passed_over_line(passed: Mapping[str, Sequence[PassedOver]]) -> str:
             named = "; ".join(f"{p.name}: {p.why}" for p in entries[:3])
             more = f"; and {len(entries) - 3:,} more" if len(entries) > 3 else ""
             parts.append(f"{len(entries):,} of {source} ({named}{more})")
-    return f"passed over, not read: {', '.join(parts)}" if parts else ""
+    return f"skipped, not read: {', '.join(parts)}" if parts else ""
 
 
 def passed_over_record(passed: Mapping[str, Sequence[PassedOver]]) -> dict[str, dict[str, object]]:

@@ -103,7 +103,7 @@ def find_file_letter(run: runs.Run, where: str) -> FileLetter:
     for letter in _letters(run, Choice()):
         if letter.where == where:
             return letter
-    raise DataError(f"run {run.id} has no dead letter about {where}; 'tandem dlq list' shows what there is, --run names another run")
+    raise DataError(f"run {run.id} has no dead letter for {where}; see 'tandem dlq list', or give another run with --run")
 
 
 def line_columns(data: Path, file: str, source: EventSource) -> tuple[str, ...] | None:

@@ -137,7 +137,7 @@ class SpooledLetters(DeadLetterWriter):
             if writer is not self.inner:
                 writer.close()
             if written:
-                self.say(f"{written} dead letters that waited are in their topic now")
+                self.say(f"{written} pending dead letters were written to their topic")
 
     def _say_once(self, line: str) -> None:
         if line not in self.told:
@@ -162,7 +162,7 @@ class SpooledLetters(DeadLetterWriter):
             why = f"{self.folder}: {failed.strerror or failed}; free its disk or correct its permissions"
             raise BrokerAway(f"{error}, and the letters cannot be kept in {why}") from None
         where = f"{topic}/{partition}/{offsets[0]}" + (f" and {len(offsets) - 1} more" if len(offsets) > 1 else "")
-        return f"{where}: {error}; the letters wait in {self.folder} and the stream goes on"
+        return f"{where}: {error}; the dead letters are kept in {self.folder} and the stream continues"
 
     def close(self) -> None:
         """Disconnect; what is being written now has a moment for it, and waits for the next start else."""

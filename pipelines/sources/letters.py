@@ -246,7 +246,7 @@ def find(broker: Broker, topic: str, where: str) -> tuple[Letter, int, bool]:
     try:
         found = [a for a in scan(reader, topic) if a is not None and where in (a.where, a.identity)]
         if not found:
-            raise DataError(f"there is no dead letter about {where} in topic {topic!r}; 'tandem dlq list' shows what there is")
+            raise DataError(f"there is no dead letter for {where} in topic {topic!r}; see 'tandem dlq list'")
         letter = found[-1]
         return letter, sum(a.identity == letter.identity for a in found), letter.identity in replayed(reader, topic)
     finally:

@@ -248,7 +248,7 @@ def line(p: StreamStatus) -> str:
         parts.append(f"NaN or infinite: {', '.join(f'{n:,} of {feature}' for feature, n in p.nonfinite.items())}")
     parts += [f"too late among the last records: {', '.join(p.many_late)}"] if p.many_late else []
     parts += [f"paused: {', '.join(p.paused)}"] if p.paused else []
-    parts += [f"away: {', '.join(p.away)}"] if p.away else []
+    parts += [f"unavailable: {', '.join(p.away)}"] if p.away else []
     parts += [f"waiting for {', '.join(p.waiting)}"] if p.waiting else []
     if p.silent_seconds > 10:
         parts.append(f"no news for {p.silent_seconds:.0f} s")

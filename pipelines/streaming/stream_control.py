@@ -42,7 +42,7 @@ def stop_stream(data: Path, name: str, seconds: float = 120.0, savepoint: bool =
         if time.monotonic() > until:
             raise DataError(f"stream {name!r} (pid {facts.get('pid')}) has not stopped after {seconds:g} s; see 'tandem stream status'")
         if savepoint and not job_state.requested("savepoint") and running(folder) is not None:
-            said = job_state.said()[0] or [" no savepoint was made"]
+            said = job_state.said()[0] or [" no savepoint was taken"]
             raise DataError(f"stream {name!r} goes on: {said[-1].partition(' ')[2]}")
         time.sleep(0.1)
     manifest = runs.find(data, facts["run"]).manifest if facts.get("run") else {}
@@ -80,20 +80,20 @@ def skip_record(data: Path, name: str, topics: Mapping[str, str], where: str, re
     """
     found = re.fullmatch(r"(.+)/([0-9]{1,9})/([0-9]{1,18})", where)
     if found is None or found[1] not in topics:
-        raise ConfigError(f"{where!r} is no record of this stream; write TOPIC/PARTITION/OFFSET, with one of {', '.join(sorted(topics))}")
+        raise ConfigError(f"{where!r} is not a record of this stream; use TOPIC/PARTITION/OFFSET, with one of {', '.join(sorted(topics))}")
     if not reason.strip():
-        raise ConfigError("--reason is empty; say why the record is left out: it is kept beside it")
+        raise ConfigError("--reason is empty; give the reason for skipping the record, which is recorded with it")
     topic, partition, offset = found[1], int(found[2]), int(found[3])
     folder = stream_folder(data, name)
     if not folder.is_dir():
-        raise ConfigError(f"there is no stream called {name!r}; start it with 'tandem stream'")
+        raise ConfigError(f"there is no stream {name!r}; start it with 'tandem stream'")
     job_state = JobState(folder)
     for point in job_state.load_checkpoints().values():
         at = next_offset(point, topics[topic], partition)
         if at is not None and at > offset:
             raise DataError(f"{where} was delivered (the stream is at {at}): take it out of its topic and start with --anew")
     job_state.skip(topic, partition, offset, reason)
-    job_state.say(f"{where} is left out: {reason}")
+    job_state.say(f"{where} is skipped: {reason}")
 
 
 def resume_stream(data: Path, name: str) -> list[str]:
@@ -101,7 +101,7 @@ def resume_stream(data: Path, name: str) -> list[str]:
     such stream."""
     folder = stream_folder(data, name)
     if not folder.is_dir():
-        raise TandemError(f"there is no stream called {name!r}; start it with 'tandem stream'")
+        raise TandemError(f"there is no stream {name!r}; start it with 'tandem stream'")
     job_state = JobState(folder)
     paused = [part for part, values in job_state.reports().items() if part.startswith("poll-") and values.get("paused")]
     for part in paused:

@@ -72,8 +72,8 @@ def run_stream(repo: Repo, options: StreamOptions, say: Callable[[str], None] | 
                         counts={f"rows/{n}": v for n, v in summary.get("rows_of", {}).items()},
                     )
             except StopAsked:
-                messages.say("stopped before it began")
-                return {"name": options.name, "status": "complete", "ended": "stopped before it began", "code": 0}
+                messages.say("stopped before it started")
+                return {"name": options.name, "status": "complete", "ended": "stopped before it started", "code": 0}
             finally:
                 messages.relay()
                 stream.close()

@@ -26,30 +26,36 @@ class StreamMetrics(Collector):
     def collect(self) -> Iterator[Any]:
         """One family per metric."""
         p = self.look()
-        yield _counter("events", "Records taken from the topic, valid or not.", ["source"], {(s,): n for s, n in p.read.items()})
+        yield _counter("events", "Records read from the topic, valid or not.", ["source"], {(s,): n for s, n in p.read.items()})
         yield _counter("rejected", "Records that became dead letters.", ["source", "reason"], p.rejected)
-        yield _counter("filtered", "Events that their source's where passes over.", ["source"], {(s,): n for s, n in p.filtered.items()})
-        yield _counter("empty", "Records whose list to explode has no element.", ["source"], {(s,): n for s, n in p.empty.items()})
-        yield _counter("tombstones", "Records that have a key and no value.", ["source"], {(s,): n for s, n in p.tombstones.items()})
-        yield _counter("late", "Events too late to count.", ["source"], {(s,): n for s, n in p.late.items()})
+        yield _counter(
+            "filtered", "Events filtered out by the where of their source.", ["source"], {(s,): n for s, n in p.filtered.items()}
+        )
+        yield _counter("empty", "Records whose exploded list is empty.", ["source"], {(s,): n for s, n in p.empty.items()})
+        yield _counter(
+            "tombstones", "Tombstones (records with a key and no value).", ["source"], {(s,): n for s, n in p.tombstones.items()}
+        )
+        yield _counter("late", "Events that were too late to be counted.", ["source"], {(s,): n for s, n in p.late.items()})
         yield _counter("rows", "Feature rows delivered, revisions included.", ["group"], {(g,): n for g, n in p.rows_of.items()})
         odd = {tuple(feature.split("/")): n for feature, n in p.nonfinite.items()}
         yield _counter("nonfinite", "Values of delivered rows that are NaN or infinite.", ["group", "feature"], odd)
         outcomes = {("written",): p.written, ("stale",): p.stale, ("refused",): p.refused}
-        yield _counter("online_rows", "Rows given to the online store, by what became of them.", ["outcome"], outcomes)
+        yield _counter("online_rows", "Rows written to the online store, by outcome.", ["outcome"], outcomes)
         spent = {(what,): seconds for what, seconds in p.sink_seconds.items()}
-        yield _counter("deliver_seconds", "Time that delivery took, by part; waiting: for a store that is away.", ["part"], spent)
-        yield _counter("restarts", "Starts of the engine after a failure.", [], {(): self.restarts()})
+        yield _counter("deliver_seconds", "Delivery time by part; waiting: for an unavailable store.", ["part"], spent)
+        yield _counter("restarts", "Restarts of the engine after a failure.", [], {(): self.restarts()})
         lag = {(source, str(partition)): n for (source, partition), n in p.lag.items()}
         yield _gauge("lag_records", "Records between the position and the end of the partition.", ["source", "partition"], lag)
         shares = {(source, str(partition)): share for (source, partition), share in p.late_share.items()}
-        yield _gauge("late_share", "Share of a partition's last records that came too late to count.", ["source", "partition"], shares)
+        yield _gauge("late_share", "Share of a partition's latest records that were too late.", ["source", "partition"], shares)
         marks = {(s,): us / 1e6 for s, us in p.watermark.items()}
         yield _gauge("watermark_seconds", "Event time up to which a source is complete (Unix time).", ["source"], marks)
         output_watermark = {(g,): us / 1e6 for g, us in p.output_watermark.items()}
-        yield _gauge("output_watermark_seconds", "Boundary up to which a group's rows are out (Unix time).", ["group"], output_watermark)
+        yield _gauge(
+            "output_watermark_seconds", "Boundary up to which a group's rows were emitted (Unix time).", ["group"], output_watermark
+        )
         yield _gauge("paused_partitions", "Partitions paused for their share of rejects or of late events.", [], {(): len(p.paused)})
-        yield _gauge("away_partitions", "Partitions whose broker does not answer.", [], {(): len(p.away)})
+        yield _gauge("away_partitions", "Partitions whose broker does not respond.", [], {(): len(p.away)})
         yield _gauge("silent_seconds", "Time since any part of the job reported.", [], {(): p.silent_seconds})
 
 

@@ -40,7 +40,7 @@ class StreamOptions:
             raise ConfigError(f"--parallelism {self.parallelism}: give 1 to 128")
         engine = self.engine()
         if self.until is None and not engine.endless:
-            raise ConfigError(f"--runner {self.runner} reads what there is and ends; give --until latest, or use --runner flink")
+            raise ConfigError(f"--runner {self.runner} reads existing records and ends; give --until latest, or use --runner flink")
         engine.check(self.engine_options(Path()))
 
     def engine(self) -> type[Engine]:

@@ -143,7 +143,7 @@ class StreamPlan:
     def _go_on(self) -> None:
         savepoint = self.job_state.requested("savepoint")
         if savepoint:
-            self.say("no savepoint was made: the stream has no job yet; it keeps its own checkpoint")
+            self.say("no savepoint was taken: the stream has no job yet; it keeps its own checkpoint")
         if savepoint or self.job_state.requested("stop"):
             raise StopAsked
 
@@ -188,7 +188,7 @@ class StreamPlan:
         if attempt:
             start = self._start(spec.stream.shards)
             spec = replace(spec, start=start, restored=False, attempt="" if (link := self.job_state.link) is None else link.attempt)
-            self.say(f"starting again from {spec.start.why}")
+            self.say(f"restarting from {spec.start.why}")
         return self.engine.new_job(spec, attempt == 0)
 
     def close(self) -> None:

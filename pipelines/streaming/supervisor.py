@@ -177,10 +177,10 @@ class Supervisor:
             now = position(self.job_state.load_checkpoints())
             failures, mark = (1 if now > mark else failures + 1), now
             if failures >= self.limit:
-                return Outcome(1, f"the engine failed {failures} times without getting further, the last time: {crash}", attempt)
+                return Outcome(1, f"the engine failed {failures} times without progress, last error: {crash}", attempt)
             attempt += 1
             pause = min(2.0 ** (failures - 1), self.longest_pause)
-            self.say(f"the engine failed: {crash}; starting it again from the checkpoint in {pause:.0f} s")
+            self.say(f"the engine failed: {crash}; restarting from the checkpoint in {pause:.0f} s")
             if not self._pause(pause):
                 if self.job_state.requested("savepoint"):
                     self.say("no savepoint was made: the engine had failed, and no job runs; the stream keeps its own checkpoint")
@@ -204,21 +204,21 @@ class Supervisor:
                     path = self.savepoint()
                 except TandemError as error:
                     self.job_state.clear("savepoint")
-                    self.say(f"no savepoint was made, the stream goes on: {error}")
+                    self.say(f"no savepoint was taken, the stream continues: {error}")
                 else:
                     self.say(f"stopped with savepoint {path}")
                     return Outcome(0, "stopped with a savepoint", attempt, path), ""
             if stopping is None and self.job_state.requested("stop"):
                 stopping = self.clock()
-                self.say("stopping: what was polled is still delivered")
+                self.say("stopping: delivering what was polled")
             if stopping is not None:
                 # What an engine before this one polled and did not deliver comes again at the next start.
                 own = {part: values for part, values in self.job_state.reports().items() if values.get("at", 0) >= begun}
                 if delivered(own, self.job_state.load_checkpoints(), self.shards):
                     return Outcome(0, "stopped", attempt), ""
                 if code is not None or self.clock() - stopping > self.drain_seconds:
-                    what = "the engine ended meanwhile" if code is not None else f"this takes more than {self.drain_seconds:g} s"
-                    return Outcome(0, f"stopped; {what}: what was polled and not delivered comes again at the next start", attempt), ""
+                    what = "the engine ended in the meantime" if code is not None else f"this takes more than {self.drain_seconds:g} s"
+                    return Outcome(0, f"stopped; {what}: undelivered records are read again at the next start", attempt), ""
             if self.until is not None:
                 reports = self.job_state.reports()
                 paused = paused_at(reports)
@@ -227,22 +227,22 @@ class Supervisor:
                 checkpoints = self.job_state.load_checkpoints()
                 if reached(rest, reports, checkpoints, self.shards) and (not _polls(reports) or _settled(checkpoints, self.shards)):
                     # An end that was reached past much of what is there is none: who waits for it must hear of that.
-                    late = [f"all records are delivered, and too many are in no row: {why}" for why in self.late.values()]
+                    late = [f"all records are delivered, but too many are in no row: {why}" for why in self.late.values()]
                     why = next(iter([*paused.values(), *late]), "all records up to the end offsets are delivered")
                     return Outcome(int(bool(paused or late)), why, attempt), ""
             if code is not None:
                 return None, job.error() if code else "it ended by itself"
             if job.ends_hung_workers and stopping is None and silence.look(self.clock()) > self.silent_seconds:
-                return None, f"nothing was heard of its workers for {self.silent_seconds:.0f} s, and they wait for nothing"
+                return None, f"its workers have not reported for {self.silent_seconds:.0f} s"
             if not heard and stopping is None and self.clock() - since > (self.lost_seconds if told else self.unheard_seconds):
                 own = {part: values for part, values in self.job_state.reports().items() if values.get("at", 0) >= begun}
                 missing = unheard(own, self.shards)
                 heard = not missing
                 reason = job.unheard(missing) if missing else None
                 if reason is not None and told:
-                    return None, f"nobody works on {', '.join(missing[:5])}: {reason}"
+                    return None, f"no worker reads {', '.join(missing[:5])}: {reason}"
                 if reason is not None:
-                    self.say(f"nobody works on {', '.join(missing[:5])} after {self.unheard_seconds:.0f} s: {reason}")
+                    self.say(f"no worker reads {', '.join(missing[:5])} after {self.unheard_seconds:.0f} s: {reason}")
                 told, heard = True, heard or reason is None
             self.sleep(self.beat)
 

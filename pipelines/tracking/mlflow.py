@@ -65,7 +65,7 @@ class MlflowTracker(Tracker):
                     store.execute("SELECT count(*) FROM sqlite_master").fetchone()
                 store.close()
             except sqlite3.Error as error:
-                return f"{file}: {error}; move it away if it is broken, and run 'tandem track --all'"
+                return f"{file}: {error}; move it elsewhere if it is damaged, and run 'tandem track --all'"
         return ""
 
     @classmethod

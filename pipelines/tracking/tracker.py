@@ -69,7 +69,7 @@ def tracker_class(name: str) -> type[Tracker]:
     """The tracker of that name. Raises ConfigError, one line."""
     made = TRACKERS.load(name)
     if not (isinstance(made, type) and issubclass(made, Tracker)):
-        raise ConfigError(f"tracker {name!r}: {made!r} is no class below Tracker; repair the package that brings it")
+        raise ConfigError(f"tracker {name!r}: {made!r} is not a subclass of Tracker; fix the package that provides it")
     return made
 
 

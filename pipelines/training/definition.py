@@ -115,7 +115,7 @@ class Model:
         object.__setattr__(self, "params", dict(self.params))
         for name, value in self.params.items():
             if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_]\w*", name) or not isinstance(value, (bool, int, float, str)):
-                raise DefinitionError(f"{what}: params {name!r}: {value!r} is no name with a number, truth value or text")
+                raise DefinitionError(f"{what}: params {name!r}: {value!r} is not a name with a number, boolean or string")
         if not isinstance(self.features, str):
             object.__setattr__(self, "features", tuple(self.features))
             for ref in self.features:
@@ -130,11 +130,11 @@ class Model:
             if not isinstance(f, Field) or f.dtype not in ("string", "int64", "float64", "bool"):
                 raise DefinitionError(f"{what}: request field {f!r} must be a Field of dtype string, int64, float64 or bool")
             if f.name in seen or f.name in (self.label, self.weight):
-                raise DefinitionError(f"{what}: {f.name!r} is there twice; request fields, label and weight have names of their own")
+                raise DefinitionError(f"{what}: {f.name!r} is given twice; request fields, label and weight need distinct names")
             seen.add(f.name)
         for name in self.slices:
             if name not in seen:
-                raise DefinitionError(f"{what}: slice {name!r} is no request field; it has {', '.join(sorted(seen))}")
+                raise DefinitionError(f"{what}: slice {name!r} is not a request field; the model has {', '.join(sorted(seen))}")
         if not self.thresholds:
             raise DefinitionError(f"{what}: without thresholds nothing is ever pushed; give at least Threshold('auc', bound=0.5)")
         if len({t.metric for t in self.thresholds}) != len(self.thresholds):

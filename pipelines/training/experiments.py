@@ -77,7 +77,7 @@ def read_grid(path: Path) -> list[dict[str, Any]]:
     except RepeatedKey as error:
         raise ConfigError(f"--grid {path}: {error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--grid {path} is no YAML: {' '.join(str(error).split())[:200]}") from None
+        raise ConfigError(f"--grid {path} is not valid YAML: {' '.join(str(error).split())[:200]}") from None
     if isinstance(found, list) and found and all(isinstance(one, dict) for one in found):
         return [dict(one) for one in found]
     if isinstance(found, dict) and found:

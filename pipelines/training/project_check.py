@@ -290,5 +290,5 @@ def _model(asked: _Asked, model: Model, services: Mapping[str, Any], features: M
     if unfit:
         names = ", ".join(f'"{feature}"' for feature in dict.fromkeys(unfit.values()))
         how = f": views.features(without=[{names}])" if isinstance(model.features, str) else " of its features="
-        raise DataError(f"{what}: a model takes text, numbers and truth values, and {', '.join(unfit)}; leave them out{how}")
+        raise DataError(f"{what}: a model takes strings, numbers and booleans, and {', '.join(unfit)}; leave them out{how}")
     return f"{what}: {counted(model.request_fields, 'request field')}, {counted(pairs, 'feature')}"

@@ -231,7 +231,7 @@ def _feature_column(view: str, name: str, kind: pa.DataType) -> Column:
     known = {t: dtype for dtype, t in ARROW_TYPES.items()}
     dtype = known.get(kind, "float64" if pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind) else None)
     if dtype is None or dtype == "timestamp":
-        raise DataError(f"feature {view}:{name} is {kind}; a model takes text, numbers and truth values: leave it out of the service")
+        raise DataError(f"feature {view}:{name} is {kind}; a model takes strings, numbers and booleans: remove it from the service")
     return Column(f"{view}__{name}", input_dtype(dtype), view, name)
 
 

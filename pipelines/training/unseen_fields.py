@@ -45,7 +45,7 @@ def unseen_in(source: EventSource, names: Iterable[str], sample: Sample) -> list
         if steps and not any(isinstance(step, int) for step in steps) and steps not in whole:
             meant = _meant(steps, known)
             said = f"; write path={path_text(meant)!r}, where something does" if meant else ""
-            lines.append(f"source {source.name}: field {f.name} is null in all events: nothing stands at {path_text(steps)!r}{said}")
+            lines.append(f"source {source.name}: field {f.name} is null in all events: there is nothing at {path_text(steps)!r}{said}")
     return lines
 
 

@@ -6,7 +6,7 @@
   for this group alone: their partition had been idle, so that others had moved the group on. The log cannot say that a partition was
   idle, so this is a cause of its own, to be seen.
 * **in flight**: the shard had not emitted the boundary, or had not read events that touch the row yet and the row without these is its.
-* **other fingerprint**: the row bears another graph's fingerprint; that graph over the row computed anew gives the stream's row, or
+* **other fingerprint**: the row bears another graph's fingerprint; that graph over the recomputed row gives the stream's row, or
   was made for another definition of the group.
 * **vacuumed**: the row is missing, or an earlier revision of it is there, and ``tandem vacuum`` took rows of its time from the log.
 * **unexplained**: anything else.

@@ -98,7 +98,7 @@ def _compare(store: Any, group: FeatureGroup, read: Stored) -> StoresProof:
         stored = sum(1 for _ in online.stored_keys(config, view))
         lost = f"stored keys: {stored:,}, and no run of the applied graph is at {offline.path}"
         lines = [f"{lost}; if that folder was moved, run 'tandem apply'"] if stored else []
-        return StoresProof(group.name, 0, {}, stored, lines, f"{group.name}: no run of the applied graph is there any more")
+        return StoresProof(group.name, 0, {}, stored, lines, f"{group.name}: no run of the applied graph exists any longer")
     spans = [[micros_of(t.replace(tzinfo=UTC) if t.tzinfo is None else t) for t in span] for span in view.materialization_intervals]
     first = min((start for start, _ in spans), default=micros_of(datetime.min))
     last = min([covered.upto_us, *(end for _, end in spans[-1:])])

@@ -140,7 +140,7 @@ def _expected(
         start, end = max(start, record.begin), min(end, record.output_watermark)
         if start >= end:
             raise DataError(
-                f"run {run.id} and stream {options.name!r} have no time in common; name a run that goes on after {_when(start)}"
+                f"run {run.id} and stream {options.name!r} have no time range in common; choose a run that continues after {_when(start)}"
             )
         say("comparing with the run's own event files: where the topics had other events, rows differ for that reason")
         return from_files(repo, start, end), run, repo, []

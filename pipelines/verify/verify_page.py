@@ -25,15 +25,15 @@ __all__ = ["render_page", "view", "write_report"]
 NONE = "-"
 CAUSE_TEXTS = {
     "too late": "Events came after the allowed lateness, so the stream left them out and wrote them down. Proven: each was too late by the"
-    " order of its partition, and the row computed anew without exactly these events is the stream's to the bit.",
+    " order of its partition, and the row recomputed without exactly these events is the stream's to the bit.",
     "behind an idle partition": "Events were in time in their partition, but that had been idle and the others had gone on. Proven as"
     " above, except that the log cannot tell that the partition was idle.",
     "in flight": "The stream had not come that far when it was looked at: the row was not due, events were not read yet, or rows that were"
     " made had not come to the online store.",
-    "other fingerprint": "The row was made by another transform graph. Proven: that graph over the row computed anew gives the stream's.",
+    "other fingerprint": "The row was made by another transform graph. Proven: that graph over the recomputed row gives the stream's.",
     "vacuumed": "`tandem vacuum` took rows of this time from the stream's log: what it delivered then cannot be compared any more.",
     "late data": "The server answered with the row that was due, and right: the revision that corrected it was made after the answer.",
-    "ahead of the clock": "The row is right, but its event timestamp lies after the instant that the server judged by.",
+    "ahead of the clock": "The row is right, but its event timestamp is after the server's time of the request.",
     "materialized": "The store holds a row that batch has too and the stream did not deliver: it was materialized.",
     "outside the run": "The store holds, or the server answered, what the stream delivered, of a time that the batch run does not have"
     " (--against), and the run has no newer row that was due.",

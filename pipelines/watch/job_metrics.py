@@ -175,12 +175,12 @@ class JobMetrics(Collector):
                 outcomes[key] = outcomes.get(key, 0) + 1
         yield _gauge("watch_retrainings", "Retrainings in the data folder, by how they ended.", ["model", "outcome"], dict(outcomes))
         under_way = sum(r.kind == KIND and r.status == "running" for r in runs)
-        yield _gauge("watch_retraining", "Retrainings under way.", [], {(): float(under_way)})
+        yield _gauge("watch_retraining", "Retrainings in progress.", [], {(): float(under_way)})
         firing = self.alerts.firing()
         by = {(s,): float(sum(a["severity"] == s for a in firing)) for s in ("warn", "fail")}
         yield _gauge("alerts_firing", "Alerts that fire now.", ["severity"], by)
         waiting = {(): float(len(self.alerts.waiting()))}
-        yield _gauge("alerts_waiting", "Messages that the receiver of alerts has not taken yet.", [], waiting)
+        yield _gauge("alerts_waiting", "Alert messages not yet accepted by the receiver.", [], waiting)
         counts = self.alerts.counts()
         outcomes = {(s,): float(counts.get(s, 0)) for s in ("delivered", "lost")}
         yield _counter("alert_messages", "Messages for the receiver of alerts that were delivered, or given up.", ["outcome"], outcomes)

@@ -29,7 +29,7 @@ def normal(url: str) -> str:
     scheme = found[1] if found else ""
     if scheme not in SCHEMES:
         known = ", ".join(f"{s}://{kind}/prefix" for s, kind in SCHEMES.items())
-        raise ConfigError(f"data: {_shown(url)!r} is no place for data; write a folder, or one of {known}")
+        raise ConfigError(f"data: {_shown(url)!r} is not a valid data location; use a folder, or one of {known}")
     bucket, _, prefix = (found[2] or "" if found else "").partition("/")
     if not bucket or re.search(r"[@?#:\s]", bucket) or re.search(r"[?#]", prefix):
         raise ConfigError(

@@ -20,7 +20,7 @@ def refresh(cache: Cache) -> list[str]:
         heads = {h.key.removeprefix("pointers/"): h.version for h in cache.store.list("pointers/")}
         safe(cache, "pointers/", heads)
         if odd := [path for path in heads if not _POINTERS.fullmatch(path)]:
-            raise DataError(f"{cache.url}/pointers/{odd[0]} is no pointer that this version of Tandem knows; remove it")
+            raise DataError(f"{cache.url}/pointers/{odd[0]} is not a pointer known to this version of Tandem; remove it")
         moved = [path for path, version in heads.items() if index.get(path) != version or not _as_known(cache, path, index)]
         found = cache.all(lambda path: cache.store.read(f"pointers/{path}"), moved)
         for path, there in zip(moved, found, strict=True):

@@ -60,7 +60,7 @@ def test_a_cluster_recovers_keeps_savepoints_and_ends_the_job_of_a_killed_driver
         world.produce(logs[1])
         cluster.kill_task_manager()
         wait_for(lambda: world.delivered() == world.total(), 240, driver)
-        assert "starting again" not in world.out(), "Flink repairs this by itself"
+        assert "restarting" not in world.out(), "Flink repairs this by itself"
         stopped = world.stop(savepoint=True)
         assert stopped.returncode == 0, stopped.stderr
         assert driver.wait(60) == 0

@@ -63,7 +63,7 @@ def refused(world: StreamWorld, why: str, error: type[Exception] = TandemError) 
     assert state(world) == before
     assert registry is None or (place is not None and place.read_bytes() == registry)
     result = CliRunner().invoke(app, ["materialize", "--repo", str(world.path)])  # it may have nothing to do, but not this to say
-    assert "apply was ended" not in result.output and why not in result.output
+    assert "apply was interrupted" not in result.output and why not in result.output
 
 
 def state(world: StreamWorld) -> Any:
@@ -250,7 +250,7 @@ def test_one_that_cannot_be_taken_back_stays_under_way(tmp_path: Path, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(OrderedSqliteOnlineStore, "apply_fingerprint", once)
-        with pytest.raises(HalfApplied, match="the store went away; a part was applied and could not be taken back"):
+        with pytest.raises(HalfApplied, match="the store went away; a part was applied and could not be undone"):
             applying.apply_fingerprints(world.repo(), lambda: wanted)
     assert graphs.applying(world.data) == wanted
     applying.finish(world.repo())

@@ -167,7 +167,7 @@ def test_a_run_that_is_being_made_is_refused_in_one_line(world, wanted, monkeypa
         done = refused(world)
     assert done.returncode == 1 and done.stdout == ""
     (line,) = [x for x in done.stderr.splitlines() if "error" in x]
-    assert line == f"error: run {run.id} is being made by another process; wait for it or stop it"
+    assert line == f"error: run {run.id} is being executed by another process; wait for it or stop it"
     assert "Traceback" not in done.stderr
     assert_completes(world, wanted)
 
@@ -203,7 +203,7 @@ def test_two_processes_at_once_make_one_run(world, wanted):
     for _, errors, code in ended:
         if code:
             (line,) = [x for x in errors.splitlines() if x.startswith("error")]
-            assert line.endswith("is being made by another process; wait for it or stop it")
+            assert line.endswith("is being executed by another process; wait for it or stop it")
             assert "Traceback" not in errors
     (manifest,) = manifests(world)
     assert manifest["status"] == "complete"

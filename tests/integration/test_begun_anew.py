@@ -216,7 +216,7 @@ def test_a_stop_ends_the_wait_for_a_lock(corrected: Streamed, waits_for: str, as
         assert late.is_alive(), "the stop ended the wait"
         late.cancel()
     assert (outcome["code"], outcome["status"]) == (0, "complete") and outcome["ended"].startswith("stopped")
-    assert any("no savepoint was made" in line for line in said) == (asked == "savepoint") and "savepoint" not in outcome
+    assert any("no savepoint was taken" in line for line in said) == (asked == "savepoint") and "savepoint" not in outcome
     assert [world.online(*NAMES, shop=shop) for shop in (1, 7, 8, 9)] == before, "nothing was begun"
     stream(anew=True)
     _right(world)

@@ -155,7 +155,7 @@ def test_a_write_is_done_only_when_it_is_acknowledged(broker: Broker, options: d
     try:
         for _ in range(2):
             begun = time.monotonic()
-            with pytest.raises(BrokerAway, match=rf"dead letters cannot be written to topic 'dlq\.{how}'|no answer from Kafka"):
+            with pytest.raises(BrokerAway, match=rf"dead letters cannot be written to topic 'dlq\.{how}'|no response from Kafka"):
                 writer.write("t", 0, "s", polled, np.array([1]), ["r"], [None])
             assert time.monotonic() - begun < 10
     finally:

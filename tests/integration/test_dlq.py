@@ -410,4 +410,4 @@ def test_the_commands(tmp_path: Path, broker: Broker, options: dict[str, Any], r
     assert json.loads(run("show", f"{topic}/0/0", "--json"))["replayed"] is True
     assert json.loads(run("list", "--json"))["counts"][0]["replayed"] == 1
     missing = CliRunner().invoke(app, ["dlq", "show", f"{topic}/0/9", "--repo", str(repo)])
-    assert "there is no dead letter about" in str(missing.exception)
+    assert "there is no dead letter for" in str(missing.exception)

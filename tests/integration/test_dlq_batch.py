@@ -94,7 +94,7 @@ def test_choices_and_mistakes(repo: Path) -> None:
     assert json.loads(run(repo, "list", "--json", "--only", "batch"))["batch"]["records"] == 4
     assert json.loads(run(repo, "list", "--json", "--only", "batch", "--run", first))["batch"]["records"] == 5
     for words, says in (
-        (["show", "events/orders/a.jsonl:0"], "has no dead letter about"),
+        (["show", "events/orders/a.jsonl:0"], "has no dead letter for"),
         (["list", "--run", "x"], "no run is called 'x'"),
     ):
         result = CliRunner().invoke(app, ["dlq", *words, "--repo", str(repo)])

@@ -193,7 +193,7 @@ def test_what_is_at_work_is_not_changed(machine: See, tmp_path: Path) -> None:
     run = RunStore(machine("b")).begin("batch", {"key": 2}, NOW)
     with run.held():
         machine("a")
-        with pytest.raises(DataError, match=f"batch run {run.id} is under way"):
+        with pytest.raises(DataError, match=f"batch run {run.id} is running"):
             erase(world.repo(), SUBJECT)
     assert anywhere(machine, NAME[GONE])
 

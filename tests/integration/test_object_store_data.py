@@ -281,7 +281,7 @@ def test_a_command_says_in_one_line_what_is_wrong(machine: Callable[[str], Machi
         return str(caught.value)
 
     assert refused(data="s3://nowhere/x") == "s3://nowhere/x: there is no such bucket or container; create it, or correct data:"
-    assert "data: 'ftp://x/y' is no place for data; write a folder, or one of s3://bucket/prefix" in refused(data="ftp://x/y")
+    assert "data: 'ftp://x/y' is not a valid data location; use a folder, or one of s3://bucket/prefix" in refused(data="ftp://x/y")
     monkeypatch.setattr("serving.object_store.blobs._PAUSES", ())
     with monkeypatch.context() as patch, nobody_there() as address:
         patch.setenv("AWS_ENDPOINT_URL", address)

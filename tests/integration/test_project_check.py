@@ -84,7 +84,7 @@ def test_a_fresh_repository_is_right(tmp_path: Path) -> None:
         ),
         (
             "labels.py", 'features="card_fraud"', 'features=["card_activity:amount_last_3_24h"]',
-            "a model takes text, numbers and truth values",
+            "a model takes strings, numbers and booleans",
         ),
         (
             "features.py", "min=0, max=1_000_000", "min=5_000, max=1_000_000",
@@ -119,7 +119,7 @@ def test_all_that_a_model_cannot_take_is_named_with_what_leaves_it_out(tmp_path:
         'all_of_them = FeatureService(name="all", features=views.features())\ncard_fraud = Feature',
     )
     found, said = check(folder)
-    (line,) = [line for line in found if "a model takes text, numbers and truth values" in line]
+    (line,) = [line for line in found if "a model takes strings, numbers and booleans" in line]
     assert line.endswith('leave them out: views.features(without=["amount_last_3_1h", "amount_last_3_24h"])')
     assert "card_activity: ttl 1h is shorter than its longest window 24h" in "\n".join(said)
     change(folder, "labels.py", 'features="all"', 'features=["card_activity:amount_last_3_1h", "card_activity:count_1h"]')

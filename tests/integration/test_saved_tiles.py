@@ -118,7 +118,7 @@ def test_what_is_damaged_is_done_without(tmp_path: Path, monkeypatch: pytest.Mon
     if which == "all":  # the log is read again, and holds it all
         assert lines[-1].endswith("reading the topics again") and at < whole and not runs[-1].spec.start.saved
     else:  # a snapshot is done without altogether: the one before it and the deltas since hold the same
-        assert lines[-1].endswith("going on from those before") and (at == whole if which == "last snapshot" else at < whole)
+        assert lines[-1].endswith("continuing from the previous ones") and (at == whole if which == "last snapshot" else at < whole)
     runs[-1].read()
     assert rows_of(world, runs) == reference(tmp_path, records)
 

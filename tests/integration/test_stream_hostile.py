@@ -100,7 +100,7 @@ def test_a_batch_that_cannot_be_read_is_left_out_when_told(world: World, tmp_pat
     assert str(world.control.failure()).endswith("tandem stream skip payments/0/120")
     data = tmp_path
     for wrong, reason, line in [
-        ("payments/0", "x", "no record of this stream"),
+        ("payments/0", "x", "not a record of this stream"),
         ("other/0/120", "x", "with one of payments"),
         ("payments/0/120", " ", "--reason is empty"),
     ]:
@@ -166,7 +166,8 @@ def test_letters_that_nobody_takes_wait_in_a_file(tmp_path: Path) -> None:
     write(b"b", None)
     assert letters_waiting(tmp_path / "letters") == 2
     assert said == [
-        f"t/3/7 and 1 more: nobody answers; the letters wait in {tmp_path / 'letters'} and the stream goes on; so will those that follow"
+        f"t/3/7 and 1 more: nobody answers; the dead letters are kept in {tmp_path / 'letters'} and the stream continues;"
+        " so will those that follow"
     ]
     inner.error = LetterRefused("too large")
     write(b"c" * 100)
@@ -179,7 +180,7 @@ def test_letters_that_nobody_takes_wait_in_a_file(tmp_path: Path) -> None:
     again = SpooledLetters(inner, tmp_path / "letters", 30.0, said.append)  # another process
     again.flush()
     again.close()
-    assert letters_waiting(tmp_path / "letters") == 0 and said[-1] == "3 dead letters that waited are in their topic now"
+    assert letters_waiting(tmp_path / "letters") == 0 and said[-1] == "3 pending dead letters were written to their topic"
     assert sorted(inner.written, key=str) == sorted([(7, b"a", "r"), (7, b"b", "r"), (8, None, "r"), (7, b"c" * 100, "r")], key=str)
     inner.error = StoreError("no right to")
     with pytest.raises(StoreError, match="no right to"):
@@ -443,7 +444,7 @@ def test_the_stream_goes_on_beside_a_topic_that_is_down(world: World, monkeypatc
     world.send([b"{}", *GOOD[:1]])
     world.run()
     assert world.report()["next"] == 242 and letters_waiting(world.folder / "letters") == 1
-    assert any("payments/0/240: the topic takes nothing; the letters wait in" in line for line in world.control.said()[0])
+    assert any("payments/0/240: the topic takes nothing; the dead letters are kept in" in line for line in world.control.said()[0])
     monkeypatch.undo()
     world.run()
     assert [a.offset for a in letters(world)] == [240], "what waited; its record is not read again"

@@ -198,7 +198,7 @@ def test_a_topic_made_anew_stops_the_job(world: World) -> None:
     world.broker.create_topic(world.group.source.topic)
     send(world, GOOD + GOOD)
     world.run(fails=True)
-    assert "deleted and made anew" in str(world.control.failure()) and "--from-run" in str(world.control.failure())
+    assert "was recreated" in str(world.control.failure()) and "--from-run" in str(world.control.failure())
 
 
 def test_offsets_out_of_retention_stop_the_job(world: World) -> None:

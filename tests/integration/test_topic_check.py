@@ -74,9 +74,9 @@ def test_fields_that_stand_nowhere_and_what_the_contract_says(tmp_path: Path) ->
     said, problems = checked(world)
     assert problems == []
     assert said == [
-        "source visits: field country is null in all events: nothing stands at 'user.countrycode'; write path='user.country_code', where"
+        "source visits: field country is null in all events: there is nothing at 'user.countrycode'; write path='user.country_code', where"
         " something does",
-        "source visits: field url is null in all events: nothing stands at 'pages[].URL'; write path='pages[].url', where something does",
+        "source visits: field url is null in all events: there is nothing at 'pages[].URL'; write path='pages[].url', where something does",
         "source visits: field shop is null in all of 40 events read: look whether anything stands at 'shop.id' in records' keys,"
         " and correct path= or drop the field",
         "source visits: field tenant is null in all of 40 events read: look whether anything stands in header 'x-tenent', and correct path="
@@ -162,7 +162,7 @@ def test_records_of_a_schema_registry(tmp_path: Path) -> None:
         said, problems = checked(world)
     assert problems == []
     assert said == [
-        "source clicks: field country is null in all events: nothing stands at 'who.country'; write path='who.Country', where something"
+        "source clicks: field country is null in all events: there is nothing at 'who.country'; write path='who.Country', where something"
         " does",
         "topic web.clicks: of the newest 30 records 30 events taken, rejected: none",
     ]

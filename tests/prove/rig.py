@@ -124,7 +124,7 @@ class Stream:
     def running(self) -> None:
         """Fails where the driver has ended unasked; one that found no broker when it started is started again, as by whoever runs it."""
         if self.process is not None and self.process.poll() is not None:
-            if self.process.returncode == 1 and "error: no answer from Kafka" in self.tail(1):
+            if self.process.returncode == 1 and "error: no response from Kafka" in self.tail(1):
                 self.start()
                 return
             raise AssertionError(f"the stream ended by itself with code {self.process.returncode}:\n{self.tail()}")

@@ -137,7 +137,7 @@ def test_whatever_is_killed_or_cut_off_every_row_is_right(fleet: Fleet) -> None:
     fleet.produce()
     os.kill(flink.workers("tandem-a")[0], 9)
     fleet.all_is_delivered()
-    assert "starting again from the checkpoint of the run before, with its windows" in world.out()
+    assert "restarting from the checkpoint of the run before, with its windows" in world.out()
 
     fleet.produce()
     flink.kill("tandem-b")
@@ -224,7 +224,7 @@ def test_a_flink_that_repairs_itself_from_its_own_checkpoints(repairing: Fleet) 
         fleet.produce(4, another_checkpoint)
         kill(name)
         fleet.all_is_delivered()
-    beyond = world.out().count("beyond the stream's checkpoint; starting it again from the checkpoint")
+    beyond = world.out().count("beyond the stream's checkpoint; restarting from the checkpoint")
     print(f"{beyond} of 4 times Flink's checkpoint was newer than the stream's")
     assert beyond
     fleet.stop()

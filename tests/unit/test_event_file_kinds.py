@@ -214,7 +214,7 @@ def test_what_is_passed_over_is_named_and_counted(tmp_path: Path) -> None:
         PassedOver("events/orders/pipe.jsonl", "no regular file"),
     ]
     line = passed_over_line({"orders": found.passed_over, "other": []})
-    assert line.startswith("passed over, not read: 8 of orders (events/orders/_temporary/: its name")
+    assert line.startswith("skipped, not read: 8 of orders (events/orders/_temporary/: its name")
     assert line.endswith("; and 5 more)")
     assert passed_over_line({"orders": []}) == ""
     record = passed_over_record({"orders": found.passed_over, "other": []})
@@ -230,7 +230,7 @@ def test_names_that_are_no_text_are_passed_over(tmp_path: Path) -> None:
     put(tmp_path, os.fsdecode(b"country=\xff/d.jsonl"), lines(order("d")))
     found = inventory(tmp_path, SOURCE, None, None)
     assert [f.name for f in found.files] == ["events/orders/a.jsonl", "events/orders/ü/\n\x1b.jsonl"]
-    why = "its name is no UTF-8; rename it"
+    why = "its name is not UTF-8; rename it"
     assert found.passed_over == [
         PassedOver("events/orders/caf\\xe9.jsonl", why),
         PassedOver("events/orders/country=\\xff/", why),

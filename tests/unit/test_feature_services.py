@@ -86,8 +86,8 @@ def test_a_fresh_repository_whose_service_names_an_output_is_loaded(tmp_path: Pa
     service = defined_services(folder)["busy"]
     applied = FeatureSet.of(["card_activity:count_1h"])
     assert unlike_the_registry(service, applied) == (
-        "feature service 'busy' in the files differs from the applied one, which is used (not applied yet: card_activity:busy_z);"
-        " to train on that of the files, run tandem batch, then tandem apply first"
+        "feature service 'busy' in the files differs from the applied one; using the applied one (not applied yet: card_activity:busy_z);"
+        " to train on the one in the files, run tandem batch, then tandem apply first"
     )
 
 
@@ -100,7 +100,7 @@ def test_a_service_that_differs_from_the_applied_one_is_told() -> None:
         return unlike_the_registry(FeatureService(name="s", features=list(features)), applied)
 
     assert told(made[["busy_z", "count_24h"]]) == ""
-    assert "taken out: city_orders:busy_z); to train on that of the files, run tandem apply first" in told(made[["count_24h"]])
+    assert "taken out: city_orders:busy_z); to train on the one in the files, run tandem apply first" in told(made[["count_24h"]])
     assert "(another order)" in told(made[["count_24h", "busy_z"]])
     assert "other keys: city_orders" in told(made[["busy_z", "count_24h"]].with_join_key_map({"city": "from_city"}))
     assert "not applied yet: to:count_24h; taken out: city_orders:count_24h" in told(made[["busy_z"]], made[["count_24h"]].with_name("to"))
@@ -129,8 +129,8 @@ def test_what_was_edited_and_not_applied_is_told(tmp_path: Path) -> None:
     function.write_text(function.read_text().replace('bucketize(inputs["amount_sum_24h"], 8)', 'bucketize(inputs["amount_sum_24h"], 9)'))
     assert edited_since(folder, repo.data, ["card_reports", "own"]) == []  # has no function
     assert edited_since(folder, repo.data, repo.groups) == [
-        "code was edited since the applied graphs were made, which are used (preprocessing.py); to train on what they say now, run tandem"
-        " batch, then tandem apply first"
+        "the code was edited after the applied graphs were made (preprocessing.py), which are still used; to train on the current code, run"
+        " tandem batch and tandem apply first"
     ]
     features.write_text(
         features.read_text().replace("Count(over=days(3)), Age(over=days(3))", 'Count(over=days(2), name="count"), Age(over=days(3))')
@@ -138,7 +138,7 @@ def test_what_was_edited_and_not_applied_is_told(tmp_path: Path) -> None:
     sys.modules.pop("features", None)  # each command is a process of its own
     assert edited_since(folder, repo.data, ["card_reports"]) == [
         "feature group 'card_reports' was redefined after its graph ffffffffffff was applied; run tandem batch, then tandem apply first;"
-        " until then the applied one is used"
+        " until then, the applied one is used"
     ]
 
 

@@ -190,7 +190,7 @@ def test_disorder_is_measured_within_each_file(tmp_path: Path) -> None:
     [
         ({}, {}, "holds no event files"), ({"a.xml": "<a/>"}, {}, "holds no event files"),
         ({"a.jsonl": '{"x": 1}\n'}, {}, "no column holds a time in every record; choose one with --event-time"),
-        ({"a.jsonl": '{"at": "2024-05-01T00:00:00Z"}\n'}, {}, "a tie breaker is needed"),
+        ({"a.jsonl": '{"at": "2024-05-01T00:00:00Z"}\n'}, {}, "a tie breaker needs one"),
         ({"a.jsonl": "nonsense\n"}, {}, "holds no records"),
         ({"a.jsonl": '{"x": 1}\n'}, {"event_time": "y"}, "--event-time y: no such column"),
         ({"a.jsonl": '{"x": 86399999999999}\n'}, {"event_time": "x"}, "--event-time x: 86399999999999 .* neither seconds nor an epoch"),

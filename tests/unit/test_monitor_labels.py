@@ -195,7 +195,7 @@ def test_what_is_broken_is_one_line(repo: Repo) -> None:
     put(repo, spine_of(SPINE), log_of([("a", "north", "s", 1.5, 0.0)]))
     label(repo)
     (repo.data / "labels" / "slow" / "part-000002.parquet").write_bytes(b"not parquet")
-    with pytest.raises(DataError, match=r"labels: .*part-000002\.parquet cannot be read .* move it away and label again"):
+    with pytest.raises(DataError, match=r"labels: .*part-000002\.parquet cannot be read .* move it elsewhere and run tandem labels again"):
         read_labels(repo.data, "slow")
     shutil.rmtree(repo.data / "labels")
     (repo.data / "requests" / "date=2024-05-05" / "z.parquet").write_bytes(b"PAR1")

@@ -102,7 +102,7 @@ def test_output_and_log_of_a_child(tmp_path):
     child.stdin.write(b"asked")
     child.stdin.close()
     assert child.wait(30) == 0 and sorted(log.read_text().split()) == ["asked", "result"]
-    with pytest.raises(ConfigError, match="no-such-program is no command on this machine"):
+    with pytest.raises(ConfigError, match="no-such-program is not a command on this machine"):
         start_child(["no-such-program"], log)
 
 

@@ -83,7 +83,7 @@ def test_one_holder_at_a_time(tmp_path):
     other = runs.find(tmp_path, run.id)
     with run.held():
         run.save(status="publishing")
-        with pytest.raises(DataError, match=f"^run {run.id} is being made by another process; wait for it or stop it$"), other.held():
+        with pytest.raises(DataError, match=f"^run {run.id} is being executed by another process; wait for it or stop it$"), other.held():
             pytest.fail("held twice")
     with other.held():
         assert other.status == "publishing"  # as the first holder left it
@@ -272,7 +272,7 @@ def test_a_run_that_was_killed_by_force_is_found_killed_and_goes_on_under_its_id
         process.wait()
         (run,) = runs.list_runs(home.data)
         assert (run.status, run.stage) == ("killed", status) and saved(home)["status"] == "killed"
-        assert f"its process ({process.pid}) is gone" in run.manifest["error"]
+        assert f"its process ({process.pid}) no longer exists" in run.manifest["error"]
     with recording.recorded(home, "job", key={"a": 1}, anew=False) as again:
         assert again.id == run.id and again.status == "running"
     assert saved(home)["status"] == "complete" and not {"error", "stage", "noticed"} & set(saved(home))

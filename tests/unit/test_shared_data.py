@@ -66,7 +66,7 @@ def test_a_place_that_is_no_url_is_a_folder_as_ever(tmp_path: Path) -> None:
     with run.held():
         run.save(status="complete")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["FORMAT", "runs"]
-    with pytest.raises(ConfigError, match="is no place for data"):
+    with pytest.raises(ConfigError, match="is not a valid data location"):
         data_path("ftp://host/x")
 
 
@@ -261,7 +261,7 @@ def test_the_store_hands_out_no_other_files(machine: Callable[[str], Path]) -> N
     shared.have_everything(data, ["events/orders"])
     assert not (data / "access").exists() and not (data / "audit").exists()
     network(data).put("pointers/access/api_keys.json", b"{}")
-    with pytest.raises(DataError, match=r"pointers/access/api_keys\.json is no pointer that this version of Tandem knows"):
+    with pytest.raises(DataError, match=r"pointers/access/api_keys\.json is not a pointer known to this version of Tandem"):
         shared.open_data(data)
 
 

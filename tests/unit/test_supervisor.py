@@ -132,7 +132,7 @@ def test_crashes_restart_it_with_growing_pauses_until_it_gives_up(world):
 
     outcome = world.supervisor(make, limit=4).run()
     assert (outcome.code, outcome.restarts) == (1, 3)
-    assert outcome.why == "the engine failed 4 times without getting further, the last time: it broke"
+    assert outcome.why == "the engine failed 4 times without progress, last error: it broke"
     assert [round(t) for _, t in begun] == [0, 1, 3, 7]
     assert all(job.stopped for job in world.jobs)
     assert len(world.said) == 3 and "it broke" in world.said[0]
@@ -349,7 +349,7 @@ def test_a_job_whose_worker_asks_for_it_is_started_anew(world, monkeypatch):
     world.events = [(3.0, lambda: world.control.request("stop"))]
     outcome = world.supervisor(lambda attempt: FakeJob(world)).run()
     assert outcome.code == 0 and outcome.restarts == 1 and len(world.jobs) == 2 and world.jobs[0].stopped
-    assert world.said[0].startswith("the engine failed: the engine restored too much; starting it again from the checkpoint")
+    assert world.said[0].startswith("the engine failed: the engine restored too much; restarting from the checkpoint")
 
 
 class EmbeddedJob(FakeJob):
@@ -364,7 +364,7 @@ def test_a_job_of_which_nothing_is_heard_is_started_anew_and_in_the_end_given_up
     world.control.report("partitions-s", {"source": "s", "unread": {"0": 5}})
     outcome = world.supervisor(lambda attempt: EmbeddedJob(world), silent_seconds=60, limit=3, beat=1.0).run()
     assert outcome.code == 1 and outcome.restarts == 2 and all(job.stopped for job in world.jobs)
-    assert outcome.why.endswith("the last time: nothing was heard of its workers for 60 s, and they wait for nothing")
+    assert outcome.why.endswith("last error: its workers have not reported for 60 s")
     assert 3 * 60 < world.now < 3 * 65
 
 

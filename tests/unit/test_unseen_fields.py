@@ -38,14 +38,14 @@ def test_a_path_that_leads_to_nothing(tmp_path: Path, path: str, advice: str) ->
     record: dict[str, Any] = {"payload": {"shop.Order": {"id": "o1"}, "customer_ID": "c", "gone": None, "empty": []}}
     present = [Field("gone", "string", path="payload.gone"), Field("first", "string", path="payload.empty[0]")]
     lines = said(tmp_path, [record] * 30, Field("x", "string", path=path), *present)
-    assert lines == [f"source things: field x is null in all events: nothing stands at {path!r}{advice}"]
+    assert lines == [f"source things: field x is null in all events: there is nothing at {path!r}{advice}"]
 
 
 def test_a_field_under_its_own_name_and_elements(tmp_path: Path) -> None:
     record = {"userId": "u", "items": [{"sku": "a", "Price": 1.5}]}
     fields = [Field("user_id", "string"), Field("sku", "string", path="items[].sku"), Field("price", "float64", path="items[].price")]
     assert said(tmp_path, [record] * 30, *fields, explode="items") == [
-        f"source things: field {name} is null in all events: nothing stands at {at!r}; write path={meant!r}, where something does"
+        f"source things: field {name} is null in all events: there is nothing at {at!r}; write path={meant!r}, where something does"
         for name, at, meant in (("user_id", "user_id", "userId"), ("price", "items[].price", "items[].Price"))
     ]
 

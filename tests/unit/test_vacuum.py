@@ -181,7 +181,7 @@ def test_nothing_is_taken_while_a_job_is_at_work_and_none_begins_meanwhile(repo:
     gone = batch(data, 1, (0, 1), {"g": "0" * 64})
     lasting = [runs.begin(data, kind, {"n": kind}, NOW) for kind in ("stream", "serve", "watch", "replay", "demo")]
     at_work = runs.begin(data, "train", {"n": 2}, NOW)
-    with pytest.raises(TandemError, match=f"train run {at_work.id} is under way"):
+    with pytest.raises(TandemError, match=f"train run {at_work.id} is running"):
         vacuum(repo, NOW, 30 * DAY, keep=0)
     assert names(vacuum(repo, NOW, 30 * DAY, keep=0, dry_run=True)) == {gone}
     at_work.save(status="complete")

@@ -157,7 +157,7 @@ def record_format(source: EventSource, kafka: KafkaSettings, name: str | None = 
     name = name or kafka.format_of(source.name)
     made = FORMATS.load(name)
     if not (isinstance(made, type) and issubclass(made, RecordFormat)):
-        raise ConfigError(f"record format {name!r}: {made!r} is no class below RecordFormat; repair the package that brings it")
+        raise ConfigError(f"record format {name!r}: {made!r} is not a subclass of RecordFormat; fix the package that provides it")
     if source.needs_origin and "origin" not in inspect.signature(made.decode).parameters:
         raise ConfigError(
             f"record format {name!r} knows payloads alone, but fields of source {source.name!r} stand in keys, headers or times of records;"

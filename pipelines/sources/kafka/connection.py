@@ -171,7 +171,7 @@ class KafkaConnection:
         how = f" by {self.options['security_protocol']}" if secure else ""
         what = "kafka.bootstrap_servers" + (", sasl_* and ssl_*" if secure else "")
         why = "" if client is None or client._manager.problem is None else f" ({client._manager.problem})"
-        return BrokerAway(f"no answer from Kafka at {self.where()}{how} for {silent:.0f} s{why}; start it, or correct {what}")
+        return BrokerAway(f"no response from Kafka at {self.where()}{how} for {silent:.0f} s{why}; start it, or correct {what}")
 
     def where(self) -> str:
         """The configured brokers, for messages."""
@@ -238,4 +238,4 @@ def _done(future: Future, until: float) -> bool:
 
 def refused(what: str) -> ConfigError:
     """The error for a broker that knows us and says no."""
-    return ConfigError(f"the Kafka broker refuses to let us {what}; correct kafka.sasl_* and the user's rights (ACLs)")
+    return ConfigError(f"the Kafka broker denied permission to {what}; correct kafka.sasl_* or the user's ACLs")

@@ -162,5 +162,5 @@ def failed(error: Exception, what: str, options: Mapping[str, Any]) -> Exception
     if isinstance(error, _TOO_LARGE):
         return LetterRefused(f"{what}: a record is larger than the topic takes; raise its max.message.bytes")
     if isinstance(error, kafka_errors.RetriableError):
-        return BrokerAway(f"{what}: no answer from Kafka at {','.join(options['bootstrap_servers'])} ({type(error).__name__})")
+        return BrokerAway(f"{what}: no response from Kafka at {','.join(options['bootstrap_servers'])} ({type(error).__name__})")
     return StoreError(f"{what}: {error!r}; see the broker's log")

@@ -64,7 +64,7 @@ def client_options(kafka: KafkaSettings, data: Path) -> dict[str, Any]:
     if not servers:
         found = running(data)
         if found is None:
-            raise ConfigError("kafka.bootstrap_servers is empty and no local broker runs; name the brokers or start one with 'tandem up'")
+            raise ConfigError("kafka.bootstrap_servers is empty and no local broker is running; set it, or start a broker with 'tandem up'")
         servers, own = [found], password_of(layout.services(data) / "kafka")
     for server in servers:
         if not server.rpartition(":")[2].isdigit():

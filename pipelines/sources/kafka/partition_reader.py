@@ -154,7 +154,7 @@ class KafkaPartitionReader(PartitionReader):
                         part.held = decode(bytes(found.records or b""), offset, aborted)
                     except DamagedLog as error:
                         where = f"{topic}/{partition}"
-                        line = f"{where}: {error}; leave it out with: tandem stream skip {where}/{max(error.first, offset)} --reason '...'"
+                        line = f"{where}: {error}; skip it with: tandem stream skip {where}/{max(error.first, offset)} --reason '...'"
                         raise DamagedLog(line, max(error.first, offset), error.following) from None
                     if part.held.next_offset > offset or fresh:
                         part.epoch = part.held.epoch if part.held.epoch >= 0 else part.epoch

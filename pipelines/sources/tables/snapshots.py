@@ -107,7 +107,7 @@ def _reader(source: EventSource) -> TableReader:
     assert source.table is not None
     found: Any = TABLES.load(source.table.kind)
     if not (isinstance(found, type) and issubclass(found, TableReader)):
-        raise ConfigError(f"table {source.table.kind!r}: {found!r} is no class below TableReader; repair the package that brings it")
+        raise ConfigError(f"table {source.table.kind!r}: {found!r} is not a subclass of TableReader; fix the package that provides it")
     return found(source.name, source.table)
 
 

@@ -67,7 +67,7 @@ class _DirectJob(EngineJob):
     def error(self) -> str:
         """What the pipeline raised, or what did not answer."""
         if self.failed is None:
-            return f"the broker did not answer for {', '.join(self._away())}"
+            return f"the broker did not respond for {', '.join(self._away())}"
         text = str(self.failed)
         return cause(text) or (text.splitlines() or [type(self.failed).__name__])[0]
 

@@ -35,7 +35,7 @@ def check_flags(master: str | None, worker_pool: str | None, savepoint: str | No
     if savepoint and master is None:
         raise ConfigError(
             f"--savepoint {savepoint}: the embedded Flink ignores savepoints; give --flink-master host:port,"
-            " or leave it out: the stream goes on from its own checkpoint"
+            " or leave it out: the stream resumes from its own checkpoint"
         )
     if master is not None and not re.fullmatch(r"[^\s:/]+:\d+", master):
         raise ConfigError(f"--flink-master {master}: write host:port of the cluster's REST interface, such as localhost:8081")
@@ -46,7 +46,7 @@ def check_flags(master: str | None, worker_pool: str | None, savepoint: str | No
             " or give --worker-command tandem-worker, which they start themselves"
         )
     if worker_pool and worker:
-        raise ConfigError(f"--worker-command {worker} and --worker-pool {worker_pool} are two ways to one thing; leave one of them out")
+        raise ConfigError(f"--worker-command {worker} and --worker-pool {worker_pool} are alternatives; remove one of them")
     if worker and master is None:
         raise ConfigError(f"--worker-command {worker} goes with --flink-master; the embedded Flink starts its own")
     if worker_pool and master is None:
@@ -109,12 +109,12 @@ class Cluster:
     def cancel_jobs(self, name: str, say: Callable[[str], None] = lambda line: None) -> None:
         """Cancel all jobs called ``name`` and wait until they have ended. Raises TandemError when they do not."""
         for job in self.jobs(name):
-            say(f"job {job['jid']} of this stream still runs at {self.master}; it is cancelled")
+            say(f"job {job['jid']} of this stream still runs at {self.master}; cancelling it")
             self.ask("PATCH", f"jobs/{job['jid']}?mode=cancel")
         until = time.monotonic() + _SECONDS_TO_CANCEL
         while left := self.jobs(name):
             if time.monotonic() > until:
-                raise TandemError(f"job {left[0]['jid']} at {self.master} does not end; cancel it there, then start again")
+                raise TandemError(f"job {left[0]['jid']} at {self.master} does not stop; cancel it there, then start again")
             time.sleep(0.2)
 
     def stop_with_savepoint(self, name: str, seconds: float = 120.0) -> str:

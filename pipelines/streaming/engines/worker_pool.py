@@ -157,9 +157,9 @@ class WorkerPool:
             if self._closed or self._workers.pop(who, None) is not worker:
                 return
             if served or code == 0:  # code 0: the runner hung up
-                line = f"an SDK worker ended by {how}; the engine starts another and goes back to its last checkpoint" if code else ""
+                line = f"an SDK worker ended by {how}; the engine starts another and resumes from its last checkpoint" if code else ""
             elif number < _MOST_STARTS:
-                line = f"an SDK worker ended by {how} while it started; another takes its place"
+                line = f"an SDK worker ended by {how} while it started; starting another"
                 try:
                     self._start(who, number + 1)
                 except (ConfigError, OSError) as error:

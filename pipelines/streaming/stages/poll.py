@@ -178,7 +178,7 @@ class Poll(beam.DoFn):
             expected, present = self.spec.topics.get(source.name), self.reader.identity(source.topic)
             if expected and present != expected:
                 raise DataError(
-                    f"topic {source.topic!r} was deleted and made anew while the stream ran; its offsets mean other records now:"
+                    f"topic {source.topic!r} was recreated while the stream was running; its offsets now refer to other records:"
                     " start with --from-run of a batch run that holds what came before"
                 )
             self.same.add(source.name)
@@ -190,7 +190,7 @@ class Poll(beam.DoFn):
         before, present = self.spec.start.topics.get(source.name), self.spec.topics.get(source.name)
         if before and present and before != present:
             raise DataError(
-                f"topic {source.topic!r} was deleted and made anew since the last run; its offsets mean other records now:"
+                f"topic {source.topic!r} was recreated since the last run; its offsets now refer to other records:"
                 " start with --from-run of a batch run that holds what came before"
             )
         found = self.spec.start.offsets.get(source.name, {}).get(partition)

@@ -98,4 +98,4 @@ class PollReports:
         """It answered."""
         self.reasons.pop(key, None)
         if key in self.silent:
-            self.job_state.say(f"{key}: the broker answers again after {time.monotonic() - self.silent.pop(key):.0f} s")
+            self.job_state.say(f"{key}: the broker responds again after {time.monotonic() - self.silent.pop(key):.0f} s")

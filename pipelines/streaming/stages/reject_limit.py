@@ -41,25 +41,25 @@ class RejectLimit:
         recent, recent_bad, recent_late = at.recent + n, at.recent_bad + bad, at.recent_late + too_late
         enough = recent >= min(stream.reject_window, _FEWEST)
         many_late = (enough or recent_late >= _LATE) and recent_late > stream.max_late_share * recent
-        came_late = f"{recent_late} of the last {recent} records came too late to count"
+        came_late = f"{recent_late} of the last {recent} records were too late"
         if at.paused != "resumed" and enough and recent_bad > stream.max_reject_share * recent:
             most = checked.reasons.drop_null().value_counts().to_pylist()
             why = max(most, key=lambda c: c["counts"])["values"] if most else "none in this poll"
             at.paused = (
                 f"{where} is paused at offset {at.next}: {recent_bad} of the last {recent} records were rejected, most now: {why};"
-                " fix the producer or the contract and restart, or take them as dead letters with 'tandem stream resume'"
+                " fix the producer or the contract and restart, or accept them as dead letters with 'tandem stream resume'"
             )
         elif at.paused != "resumed" and many_late and stream.pause_when_late:
             at.paused = (
                 f"{where} is paused at offset {at.next}: {came_late};"
-                " look for a clock that runs ahead, or let them go to the late log with 'tandem stream resume'"
+                " check for a producer whose clock is ahead, or send them to the late log with 'tandem stream resume'"
             )
         if at.paused and at.paused != "resumed":
             self.job_state.say(at.paused)
             if not self.resumed(key, at):  # may have been asked for before
                 return True
         if many_late:
-            line = f"{where}: {came_late}; look for a clock that runs ahead, or raise allowed_lateness; a batch run counts them"
+            line = f"{where}: {came_late}; check for a producer whose clock is ahead, or raise allowed_lateness; batch runs include them"
             if where not in self.late:
                 self.job_state.say(line)
             if at.paused != "resumed":
@@ -81,5 +81,5 @@ class RejectLimit:
         if at.paused != "resumed" and self.job_state.requested(flag):
             self.job_state.clear(flag)
             at.paused = "resumed"
-            self.job_state.say(f"{key}: going on, rejects and all")
+            self.job_state.say(f"{key}: resumed, rejects become dead letters")
         return at.paused == "resumed"

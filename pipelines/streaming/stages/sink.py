@@ -307,7 +307,7 @@ class StreamSink:
                 f" clock set back? They wait in the row log until it is {instant(latest):%Y-%m-%d %H:%M:%S} UTC"
             )
         if took > _SLOW_SECONDS:
-            self.job_state.say(f"online store is slow: {took:.1f} s for {rows.num_rows} rows of {name}; the stream waits for it")
+            self.job_state.say(f"online store is slow: {took:.1f} s for {rows.num_rows} rows of {name}; the stream is waiting for it")
 
     def _generation(self, counts: _Counts, output: FoldOutput) -> tuple[str, int]:
         """Leave the next generation marker, and restore a store that forgot the one before; what to keep of it in the checkpoint."""
@@ -390,7 +390,7 @@ class StreamSink:
                 self._report(shard, waiting_for=what)
                 continue
             if since:
-                self.job_state.say(f"shard {shard} goes on: {what} is back after {time.monotonic() - since:.1f} s, nothing was dropped")
+                self.job_state.say(f"shard {shard} continues: {what} is back after {time.monotonic() - since:.1f} s, nothing was dropped")
                 self._report(shard)
             elif time.monotonic() - counts.reported >= _REPORT_SECONDS:
                 self._report(shard)  # many calls may follow on each other, as when a store is given all rows again
@@ -401,9 +401,7 @@ class StreamSink:
         while (left := until - time.monotonic()) > 0:
             time.sleep(min(left, _LOOK_SECONDS))
             if self._closed.is_set() or self.job_state.requested("stop") or self.job_state.failure() is not None:
-                raise StopRequested(
-                    f"stopped while the {what} was away: what it was to take is not counted as done and comes again at the next start"
-                )
+                raise StopRequested(f"stopped while the {what} was unavailable: undelivered data is delivered again at the next start")
 
     def _report(self, shard: int, waiting_for: str = "") -> None:
         counts = self._counts[shard]

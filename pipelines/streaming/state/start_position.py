@@ -190,7 +190,7 @@ def with_saved_tiles(
             named, wrong = [], [str(error)]
         else:
             named, head, wrong = usable(store, groups, number, shards, named)
-            wrong = [f"{line}; {'going on from those before' if named else 'reading the topics again'}" for line in wrong]
+            wrong = [f"{line}; {'continuing from the previous ones' if named else 'reading the topics again'}" for line in wrong]
         for line in wrong:
             job_state.say(line)
         if not named:
@@ -220,7 +220,7 @@ def check_same_definitions(repo: Repo, checkpoints: Checkpoints) -> None:
                 what = "was redefined" if made_of and name in present else "was added" if name in present else "was removed"
                 raise DataError(
                     f"group {name!r} {what} since the stream's checkpoint, which says nothing about the present one; run 'tandem batch'"
-                    " and 'tandem apply', then start with --anew --from-run latest (or --anew alone: from the beginning of the topics)"
+                    " and 'tandem apply', then start with --anew --from-run latest (or only --anew: from the beginning of the topics)"
                 )
 
 
