@@ -150,13 +150,15 @@ def promote(
         told = decision.to_dict()
         metrics = decision.evaluation.metrics() if decision.evaluation is not None else {}
         run.save(metrics=metrics, **told)
-        outcome = "refused" if decision.missed and not force else "would be promoted" if dry_run else "promoted"
+        refused = bool(decision.missed) and (decision.damaged or not force)
+        outcome = "refused" if refused else "would be promoted" if dry_run else "promoted"
         if outcome == "promoted":
             done = registry.promote(loaded, decision, datetime.now(UTC), reason=reason or "", forced=force, run=run.id)
             told["challenger"] = done.challenger
         act.outcome = outcome
-        run.save(outcome=outcome, **({"forced": True, "reason": reason} if decision.missed and force else {}))
-    result = {"run": run.id, "outcome": outcome, "forced": bool(decision.missed and force), **told}
+        forced = bool(decision.missed) and not refused
+        run.save(outcome=outcome, **({"forced": True, "reason": reason} if forced else {}))
+    result = {"run": run.id, "outcome": outcome, "forced": forced, **told}
     if json_:
         show(result, True)
     elif decision.checks:
@@ -167,7 +169,8 @@ def promote(
         steps.say(f"failed: {line}")
     if outcome == "refused":
         stays = "there is no champion" if candidate.champion is None else f"version {candidate.champion} stays champion"
-        screen.print(f"version {candidate.version} is not promoted; {stays}. To promote anyway: --force --reason '...'")
+        further = "A damaged version cannot be forced" if decision.damaged else "To promote anyway: --force --reason '...'"
+        screen.print(f"version {candidate.version} is not promoted; {stays}. {further}")
         raise typer.Exit(REFUSED)
     before = f" (was: {candidate.champion})" if candidate.champion is not None else ""
     steps.say(f"version {candidate.version} {'is now champion' if outcome == 'promoted' else outcome}{before}")
@@ -198,10 +201,12 @@ def rollback(
     about = {"model": chosen.name, "version": target, "champion": champion}
     with _guarded(loaded, "rollback", about, reason, force) as act, recorded(loaded, "rollback", params=about) as run:
         try:
-            unfit = registry.misfit(loaded, read_spec(loaded.data, chosen.name, target))
+            spec = read_spec(loaded.data, chosen.name, target)
+            damaged = registry.damage(loaded.data, spec)
+            unfit = damaged or registry.misfit(loaded, spec)
         except TandemError as e:
-            unfit = str(e)
-        refused = bool(unfit) and not force
+            damaged = unfit = str(e)
+        refused = bool(damaged) or (bool(unfit) and not force)
         if not refused:
             details: dict[str, Any] = {"reason": reason, **({"forced": True, "missed": [unfit]} if unfit else {}), "run": run.id}
             registry.rollback(loaded, chosen.name, champion, target, datetime.now(UTC), details)
@@ -210,7 +215,7 @@ def rollback(
     result = {"run": run.id, "model": chosen.name, "version": target, "before": champion, "refused": unfit if refused else ""}
     show(result, json_)
     if refused:
-        further = "choose another former champion with --to, or use --force --reason '...'"
+        further = "choose another former champion with --to" + ("" if damaged else ", or use --force --reason '...'")
         screen.print(f"not rolled back, version {champion} stays champion: {unfit}; {further}", markup=False)
         raise typer.Exit(REFUSED)
     steps.say(f"version {target} is champion again (was: {champion})")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from pipelines.lake import layout
@@ -15,11 +16,12 @@ from pipelines.registry.alias_file import MovedError, change, current, model_fol
 from pipelines.training.definition import Model
 from serving.aliases import Aliases
 from serving.errors import ModelError
-from serving.models import ModelSpec
+from serving.model_files import check_model_files
+from serving.models import MODEL_FILES, ModelSpec
 from serving.settings import ServingSettings
 from transforms.errors import DataError, TandemError
 
-__all__ = ["Candidate", "Decision", "candidate_for", "decide", "misfit", "promote", "rollback", "rollback_to"]
+__all__ = ["Candidate", "Decision", "candidate_for", "damage", "decide", "misfit", "promote", "rollback", "rollback_to"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Decision:
     missed: tuple[str, ...]
     notes: tuple[str, ...]
     evaluation: Evaluation | None
+    damaged: bool = False
+    """No server could load it: nothing can force it."""
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able form."""
@@ -55,11 +59,26 @@ class Decision:
         }
 
 
+def damage(data: Path, spec: ModelSpec) -> str:
+    """Why a version cannot be loaded, whatever is applied: its files are not those that were pushed. Empty: they are. Reads all of them."""
+    folder, what = model_folder(data, spec.name) / str(spec.version), f"model {spec.name!r} version {spec.version}"
+    if not any((folder / name).is_file() for name in MODEL_FILES):
+        return f"{what}: there is no {' or '.join(MODEL_FILES)}; push it again"
+    try:
+        check_model_files(folder, spec.raw, what)  # the server's own question
+    except ModelError as e:
+        return str(e)
+    return ""
+
+
 def misfit(repo: Repo, spec: ModelSpec) -> str:
-    """Why the server would not serve a model now: its graphs are not those of the online rows, or a feature is gone. Empty: it would."""
+    """Why the server would not serve a version now: it is damaged (:func:`damage`), its graphs are not those of the online rows, or a
+    feature does not exist any longer. Empty: it would."""
     from serving.dataplane import Dataplane
 
     data = repo.data
+    if found := damage(data, spec):
+        return found
     plane = Dataplane(ServingSettings(feature_repo=repo.path, models=layout.models(data), graphs=layout.graphs(data)))
     plane.features.refresh()
     try:
@@ -90,6 +109,8 @@ def decide(repo: Repo, model: Model, candidate: Candidate, say: Callable[[str], 
     the same rows that neither was trained on, and in every slice that has enough of them."""
     out: list[str] = []
     notes: list[str] = []
+    if broken := damage(repo.data, candidate.spec):
+        return Decision(candidate, (), (f"the server would refuse it: {broken}",), (), None, damaged=True)
     unfit = misfit(repo, candidate.spec)
     if unfit:
         out.append(f"the server would refuse it: {unfit}")
@@ -127,9 +148,9 @@ def decide(repo: Repo, model: Model, candidate: Candidate, say: Callable[[str], 
 
 def promote(repo: Repo, decision: Decision, now: datetime, *, reason: str = "", forced: bool = False, run: str = "") -> Aliases:
     """Make the version champion. Raises MovedError if the champion is not the one any more that it was compared with, DataError if the
-    decision says no and it is not ``forced``."""
+    decision says no and it is not ``forced``, or the version is damaged."""
     candidate = decision.candidate
-    if decision.missed and not forced:
+    if decision.missed and (decision.damaged or not forced):
         raise DataError(f"version {candidate.version} is not promoted: {'; '.join(decision.missed)}")
 
     def move(found: Aliases) -> tuple[int | None, int | None]:

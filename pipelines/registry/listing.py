@@ -12,6 +12,7 @@ from pipelines.registry.alias_file import current, model_folder, models_of, vers
 from pipelines.registry.scores import evaluations_of
 from serving.aliases import ALIASES, Aliases
 from serving.errors import ModelError
+from serving.model_files import check_model_files
 
 __all__ = ["ListedModel", "ListedVersion", "list_models", "spec_of", "state_of"]
 
@@ -100,10 +101,15 @@ def spec_of(folder: Path) -> dict[str, Any]:
 
 
 def state_of(folder: Path, spec: dict[str, Any], applied: dict[str, str]) -> str:
-    """``fits``, ``other graph of ...``, ``damaged`` or ``withdrawn`` (its folder is gone)."""
+    """``fits``, ``other graph of ...``, ``damaged`` (a file is missing, added or changed since the push; all are read) or ``withdrawn``
+    (its folder is gone)."""
     if not folder.is_dir():
         return "withdrawn"
     if not spec or not any((folder / name).is_file() for name in ("saved_model.pb", "model.onnx")):
+        return "damaged"
+    try:
+        check_model_files(folder, spec, folder.name)
+    except ModelError:
         return "damaged"
     odd = [view for view, p in spec.get("fingerprints", {}).items() if applied.get(view, p) != p]
     return f"other graph of {', '.join(odd)}" if odd else "fits"

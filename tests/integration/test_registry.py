@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -227,14 +227,53 @@ def test_a_damaged_aliases_file_is_told_and_mended_by_a_promotion(world: World) 
     assert world.aliases() == (1, None)
 
 
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "bytes changed": (lambda f: _flip(f / "saved_model.pb"), "saved_model.pb is not the file that was pushed"),
+    "file missing": (lambda f: (f / "variables" / "variables.index").unlink(), "variables/variables.index is missing"),
+    "file added": (lambda f: (f / "assets").mkdir(exist_ok=True) or (f / "assets" / "x").touch(), "assets/x was not pushed with it"),
+    "model missing": (lambda f: (f / "saved_model.pb").unlink(), "there is no saved_model.pb or model.onnx"),
+}
+
+
+def _flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_damaged_version_becomes_champion_by_nothing(world: World, how: str) -> None:
+    """Neither by promotion nor by rollback, nor by force: no server could load it. And a damaged champion holds no good version up."""
+    for version in (1, 2, 3):
+        world.push(version, "good")
+    world.json("promote", "--version", "2")
+    change, said = DAMAGE[how]
+    for version in (1, 3):
+        change(world.folder / str(version))
+    force = ("--force", "--reason", "now")
+    for words in ((), force):
+        told = world.json("promote", "--version", "3", *words, code=3)
+        assert len(told["missed"]) == 1 and f"version 3: {said}" in told["missed"][0] and not told["forced"]
+        told = world.json("rollback", *words, code=3)
+        assert f"version 1: {said}" in told["refused"]
+    assert world.aliases() == (2, 3)
+    assert "--force" not in world.tandem("rollback", code=3).output
+    states = {v["version"]: v["state"] for v in world.json("models")["models"][0]["versions"]}
+    assert states == {1: "damaged", 2: "fits", 3: "damaged"}
+    change(world.folder / "2")
+    world.push(4, "good")
+    told = world.json("promote", "--version", "4")
+    assert told["outcome"] == "promoted" and "champion version 2 can no longer be served" in told["notes"][0] and said in told["notes"][0]
+
+
 def test_what_cannot_be_judged_is_refused_in_one_line(world: World) -> None:
     world.push(1, "good", training_set="gone")
     world.push(2, "good", training_set="gone")
     told = world.json("promote", code=3)
-    assert "it cannot be evaluated: model 'slow_parcels': the training set of version 2, 1 is gone" in told["missed"][0]
+    assert "it cannot be evaluated: model 'slow_parcels': the training set of version 2, 1 no longer exists" in told["missed"][0]
     world.push(3, "good")
     told = world.json("promote", "--dry-run")
-    assert "the training set of version 1 is gone" in told["notes"][0]
+    assert "the training set of version 1 no longer exists" in told["notes"][0]
     assert "has no version 9" in str(world.tandem("promote", "--version", "9", code=1).exception)
     assert isinstance(world.tandem("promote", "--model", "nobody", code=1).exception, TandemError)
     assert "go together" in str(world.tandem("evaluate", "--start", "2024-05-02", code=1).exception)
