@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import Annotated
 
@@ -29,6 +30,7 @@ CHANGES = 2
 
 
 def plan(
+    context: typer.Context,
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
     start: StartOption = None,
@@ -58,7 +60,18 @@ def plan(
     if json_:
         show(to_dict(made), True)
     else:
-        for line in lines(made):
+        for line in lines(made, _given(context, repo=repo, data=data)):
             write(line)
     if detailed_exitcode and made.changes:
         raise typer.Exit(CHANGES)
+
+
+def _given(context: typer.Context, **values: object) -> str:
+    """What of these options stood on the command line, for the commands that are proposed: they can be copied as they are."""
+    words = (("--" + name, str(value)) for name, value in values.items() if _on_command_line(context, name))
+    return shlex.join([word for pair in words for word in pair])
+
+
+def _on_command_line(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

@@ -15,7 +15,7 @@ from pipelines.project.repository import Repo
 
 __all__ = ["NEW", "PERHAPS", "SAME", "BatchPlan", "Expected", "GroupPlan", "ModelPlan", "Plan"]
 
-SAME, NEW, PERHAPS = "the same", "a new one", "perhaps a new one"
+SAME, NEW, PERHAPS = "the same", "new", "perhaps new"
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ FORMAT = 1
 """The format of :func:`to_dict`; rises when a field changes its meaning."""
 
 
-def lines(plan: Plan) -> Iterator[str]:
-    """Line by line, the summary last."""
+def lines(plan: Plan, options: str = "") -> Iterator[str]:
+    """Line by line, the summary last. ``options``: what each command to run is given besides, such as ``--repo shop``."""
     for g in plan.groups:
         yield from _group(g)
     for b in plan.batches:
@@ -35,7 +35,7 @@ def lines(plan: Plan) -> Iterator[str]:
         yield from _block("Feast", ["its registry cannot be read here; run 'feast plan' in the repository to see what apply changes"])
     else:
         yield from _block("Feast, on apply", (f"{c.sign} {c.kind} {c.name}{f': {c.words}' if c.words else ''}" for c in plan.feast))
-    yield from _block("To run, in this order", plan.commands)
+    yield from _block("To run, in this order", (f"{command} {options}".rstrip() for command in plan.commands))
     yield summary(plan)
 
 
@@ -78,9 +78,9 @@ def _group(g: GroupPlan) -> Iterator[str]:
         reason, _, name = what.partition("/")
         yield f"    {n:,} events of {j.run.id if j.run else ''} were rejected ({reason} {name}); 'tandem batch --pinned' includes them"
     if g.recomputed:
-        yield f"    will be {_expected(g.rows, 'rows')}{_size(g.bytes)}; its graph: {g.graph}"
+        yield f"    will have {_expected(g.rows, 'rows')}{_size(g.bytes)}; its graph: {g.graph}"
     elif j.pending and j.run is not None:
-        yield f"    its rows and graph {g.fingerprint[:12] if g.fingerprint else ''} are there, of {j.run.id}; not applied yet"
+        yield f"    its rows and graph {g.fingerprint[:12] if g.fingerprint else ''} exist, from {j.run.id}; not applied yet"
     yield ""
 
 
@@ -107,7 +107,7 @@ def _verdict(g: GroupPlan) -> str:
 
 def _expected(e: Expected | None, what: str, of: bool = True) -> str:
     if e is None or e.number is None:
-        return f"{what}, number unknown ({e.of if e is not None and e.of else 'no run to estimate from'})"
+        return f"an unknown number of {what} ({e.of if e is not None and e.of else 'no run to estimate from'})"
     return f"{'' if e.exact else 'about '}{e.number:,} {what}" + (f" (from {e.of})" if of and e.of and not e.exact else "")
 
 

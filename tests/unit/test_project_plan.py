@@ -333,6 +333,8 @@ def test_the_command_writes_nothing_and_says_by_its_exit_code_whether_there_are_
     found = json.loads(done.stdout)
     assert found["format"] == 1 and found["summary"]["recomputed"] == ["shop_orders"] and found["summary"]["change"] == 1
     assert found["groups"][0]["changes"][0]["what"] == "aggregate count: window 7d added"
+    done = tandem(*words)
+    assert f"    tandem apply --repo {made.folder}\n" in done.stdout, "a command can be run as it stands"
 
 
 def test_what_cannot_be_planned_is_one_line(shop: Shop) -> None:
