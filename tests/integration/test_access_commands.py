@@ -191,7 +191,7 @@ def test_without_the_role_nothing_changes_and_one_line_says_so(command: Any) -> 
         before = world.state()
         told = world.run(*words, "--reason", WHY)
         assert told.code == 1 and len(told.lines) == 1, told
-        assert f"{user()} may not {lacking}" in told.lines[0] and "tandem.yaml" in told.lines[0]
+        assert f"{user()} is not allowed to {lacking}" in told.lines[0] and "tandem.yaml" in told.lines[0]
         assert world.state() == before and not done(world)
         last = world.entries()[-1]
         assert (last["action"], last["outcome"], last["why"], last["who"]) == (action, "denied", WHY, user())

@@ -192,7 +192,7 @@ def test_a_row_that_is_no_longer_there_is_said(changing):
 
 
 @pytest.mark.parametrize(
-    ("request_id", "row", "line"), [("nope", 0, "has no answer to request 'nope'"), ("r-1", 7, "has no row 7; it has 0")]
+    ("request_id", "row", "line"), [("nope", 0, "has no response for request 'nope'"), ("r-1", 7, "has no row 7; it has 0")]
 )
 def test_what_is_not_in_the_log(world, changing, request_id, row, line):
     answer(changing)

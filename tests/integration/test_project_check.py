@@ -51,7 +51,7 @@ def test_a_fresh_repository_is_right(tmp_path: Path) -> None:
     before = sorted(p for p in folder.rglob("*") if p.suffix != ".pyc" and p.name != "__pycache__")
     found, said = check(folder, rows=True)
     assert found == []
-    assert "source payments: 300 events taken, rejected: none" in said
+    assert "source payments: 300 events accepted, rejected: none" in said
     assert said[-1] == "preprocessing of card_activity, terminal_activity runs on 100 rows"
     assert any(line.startswith("model 'card_fraud': ") for line in said)
     assert sorted(p for p in folder.rglob("*") if p.suffix != ".pyc" and p.name != "__pycache__") == before
@@ -173,4 +173,4 @@ def test_what_was_right_is_kept_while_all_that_it_follows_from_is_the_same(tmp_p
     again()
     _, traced, said = again()
     assert traced == everything
-    assert any(line.startswith("preprocessing of card_activity is asked anew each time: preprocessing.py, line ") for line in said)
+    assert any(line.startswith("preprocessing of card_activity is checked again each time: preprocessing.py, line ") for line in said)

@@ -165,10 +165,10 @@ def test_up_status_down_by_the_command_line(data):
     store.close()
 
     code, _, said = ran("up", data=data)
-    assert code == 0 and f"kafka runs already on {bootstrap}" in said
+    assert code == 0 and f"kafka is already running on {bootstrap}" in said
 
     code, _, said = ran("down", data=data)
-    assert code == 0 and f"kafka on {bootstrap} is stopped" in said and "redis on" in said
+    assert code == 0 and f"stopped kafka on {bootstrap}" in said and "redis on" in said
     assert local_kafka.running(data) is None and local_redis.running(data) is None
     assert not processes(data)
 
@@ -266,7 +266,7 @@ def test_two_ups_at_once_make_one_broker(data):
     both = [tandem("up", data=data) for _ in range(2)]
     said = [" ".join(process.communicate(timeout=120)[1].split()) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    assert sum("kafka runs on" in line for line in said) == sum("kafka runs already on" in line for line in said) == 1, said
+    assert sum("kafka runs on" in line for line in said) == sum("kafka is already running on" in line for line in said) == 1, said
     assert sum(" kafka.Kafka " in line for line in processes(data).values()) == 1
 
 

@@ -161,7 +161,7 @@ def test_which_services_there_are_and_what_they_read_is_told_to_none_who_may_not
         assert [told[s][0] for s in ("delay", "lost", "gone", "twice", "secret")] == [200, 404, 404, 422, 404]
         assert "unknown feature 'vanished' of view 'origin_traffic'" in told["lost"][1] and "'delay'" in told["secret"][1]
         # The form of "delay" is known since "all" asked.
-        refused = "'model' lacks a scope for what feature service 'NAME' reads, or there is no such service; ask whoever runs this server"
+        refused = "'model' lacks a scope for what feature service 'NAME' reads, or there is no such service; ask the server's operator"
         assert {said("model", service) for service in (*services, "secret")} == {(403, f"{refused} for it")}
         assert len({said("one", service) for service in (*services, "secret")}) == 1
         # Whoever may read a service's views is told what is wrong, and of other views nothing.

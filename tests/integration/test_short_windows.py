@@ -91,4 +91,4 @@ def test_a_contract_that_accepts_more_meanwhile_is_no_defect_of_the_stream(tmp_p
     assert after.verdict == "proven" and after.values["equal"] == after.values["compared"] > before.values["compared"]
     refused = len({n for n in range(40) if n % 4 == 0} | {n for n in range(70) if n % 7 == 0})
     (line,) = [line for line in after.notices if "dead letters" in line]
-    assert line.startswith(f"{refused} events of orders were dead letters by the contract of then") and "'tandem dlq replay'" in line
+    assert line.startswith(f"{refused} events of orders were dead letters under the earlier contract") and "'tandem dlq replay'" in line

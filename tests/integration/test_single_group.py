@@ -60,7 +60,7 @@ def test_an_unknown_group_is_named_with_those_that_are_there(tmp_path: Path) -> 
 def test_a_part_is_checked_alone(tmp_path: Path) -> None:
     world = Orders(tmp_path)
     world.log([order("o1", "10:02")])
-    for parts, said in ((["contracts"], "source orders: 1 event taken, rejected: none"), (["models"], "0 feature services")):
+    for parts, said in ((["contracts"], "source orders: 1 event accepted, rejected: none"), (["models"], "0 feature services")):
         lines: list[str] = []
         assert check_project(world.repo().only(["city_orders"]), lines.append, parts=parts) == []
         assert lines == [said]

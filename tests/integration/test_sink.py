@@ -305,7 +305,7 @@ def test_a_stop_request_ends_the_wait_and_the_output_comes_again(tmp_path: Path)
         world.control.request("stop")
         thread.join(30)
         assert [type(e) for e in errors] == [StopRequested]
-        assert "comes again at the next start" in str(errors[0])
+        assert "delivered again at the next start" in str(errors[0])
         assert world.control.failure() is None, "a stop is no failure"
         assert world.control.load_checkpoints()[0]["shard"] == STEPS - 2
         deliver.close()

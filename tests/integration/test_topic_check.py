@@ -81,7 +81,7 @@ def test_fields_that_stand_nowhere_and_what_the_contract_says(tmp_path: Path) ->
         " and correct path= or drop the field",
         "source visits: field tenant is null in all of 40 events read: look whether anything stands in header 'x-tenent', and correct path="
         " or drop the field",
-        "topic web.visits: of the newest 43 records 40 events taken, rejected: 1 malformed, 1 of no event, 1 tombstones",
+        "topic web.visits: of the newest 43 records 40 events accepted, rejected: 1 malformed, 1 of no event, 1 tombstones",
     ]
 
 
@@ -90,7 +90,7 @@ def test_the_newest_records_of_every_partition_are_looked_at(tmp_path: Path, mon
     world = make_world(tmp_path, "web.visits", VISITS)
     world.send([*visits(range(100), user={"countrycode": "NO"}), *visits(range(100, 160))])
     said, _ = checked(world)
-    assert said[-1] == "topic web.visits: of the newest 50 records 50 events taken, rejected: none"
+    assert said[-1] == "topic web.visits: of the newest 50 records 50 events accepted, rejected: none"
     assert "'user.country_code', where something does" in said[0], "older ones had it"
 
 
@@ -137,7 +137,7 @@ def test_a_source_is_judged_by_the_records_that_are_for_it(tmp_path: Path, rest:
     said, problems = checked(world)
     n = 20 + sum(rest.values())
     if taken:
-        assert (said, problems) == ([f"topic web.visits: of the newest {n} records 0 events taken, {told}"], [])
+        assert (said, problems) == ([f"topic web.visits: of the newest {n} records 0 events accepted, {told}"], [])
     else:
         assert (said, problems) == ([], [f"source 'visits': its contract accepts none of the newest {n} records of web.visits ({told})"])
 
@@ -164,7 +164,7 @@ def test_records_of_a_schema_registry(tmp_path: Path) -> None:
     assert said == [
         "source clicks: field country is null in all events: there is nothing at 'who.country'; write path='who.Country', where something"
         " does",
-        "topic web.clicks: of the newest 30 records 30 events taken, rejected: none",
+        "topic web.clicks: of the newest 30 records 30 events accepted, rejected: none",
     ]
 
 

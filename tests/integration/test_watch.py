@@ -405,7 +405,7 @@ def test_promotion_is_asked_for(tmp_path: Path, clock: Clock) -> None:
     assert world.commands() == ["labels", "monitor", "batch", "train"] and champion(world.data) == 1
     (run,) = world.runs("retrain")
     assert (run["status"], run["outcome"], run["version"]) == ("complete", "pushed", 2)
-    assert "'tandem promote --model flights --version 2' judges it" in run["detail"]
+    assert "'tandem promote --model flights --version 2' evaluates it" in run["detail"]
     watcher.round()
     assert world.commands().count("train") == 1
 

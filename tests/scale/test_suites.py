@@ -86,7 +86,7 @@ def test_what_cannot_be_checked_is_one_line(shop: Path, tmp_path: Path) -> None:
         (("--suite", tmp_path / "broken.py", "--source", "payments"), "broken.py, line 1: ZeroDivisionError"),
         (("--suite", tmp_path / "none.json", "--source", "payments"), "is not a Great Expectations suite"),
         (("--suite", tmp_path / "away.json", "--source", "payments"), "cannot be read"),
-        (("--suite", suite(tmp_path / "s.json", CARDS)), "name one of fraud_reports, payments by --source"),
+        (("--suite", suite(tmp_path / "s.json", CARDS)), "give --source with one of fraud_reports, payments"),
         (("--suite", suite(tmp_path / "s.json", CARDS), "--source", "none"), "'none' is none of fraud_reports, payments"),
         (("--suite", suite(tmp_path / "s.json", CARDS), "--run", "latest"), "name one of card_activity"),
     ):

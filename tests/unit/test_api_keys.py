@@ -111,7 +111,7 @@ def test_scopes() -> None:
     assert not Principal("a", frozenset({"model:*"})).may("admin")
     assert ANYBODY.may("admin") and ANYBODY.may("model", "x")
     for bad in ("models:*", "model:", "model:a b", "*", "admin:*", "view:**", ""):
-        with pytest.raises(ConfigError, match="is no scope"):
+        with pytest.raises(ConfigError, match="is not a scope"):
             checked_scopes([bad], "here")
     with pytest.raises(ConfigError, match="lies in the past"):
         add_key(Path("/nowhere"), "a", ["admin"], NOW, NOW)

@@ -180,7 +180,7 @@ def test_a_repository_that_does_not_answer(lock, tmp_path):
 
 def test_a_settings_file_that_is_no_xml(lock, tmp_path):
     mirror(tmp_path / "home", "<")
-    with pytest.raises(ConfigError, match=r"settings\.xml is no XML"):
+    with pytest.raises(ConfigError, match=r"settings\.xml is not valid XML"):
         jars.classpath("kafka")
 
 

@@ -186,7 +186,7 @@ def test_a_record_is_of_its_kind(tmp_path):
     found = RunStore(tmp_path).find(run.id)
     assert found.as_(BatchRecord).rows == {"fares": 3} and found.record.format == run_records.FORMAT == 1
     assert found.head.range == found.record.range and found.head.parent is None
-    with pytest.raises(DataError, match=f"{run.id} is a batch run; name a train run"):
+    with pytest.raises(DataError, match=f"{run.id} is a batch run; give a train run"):
         found.as_(TrainRecord)
 
 

@@ -112,7 +112,7 @@ def test_a_stop_that_takes_too_long_ends_all_the_same_and_says_what_that_means(w
     world.control.report("poll-s-0", poll(50, stopped=True))
     world.control.request("stop")
     outcome = world.supervisor(lambda n: FakeJob(world), drain_seconds=7).run()
-    assert outcome.code == 0 and "comes again at the next start" in outcome.why
+    assert outcome.code == 0 and "read again at the next start" in outcome.why
     assert 7 <= world.now < 8
 
 
@@ -326,8 +326,8 @@ def test_parts_that_nobody_works_on_are_told_and_in_the_end_a_crash(world):
     world.control.report("partitions-s", {"source": "s", "unread": {"0": 5, "1": 5}})
     world.control.report("poll-s-0", poll(3))
     outcome = world.supervisor(lambda attempt: UnheardJob(world), limit=2).run()
-    assert outcome.code == 1 and "nobody works on partition s/1, shard 0: start a pool for 2 parts" in outcome.why
-    assert world.said[0] == "nobody works on partition s/1, shard 0 after 60 s: start a pool for 2 parts"
+    assert outcome.code == 1 and "no worker reads partition s/1, shard 0: start a pool for 2 parts" in outcome.why
+    assert world.said[0] == "no worker reads partition s/1, shard 0 after 60 s: start a pool for 2 parts"
     assert len([line for line in world.said if "after 60 s" in line]) == 2, "once for each job"
 
 
