@@ -126,7 +126,7 @@ def test_what_is_done_refused_denied_and_failed_is_written_down(tmp_path: Path) 
 def test_where_there_are_roles_each_action_says_why(tmp_path: Path) -> None:
     mine = place(tmp_path, **{user(): ["admin"]})
     for why in ("", "  \n"):
-        with pytest.raises(ConfigError, match="apply requires --reason '...'"), guarded(mine, "apply", "run-1", why):
+        with pytest.raises(ConfigError, match=r"apply requires --reason '\.\.\.'"), guarded(mine, "apply", "run-1", why):
             raise AssertionError("the body never runs")
     with pytest.raises(AccessDenied), guarded(place(tmp_path), "apply", "run-1"):
         raise AssertionError("who may not is told that first")
