@@ -118,7 +118,7 @@ class OnlineFeatures:
         self._plans: tuple[Catalog | None, dict[Any, ReadPlan]] = (None, {})
         self._asides: set[str] = set()
         """What was told of reads that no answer needs: each once."""
-        self.problem = "the feature registry is not read yet"
+        self.problem = "the feature registry has not been read yet"
         """Why there is no catalog, or the last refresh failed; empty when all is well."""
         self.store_problem = ""
         """Why the online store could not be read, until :meth:`connect` finds all of it readable again; empty when all is well."""

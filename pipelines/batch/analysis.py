@@ -296,7 +296,7 @@ def analyze_groups(
         rows = {f: pq.read_metadata(f).num_rows for f in files}
         shares = shares_of(rows, share_rows)
         if not shares:
-            raise GraphError(f"{what} has no feature rows to learn from; run over a range that has events of {group.source.name!r}")
+            raise GraphError(f"{what} has no feature rows to analyze; run over a time range that has events of {group.source.name!r}")
         work[name] = _Work(group, inputs, function, files, shares, sum(rows.values()), what)
     if not work:
         return {name: done[name] for name in groups}

@@ -55,11 +55,13 @@ def erase(
     for note in report.notes:
         steps.say(f"note: {note}")
     for name in report.remains:
-        screen.print(f"{'would still hold it' if dry_run else 'still holds it'}: {name}", markup=False, highlight=False, soft_wrap=True)
+        screen.print(
+            f"{'would still contain it' if dry_run else 'still contains it'}: {name}", markup=False, highlight=False, soft_wrap=True
+        )
     if report.remains:
         screen.print(
-            "of event files: if a field of another name is the same subject's, erase it by that name, too (--entity FIELD=VALUE);"
-            " make all else anew without it (tandem batch, apply, train), and delete the old ones",
+            "event files: if a field of another name belongs to the same subject, erase that too (--entity FIELD=VALUE);"
+            " everything else: rebuild it without the subject (tandem batch, apply, train), then delete the old one",
             soft_wrap=True,
         )
         if not dry_run:

@@ -273,7 +273,7 @@ def _event_time(columns: list[Column], asked: str | None, lists: Mapping[tuple[A
     most = max(lists, key=lambda steps: lists[steps], default=None)
     listed = "" if most is None else f", make the elements of a list the events (--explode {'.'.join(map(str, most))})"
     raise DataError(
-        f"no column is a time that every record has; name one with --event-time (an integer counts as seconds){listed}, or add one to the"
+        f"no column holds a time in every record; choose one with --event-time (an integer counts as seconds){listed}, or add one to the"
         " data"
     )
 

@@ -26,7 +26,9 @@ def lines(plan: Plan, options: str = "") -> Iterator[str]:
         yield from _batch(b)
     yield from _block("Online store", (f"{g.name}: {_keys(g)}" for g in plan.groups if g.keys is not None or g.sign == "-"))
     yield from _block("Topics", (line for t in plan.topics for line in _topic(t)))
-    yield from _block("Streams", (f"{'~' if words else '='} {s.name}{_now(s.running)}: {words or 'goes on'}" for s, words in plan.streams))
+    yield from _block(
+        "Streams", (f"{'~' if words else '='} {s.name}{_now(s.running)}: {words or 'continues'}" for s, words in plan.streams)
+    )
     yield from _block("Models", [*map(_model, plan.models), *(line for c in plan.redefined for line in _redefined(c))])
     if plan.training_sets:
         some = ", ".join(s.id for s in plan.training_sets[:3]) + (", .." if len(plan.training_sets) > 3 else "")
@@ -44,7 +46,7 @@ def summary(plan: Plan) -> str:
     unread = sum(bool(t.wrong) for t in plan.topics)
     also = f" {counted(unread, 'topic')} cannot be read as defined." if unread else ""
     if not plan.changes:
-        return f"No changes: rows, graphs and the registry are as they are defined.{also}"
+        return f"No changes: rows, graphs and the registry match the definitions.{also}"
     counts = f"Plan: {plan.count('+')} to add, {plan.count('~')} to change, {plan.count('-')} to remove"
     made = [g.name for g in plan.groups if g.recomputed]
     out = f"{counts}; {counted(made, 'group')} recomputed" if made else f"{counts}; nothing is recomputed"

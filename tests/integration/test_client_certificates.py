@@ -120,7 +120,7 @@ def test_authorities_of_clients_that_change_or_expire(world: Path, tmp_path: Pat
                 reload.look()
                 ended = stays.post("/v1/models/delay:predict", json=BODY)
                 assert ended.status_code == 503 and ended.headers["connection"] == "close"
-                assert ended.json()["error"] == "the authorities of client certificates have changed; connect again"
+                assert ended.json()["error"] == "the CA for client certificates has changed; connect again"
                 with pytest.raises((httpx.TransportError, ssl.SSLError)):
                     stays.get("/v2/models/delay")
                 # It was checked by all that were there; it comes again, and is let in.
