@@ -173,7 +173,7 @@ class ModelRepository:
             if current is not None and current.spec.version == champion:
                 warning = f"champion version {champion} is being served, but could not be reloaded: {refused}"
             else:
-                goes_on = "no version is" if current is None else f"version {current.spec.version} stays in service"
+                goes_on = "no version is" if current is None else f"version {current.spec.version} is served instead"
                 warning = f"champion version {champion} is not served, {goes_on}: {refused}"
         if current is not None:
             loaded[current.spec.version] = current

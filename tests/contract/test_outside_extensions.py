@@ -227,7 +227,7 @@ def test_its_command_is_one_of_tandem(tmp_path: Path, outside_package: Path) -> 
     assert "outside-groups" in listed.stdout and "List the feature groups of a repository." in listed.stdout
     assert "outside-broken" not in listed.stdout
     said = [line for line in listed.stderr.splitlines() if "is ignored" in line]
-    assert len(said) == 2 and all("of tandem-outside is left out" in line for line in said)
+    assert len(said) == 2 and all("of tandem-outside is ignored" in line for line in said)
     assert "tandem already has a command of that name" in said[0] and "no_such_module" in said[1]
     (tmp_path / "feature_repo").mkdir()
     (tmp_path / "feature_repo" / "features.py").write_text(

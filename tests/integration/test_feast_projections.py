@@ -299,7 +299,7 @@ def test_on_demand_views_are_refused_in_words(repo: Path, tmp_path: Path) -> Non
     with TestClient(create_app(server_settings(repo))) as client:
         got = client.post("/get-online-features", json={"features": ["doubled:twice"], "entities": {"city": ["a"]}})
     assert got.status_code == 422
-    assert "feature view 'doubled' is computed on demand" in got.json()["error"] and "preprocessing_fn" in got.json()["error"]
+    assert "feature view 'doubled' is an on-demand view" in got.json()["error"] and "preprocessing_fn" in got.json()["error"]
     with pytest.raises(DataError, match="on-demand view 'doubled': a model is not trained on what is computed on demand"):
         build_training_set(model(["doubled:twice"]), spine(), store, tmp_path, NOW)
 

@@ -61,7 +61,7 @@ def test_text_is_what_it_was_and_another_format_is_none(tmp_path: Path) -> None:
     )
     assert ran("runs", TANDEM_LOG_FORMAT="xml").stderr == "error: TANDEM_LOG_FORMAT 'xml': write text or json\n"
     wrong = ran("runs", "--log-format", "xml")
-    assert wrong.returncode == 2 and "'xml' is none; write text or json" in wrong.stderr
+    assert wrong.returncode == 2 and "'xml' is unknown; use text or json" in wrong.stderr
 
 
 def test_a_run_goes_on_with_the_trace_it_was_given(tmp_path: Path) -> None:

@@ -230,7 +230,7 @@ def test_a_damaged_aliases_file_is_told_and_mended_by_a_promotion(world: World) 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "bytes changed": (lambda f: _flip(f / "saved_model.pb"), "saved_model.pb is not the file that was pushed"),
     "file missing": (lambda f: (f / "variables" / "variables.index").unlink(), "variables/variables.index is missing"),
-    "file added": (lambda f: (f / "assets").mkdir(exist_ok=True) or (f / "assets" / "x").touch(), "assets/x was not pushed with it"),
+    "file added": (lambda f: (f / "assets" / "x").write_text("x"), "assets/x was not pushed with it"),
     "model missing": (lambda f: (f / "saved_model.pb").unlink(), "there is no saved_model.pb or model.onnx"),
 }
 
@@ -325,7 +325,7 @@ def test_compare_says_how_they_differ_and_who_was_right(world: World) -> None:
         assert told["right"]["shadow"]["auc"] > told["right"]["served"]["auc"] and told["right"]["intervals"]["auc"][0] > 0
         assert set(told["right"]["slices"]) == {"size=s", "size=m", "size=l"}
         text = world.tandem("compare").stdout
-        assert "which was right" in text and "v2 shadow" in text
+        assert "against labels" in text and "v2 shadow" in text
         assert "no shadow predictions" in str(world.tandem("compare", "--since", "2030-01-01", code=1).exception)
     finally:
         for name in ("requests", "labels"):

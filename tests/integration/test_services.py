@@ -299,7 +299,7 @@ def test_a_stuck_broker_is_told_and_ended(data, monkeypatch):
         impatient.setattr(local, "SECONDS_TO_ANSWER", 0.5)
         os.kill(known.process.pid, signal.SIGSTOP)
         assert local.status(data)["kafka"]["state"] == "silent"
-        with pytest.raises(StoreError, match=r"does not answer.*tandem down"):
+        with pytest.raises(StoreError, match=r"does not respond.*tandem down"):
             local.up(data)
     os.kill(known.process.pid, signal.SIGCONT)
     until(lambda: local.status(data)["kafka"]["state"] == "running")

@@ -123,7 +123,7 @@ def test_a_batch_that_cannot_be_read_is_left_out_when_told(world: World, tmp_pat
         for r in world.rows()
     ]
     assert got == want
-    assert world.rows() and any("is left out: poison" in line for line in world.control.said()[0])
+    assert world.rows() and any("is skipped: poison" in line for line in world.control.said()[0])
 
 
 class Inner:

@@ -88,7 +88,7 @@ def test_what_cannot_be_checked_is_one_line(shop: Path, tmp_path: Path) -> None:
         (("--suite", tmp_path / "away.json", "--source", "payments"), "cannot be read"),
         (("--suite", suite(tmp_path / "s.json", CARDS)), "give --source with one of fraud_reports, payments"),
         (("--suite", suite(tmp_path / "s.json", CARDS), "--source", "none"), "'none' is none of fraud_reports, payments"),
-        (("--suite", suite(tmp_path / "s.json", CARDS), "--run", "latest"), "name one of card_activity"),
+        (("--suite", suite(tmp_path / "s.json", CARDS), "--run", "latest"), "give --group with one of card_activity"),
     ):
         done = check(shop, *words)
         assert done.returncode == 1 and told in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr

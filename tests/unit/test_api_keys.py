@@ -148,7 +148,7 @@ def test_a_named_file_of_keys_that_is_not_there_is_no_open_door(tmp_path: Path, 
     (tmp_path / "link.json").symlink_to(tmp_path / "not-mounted.json")
     for name in ("nowhere.json", "link.json"):
         refused = _serve(tmp_path, f"{{keys: {name}{insecure}}}")
-        assert isinstance(refused, ConfigError) and name in str(refused) and "is not there" in str(refused)
+        assert isinstance(refused, ConfigError) and name in str(refused) and "does not exist" in str(refused)
 
 
 @pytest.mark.parametrize("name", ["keys", "tls_cert", "tls_key", "tls_client_ca"])

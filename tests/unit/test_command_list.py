@@ -108,4 +108,4 @@ def test_the_keys_are_listed_on_stdout(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "tandem.yaml").write_text("data: data\n")
     for words in (["add", "bob"], ["list"]):
         app(["keys", *words, "--repo", str(tmp_path)], standalone_mode=False)
-    assert "  bob  model:* view:*  made " in capsys.readouterr().out
+    assert "  bob  model:* view:*  created " in capsys.readouterr().out

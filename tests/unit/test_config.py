@@ -53,7 +53,7 @@ def test_file_environment_flags(repo, tmp_path, monkeypatch):
         ("- a\n- b\n", ["tandem.yaml", "mapping"]),
         ("data: [\n", ["tandem.yaml cannot be read", "YAML mapping"]),
         ("a: b: c\n", ["tandem.yaml cannot be read", "YAML mapping"]),
-        ("data: a\nmodels: []\ndata: b\n", ["tandem.yaml: the key 'data' stands in line 1 and in line 3; keep one of them"]),
+        ("data: a\nmodels: []\ndata: b\n", ["tandem.yaml: duplicate key 'data' in line 1 and in line 3; keep one of them"]),
         ("batch:\n  shards: 2\n  'shards': 3\n", ["tandem.yaml: the key 'shards' stands in line 2 and in line 3"]),
         ('{"batch": {"shards": 2, "shards": 3}}', ["tandem.yaml: the key 'shards' stands twice in line 1"]),
     ],

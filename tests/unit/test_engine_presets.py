@@ -101,10 +101,10 @@ def test_a_worker_is_told_by_its_environment(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "flags", "why"),
     [
-        ("flink", EngineFlags(master="here"), "--master here: write host:port"),
+        ("flink", EngineFlags(master="here"), "--master here: use host:port"),
         ("spark", EngineFlags(master="here:1"), "use spark://host:port"),
         ("dataflow", EngineFlags(), "its workers cannot reach a folder of this machine"),
-        ("dataflow", EngineFlags(master="here:1"), "--master here:1: Dataflow has none"),
+        ("dataflow", EngineFlags(master="here:1"), "--master here:1: Dataflow has no master"),
         ("direct", EngineFlags(parallelism=2), "--runner direct does not take --master or --parallelism"),
     ],
 )

@@ -167,5 +167,5 @@ def test_rows_of_a_query_are_counted_where_it_can_be(sql: str, count: int | None
 
 def test_a_query_that_fails_fails_no_plan(queried: Shop, tmp_path: Path) -> None:
     visits(tmp_path / "visits.duckdb", "DROP TABLE visits")
-    said = [line for line in lines(queried.plan()) if "cannot be read here" in line]
+    said = [line for line in lines(queried.plan()) if "table cannot be read here" in line]
     assert len(said) == 1 and "source 'visits': its query failed" in said[0]

@@ -180,7 +180,7 @@ def test_what_does_not_exist(tmp_path):
         (
             "shards: 3\n",
             [],
-            "error: tandem.yaml: shards: Extra inputs are not permitted (got 3); correct it or drop the key; known keys: data, ",
+            "error: tandem.yaml: shards: Extra inputs are not permitted (got 3); correct it or remove the setting; known keys: data, ",
         ),
     ],
 )

@@ -65,7 +65,7 @@ def test_a_secret_file_that_is_not_there_is_one_line(repo: Path, tmp_path: Path,
         load_settings(repo)
     monkeypatch.delenv("TANDEM_KAFKA__SASL_PASSWORD_FILE")
     monkeypatch.setenv("TANDEM_SECRETS_DIR", str(tmp_path / "nowhere"))
-    with pytest.raises(ConfigError, match=r"TANDEM_SECRETS_DIR: .*nowhere is no folder"):
+    with pytest.raises(ConfigError, match=r"TANDEM_SECRETS_DIR: .*nowhere is not a folder"):
         load_settings(repo)
 
 

@@ -276,7 +276,7 @@ def test_what_retention_took_is_named(broker: MemoryBroker, reader: PartitionRea
             archived(reader, tmp_path)
     said: list[str] = []
     done = archived(reader, tmp_path, accept_missing=True, say=said.append)
-    assert done.missing == [(0, 10, 25)] and "15 records were gone" in said[0] and done.events == 25
+    assert done.missing == [(0, 10, 25)] and "15 records were deleted" in said[0] and done.events == 25
     state = json.loads((tmp_path / "archive" / "orders.json").read_text())
     assert state["missing"] == [[0, 10, 25]] and state["next"] == {"0": 30, "1": 30}
     assert archived(reader, tmp_path).missing == []
