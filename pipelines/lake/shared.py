@@ -163,7 +163,7 @@ def run_held(data: Path, run_id: str) -> Iterator[None]:
         lease = leases.hold(cache.store, f"runs/{run_id}")
         held = lease.__enter__()
     except leases.Busy as error:
-        raise DataError(f"run {run_id} is being made by another process ({error})") from None
+        raise DataError(f"run {run_id} is being executed by another process ({error})") from None
     try:
         manifests.refresh(cache)
         yield

@@ -356,7 +356,7 @@ def test_sigterm_ends_it_in_order_and_the_next_start_goes_on(world: World) -> No
         (running,) = wait_for(lambda: [r for r in world.runs("train") if r["status"] == "running"])
         child.terminate()
         out, _ = child.communicate(timeout=60)
-        assert child.returncode == 0 and "asked to stop" in out
+        assert child.returncode == 0 and "stopping; a retraining in progress" in out
     assert started(running["pid"]) is None
     (run,) = world.runs("retrain")
     assert run["status"] == "killed" and run["asked_to_stop"] and run["tries"] == 0

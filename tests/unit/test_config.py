@@ -54,8 +54,8 @@ def test_file_environment_flags(repo, tmp_path, monkeypatch):
         ("data: [\n", ["tandem.yaml cannot be read", "YAML mapping"]),
         ("a: b: c\n", ["tandem.yaml cannot be read", "YAML mapping"]),
         ("data: a\nmodels: []\ndata: b\n", ["tandem.yaml: duplicate key 'data' in line 1 and in line 3; keep one of them"]),
-        ("batch:\n  shards: 2\n  'shards': 3\n", ["tandem.yaml: the key 'shards' stands in line 2 and in line 3"]),
-        ('{"batch": {"shards": 2, "shards": 3}}', ["tandem.yaml: the key 'shards' stands twice in line 1"]),
+        ("batch:\n  shards: 2\n  'shards': 3\n", ["tandem.yaml: duplicate key 'shards' in line 2 and in line 3"]),
+        ('{"batch": {"shards": 2, "shards": 3}}', ["tandem.yaml: duplicate key 'shards' twice in line 1"]),
     ],
 )
 def test_a_mistake_is_one_line_with_file_key_and_value(repo, text, parts):
@@ -76,7 +76,7 @@ def test_a_key_that_is_there_twice_is_told_in_every_yaml_file(repo, text):
     """Also in a grid of experiments and in feature_store.yaml: the last one would win in silence."""
     for name, read in (("grid.yaml", lambda: read_grid(repo / "grid.yaml")), ("feature_store.yaml", lambda: load_repo_config(repo))):
         (repo / name).write_text(text)
-        with pytest.raises(ConfigError, match=f"{name}: the key 'units' stands ") as e:
+        with pytest.raises(ConfigError, match=f"{name}: duplicate key 'units' ") as e:
             read()
         assert "\n" not in str(e.value)
 

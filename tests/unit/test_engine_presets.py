@@ -178,7 +178,7 @@ def test_dataflow_needs_a_project_and_a_region(repo: Any, tmp_path: Path, monkey
     assert made.elsewhere and isinstance(made, DataflowEngine)
     assert made.args[2:] == ["--temp_location=gs://t", "--staging_location=gs://shop/lake/work/dataflow/staging", "--max_num_workers=9"]
     there = SimpleNamespace(path=repo.path, data=data_path("s3://shop/lake"))
-    with pytest.raises(ConfigError, match="data: is s3://shop/lake; put the data into Google Cloud Storage"):
+    with pytest.raises(ConfigError, match="and data is s3://shop/lake; put the data into Google Cloud Storage"):
         engine_of("dataflow", there, EngineFlags(), ["--project=p", "--region=r"])  # type: ignore[arg-type]
 
 
