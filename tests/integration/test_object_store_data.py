@@ -231,7 +231,7 @@ def test_two_machines_at_once_make_one_run(machine: Callable[[str], Machine]) ->
         done = list(pool.map(batch, (one, two)))
     lost = [d for d in done if d.returncode]
     assert len(lost) <= 1, [d.stderr for d in done]
-    assert all("is being made by another process" in d.stderr for d in lost), [d.stderr for d in lost]
+    assert all("is being executed by another process" in d.stderr for d in lost), [d.stderr for d in lost]
     (run,) = [r for r in RunStore(one.here().data).runs() if r.kind == "batch"]
     assert run.status == "complete"
     assert rows_here(f"{layout.offline(one.data)}/shop_orders/run=*/**/*.parquet") == {

@@ -266,7 +266,7 @@ def test_a_run_that_was_killed_by_force_is_found_killed_and_goes_on_under_its_id
     with job(home, status) as process:
         (run,) = runs.list_runs(home.data)
         assert run.status == status
-        with pytest.raises(DataError, match="is being made by another process"), run.held():
+        with pytest.raises(DataError, match="is being executed by another process"), run.held():
             pytest.fail("held twice")
         process.kill()
         process.wait()

@@ -118,7 +118,7 @@ def test_a_run_is_made_by_one_machine_at_a_time(machine: Callable[[str], Path]) 
     with run.held():
         other = RunStore(there).find(run.id)
         assert other.status == "running" and other.id == run.id
-        with pytest.raises(DataError, match="is being made by another process"), other.held():
+        with pytest.raises(DataError, match="is being executed by another process"), other.held():
             pass
     with RunStore(there).find(run.id).held():
         pass
