@@ -34,7 +34,7 @@ class Check:
         """The check in a report's JSON. Raises DataError, one line that names ``place``, for what is none."""
         name, status = (said.get("name"), _STATUSES.get(str(said.get("status")))) if isinstance(said, Mapping) else (None, None)
         if not isinstance(name, str) or status is None:
-            raise DataError(f"{place}: {said!r:.80} is not a check; this is not a Tandem report")
+            raise DataError(f"{place}: {said!r:.80} is not a check; it is no report of Tandem's")
         value, threshold = (_number(said.get(k)) for k in ("value", "threshold"))
         return cls(name, str(said.get("feature") or ""), value, threshold, status, str(said.get("detail") or ""))
 

@@ -239,7 +239,7 @@ def _analyzed(asked: _Asked, say: Callable[[str], None]) -> str:
         for name in waiting:
             asked.kept.keep(keys[name], "runs")
     before = [name for name in rows if name not in waiting]
-    told = f"; {', '.join(before)}: cached" if before else ""
+    told = f"; {', '.join(before)} (cached)" if before else ""
     return f"preprocessing of {', '.join(rows)} runs on {ROWS} rows{told}"
 
 

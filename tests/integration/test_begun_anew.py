@@ -204,7 +204,7 @@ def test_a_stop_ends_the_wait_for_a_lock(corrected: Streamed, waits_for: str, as
 
     def told(line: str) -> None:
         said.append(line)
-        if "at work" in line:
+        if "waiting for it" in line:
             JobState(stream_folder(world.data, "main")).request(asked)
 
     options = StreamOptions(runner="direct", until="latest", from_run="latest", anew=True)

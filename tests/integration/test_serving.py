@@ -343,7 +343,7 @@ def test_a_store_that_was_filled_beyond_the_clock_is_told_of_once(
     with TestClient(create_app(settings(tmp_path))) as client:
         for _ in range(2):
             client.post("/get-online-features", json={"features": ["aircraft:last_delay"], "entities": {"tailnum": ["N1"]}})
-    lines = [r.message for r in caplog.records if "rows of the future" in r.message]
+    lines = [r.message for r in caplog.records if "rows from the future" in r.message]
     assert len(lines) == told
     assert not told or (
         f"up to {NOW + timedelta(minutes=1):%Y-%m-%d %H:%M} (aircraft)" in lines[0] and f"as of {NOW:%Y-%m-%d %H:%M}" in lines[0]
@@ -359,7 +359,7 @@ def test_a_store_that_is_filled_beyond_the_clock_is_told_of_when_it_is_first_see
 
     def told(plane: Any) -> int:
         plane.poll()
-        return sum("rows of the future" in r.message for r in caplog.records)
+        return sum("rows from the future" in r.message for r in caplog.records)
 
     cover(feast.config, "aircraft", Covered(stamp=1, upto_us=beyond))
     online.rename(away)

@@ -72,7 +72,7 @@ def test_a_server_that_is_down_and_then_up(tmp_path: Path, capfd: pytest.Capture
     first, seconds = job(place)
     assert seconds < 3, "a tracker that is down does not hold a job up"
     said = capfd.readouterr().err
-    assert said.count("tracking:") == 1 and f"127.0.0.1:{port} does not answer" in said and "2 runs wait" in said
+    assert said.count("tracking:") == 1 and f"127.0.0.1:{port} does not respond" in said and "2 runs wait" in said
     assert "secret" not in said
     until_idle(outbox)
     assert len(outbox.notes()) == 2 and "secret" not in (outbox.folder / "deliver.log").read_text()

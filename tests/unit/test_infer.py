@@ -339,7 +339,7 @@ def test_a_first_repository_is_made_with_the_modes_of_the_users_own_files(tmp_pa
     )
     assert first.returncode == 0, first.stderr
     assert [stat.S_IMODE((tmp_path / "new" / p).stat().st_mode) for p in ("", "features.py")] == [0o755, 0o644]
-    assert again.returncode == 1 and "is there already" in again.stderr and "looking at" not in again.stderr, "before any work"
+    assert again.returncode == 1 and "already exists" in again.stderr and "looking at" not in again.stderr, "before any work"
 
 
 def test_a_file_that_is_not_there_is_told_as_one_and_not_as_a_topic_alone(tmp_path: Path) -> None:
