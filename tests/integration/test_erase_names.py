@@ -205,7 +205,7 @@ def test_the_command_says_what_would_and_does_still_hold_it(tmp_path: Path) -> N
     path.parent.mkdir(parents=True)
     FORMATS["a.parquet"]([{"pay_id": "p1", "method": "mobile"}], path)
     words = ["erase", "--entity", "channel=mobile", "--repo", str(made.repo_path)]
-    for more, code, said in ((["--dry-run"], 0, "would still hold it"), ([], 3, "still holds it")):
+    for more, code, said in ((["--dry-run"], 0, "would still contain it"), ([], 3, "still contains it")):
         with forgotten(made.repo_path):
             done = CliRunner().invoke(app, [*words, *more])
         assert done.exit_code == code and f"{said}: events/payments/a.parquet" in done.output and "--entity FIELD=VALUE" in done.output
