@@ -29,6 +29,7 @@ from pipelines.lake.processes import free_ports
 from pipelines.lake.staged_code import REPO, unpack
 from serving.object_store.cache import FOLDER, data_path
 from transforms.errors import ConfigError
+from transforms.tensorflow_settings import SETTINGS
 
 
 @pytest.fixture
@@ -94,7 +95,9 @@ def test_a_worker_is_told_by_its_environment(tmp_path: Path) -> None:
     assert told["PYTHONPATH"].split(":") == [str(tmp_path), str(tmp_path / REPO), "/before"]
     assert told["WORKER_ID"] == "1-1" and told["HOME"] == "/h" and told["RUNNER_CAPABILITIES"] == "a b"
     assert json.loads(told["PIPELINE_OPTIONS"]) == {"beam:option:parallelism:v1": 2.0}
-    assert told["TF_ENABLE_ONEDNN_OPTS"] == "0", "sums of the bits that the driver's have, though a task manager knows nothing of it"
+    assert {name: told.get(name) for name in SETTINGS} == SETTINGS, (
+        "sums of the bits that the driver's have, though a task manager knows nothing of it"
+    )
     assert told["CONTROL_API_SERVICE_DESCRIPTOR"] == 'url: "unix:/c"\n'
 
 
@@ -138,6 +141,7 @@ def test_a_runner_of_beam_is_there() -> None:
 THREADS = """
 import os, sys, threading, time
 from pipelines.batch.first_tensorflow import first_tensorflow
+from transforms.tensorflow_settings import SETTINGS
 begun, wrong = threading.Event(), []
 
 def load(wait):
@@ -157,14 +161,14 @@ for thread in threads:
     thread.start()
 for thread in threads:
     thread.join()
-print(wrong, os.environ["TF_ENABLE_ONEDNN_OPTS"])
+print(wrong, all(os.environ.get(name) == value for name, value in SETTINGS.items()))
 """
 
 
 def test_threads_of_a_worker_that_need_tensorflow_at_once_have_it_whole_and_as_the_driver_has_it() -> None:
     clean = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
     told = subprocess.run([sys.executable, "-W", "ignore", "-c", THREADS], env=clean, capture_output=True, text=True, timeout=240)
-    assert told.stdout.split() == ["[]", "0"], told.stderr[-3000:]
+    assert told.stdout.split() == ["[]", "True"], told.stderr[-3000:]
 
 
 def test_dataflow_needs_a_project_and_a_region(repo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
