@@ -29,7 +29,7 @@ from pipelines.feature_store.store import open_store, ordered_store
 from pipelines.forgetting.found_files import Found, found_files
 from pipelines.forgetting.key_names import has_key
 from pipelines.forgetting.online_rows import without_online_rows
-from pipelines.forgetting.other_formats import is_other, other_holds, without_records
+from pipelines.forgetting.other_formats import is_other, other_holds, read_with_keys, without_records
 from pipelines.forgetting.store_copies import StoreCopies, store_copies
 from pipelines.forgetting.stream_tiles import tiles_have, tiles_hold, without_tiles
 from pipelines.forgetting.subject import LINES, UNREADABLE, Subject, holds, without_lines, without_rows
@@ -169,7 +169,9 @@ def _check_keys(repo: Repo, subject: Subject) -> None:
 def _check_names(repo: Repo, subject: Subject) -> None:
     """Raises DataError for a name that no source has as a field and no file as a key, before anything is changed: a file without the key's
     column is searched for the value alone, so a slip in the name would erase whatever else has that value. A name of definitions that are
-    gone is a key of their files still."""
+    gone is a key of their files still. Raises DefinitionError for a name that no file of lines can be read by."""
+    for source in repo.sources.values():
+        read_with_keys(source, [name for name, _ in subject.keys])
     known = {f.name for s in repo.sources.values() for f in s.fields}
     for name in (name for name, _ in subject.keys if name not in known):
         tiles = any(tiles_have(folder, name) for folder in _streams(repo.data))

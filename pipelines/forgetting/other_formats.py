@@ -19,11 +19,11 @@ from pipelines.forgetting.subject import Subject, column_holds, names_in, opened
 from pipelines.lake.files import replaced
 from pipelines.sources.file_formats.avro_file import container
 from pipelines.sources.file_formats.csv_file import CsvFile
-from pipelines.sources.file_formats.file_format import COMPRESSED, RawBatch, UnreadableFileError, format_of
+from pipelines.sources.file_formats.file_format import COMPRESSED, RawBatch, UnreadableFileError, columns_of, format_of
 from pipelines.sources.file_records import read, unread
 from transforms.definitions import Csv, EventSource, Field
 
-__all__ = ["is_other", "named_columns", "other_holds", "without_records"]
+__all__ = ["is_other", "named_columns", "other_holds", "read_with_keys", "without_records"]
 
 ARROW = (".arrow", ".arrows", ".ipc", ".feather")
 _ANY = EventSource(name="searched", fields=[Field("key", "string", required=True)], event_time="at", tie_breaker="key")
@@ -80,7 +80,7 @@ def _avro_names(schema: Any) -> Iterator[str]:
 def without_records(path: Path, subject: Subject, source: EventSource, dry_run: bool = False) -> int:
     """Rewrite an event file without the subject's records, in one step; how many there were. Raises UnreadableFileError for a file that
     cannot be read, or not be written as it is."""
-    asked, read_as = subject.within(path), _with_keys(path, subject, source)
+    asked, read_as = subject.within(path), read_with_keys(source, [name for name, _ in subject.keys])
     gone = {number: lines for raw in read(path, read_as) for number, lines in _found(raw, asked)}
     if gone and not dry_run:
         rewrite = _without_lines if _lines(path, source) else _without_avro if _plain(path) == ".avro" else _without_batches
@@ -93,13 +93,15 @@ def without_records(path: Path, subject: Subject, source: EventSource, dry_run: 
     return len(gone)
 
 
-def _with_keys(path: Path, subject: Subject, source: EventSource) -> EventSource:
-    """The source, reading of a file of lines also the columns of keys that are no field of it (any more)."""
-    if _lines(path, source) is None:
+def read_with_keys(source: EventSource, keys: Sequence[str]) -> EventSource:
+    """The source, reading of a file of lines also the columns of keys that it reads no field from (any more): each as a field of a free
+    name, since what a file's columns are called is no name of a field. Raises DefinitionError."""
+    read_from = columns_of(source)
+    more = [name for name in keys if name not in read_from]
+    if source.file_format is None or not more:
         return source
-    own = {f.name for f in source.all_fields}
-    more = [Field(name, "string") for name, _ in subject.keys if name not in own and name in named_columns(path, source)]
-    return replace(source, fields=[*source.fields, *more]) if more else source
+    free = "k" * (1 + max(len(f.name) for f in source.all_fields))
+    return replace(source, fields=[*source.fields, *(Field(f"{free}{n}", "string", path=[name]) for n, name in enumerate(more))])
 
 
 def _found(raw: RawBatch, subject: Subject) -> Iterator[tuple[int, int]]:

@@ -22,6 +22,7 @@ from pipelines.forgetting.erase import erase
 from pipelines.forgetting.subject import Subject
 from tests.commands_here import forgotten
 from tests.integration.orders_world import Orders
+from transforms.errors import DefinitionError
 
 ANOTHER = """
 from tandem.transforms.definitions import Csv, Last, TopK
@@ -127,6 +128,30 @@ def test_a_field_of_the_keys_name_is_one_though_the_source_does_not_declare_it(t
         FORMATS[name]([about("p1", "cash", key, "web"), about("p2", "web", key, "app"), about("p3", "cash", key, "app")], path)
         assert erase(made.repo(), Subject.parse([f"{key}=web"])).found == {"events/payments": 1}
         assert left(path) == ["p2", "p3"]
+
+
+@pytest.mark.parametrize("key", ["CustomerId", "user id", "k", "kkkkkkk0", "a.b", "items[0]", "Größe", "2nd", "events"])
+def test_a_key_may_be_called_as_only_columns_are(tmp_path: Path, key: str) -> None:
+    """No field may be called ``CustomerId`` or ``user id``: what came before the file of lines was erased, then the command failed, and
+    failed so at every further try."""
+    made = repository(tmp_path / "w", ", file_format=Csv()")
+    (made.data / "events/payments").mkdir(parents=True)
+    paths = [made.data / "events/payments" / f"{n}.{kind}" for n, kind in enumerate(("jsonl", "csv", "jsonl", "arrow", "avro"))]
+    for path in paths:
+        spelled = key if path.suffix != ".avro" or (key.isalnum() and not key[0].isdigit() and key.isascii()) else "other"
+        FORMATS[f"a{path.suffix}"]([{"pay_id": f"p{n}", "method": "x", spelled: f"anna{n}"} for n in (1, 2)], path)
+    report = erase(made.repo(), Subject.parse([f"{key}=anna1"]))
+    assert [left(path) for path in paths[:4]] == [["p2"]] * 4 and set(report.remains) <= {"events/payments/4.avro"}
+
+
+def test_a_key_that_files_of_lines_cannot_be_read_by_is_refused_before_anything_is_changed(tmp_path: Path) -> None:
+    made = repository(tmp_path / "w", ", file_format=Csv()")
+    path = made.data / "events/payments/a.jsonl"
+    path.parent.mkdir(parents=True)
+    FORMATS["a.jsonl"]([{"pay_id": "p1", "[]": "anna1"}], path)
+    with pytest.raises(DefinitionError, match="begins with an index"):
+        erase(made.repo(), Subject.parse(["[]=anna1"]))
+    assert left(path) == ["p1"]
 
 
 def offline(made: Orders, place: str, **columns: list[Any]) -> Path:
