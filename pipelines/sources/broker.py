@@ -112,6 +112,8 @@ class FetchResult:
     refused: Mapping[int, str] = field(default_factory=dict, repr=False)
     """Records that the reader does not hand out, by offset, and why: too large. Their payload is null, and what it kept of them are their
     :meth:`original`."""
+    run: str = ""
+    """The run of a stream that read them, which their dead letters name."""
 
     def before(self, offset: int) -> FetchResult:
         """The records before this offset; the rest is left for another poll."""

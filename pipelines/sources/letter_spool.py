@@ -151,8 +151,8 @@ class SpooledLetters(DeadLetterWriter):
         """Keep these letters in a file; the line that says so. Raises BrokerAway when the disk takes none."""
         offsets = fetched.offsets[rows].tolist()
         kept = {
-            "topic": topic, "partition": partition, "source": source, "identity": fetched.identity, "reasons": list(reasons),
-            "details": list(details), "offsets": offsets, "stamps_us": fetched.timestamps_us[rows].tolist(),
+            "topic": topic, "partition": partition, "source": source, "identity": fetched.identity, "run": fetched.run,
+            "reasons": list(reasons), "details": list(details), "offsets": offsets, "stamps_us": fetched.timestamps_us[rows].tolist(),
             "refused": {o: fetched.refused[o] for o in offsets if o in fetched.refused},
             "records": [[_text(k), _text(v), [[n, _text(h)] for n, h in headers]] for k, v, headers in fetched.original(rows)],
         }  # fmt: skip
@@ -181,6 +181,7 @@ class _Kept(BaseModel):
     partition: Annotated[int, Field(ge=0, lt=2**31)]
     source: str
     identity: str
+    run: str = ""
     reasons: list[str]
     details: list[str | None]
     offsets: list[_Int64]
@@ -227,7 +228,9 @@ def keep_waiting(path: Path, stay: Sequence[bool]) -> None:
         setattr(kept, name, [each for each, stays in zip(getattr(kept, name), stay, strict=True) if stays])
     kept.refused = {offset: line for offset, line in kept.refused.items() if offset in kept.offsets}
     if kept.records:
-        write_text(path.with_name(f"{uuid.uuid4().hex}-{len(kept.records)}.json"), kept.model_dump_json(), durable=True)
+        write_text(
+            path.with_name(f"{uuid.uuid4().hex}-{len(kept.records)}.json"), kept.model_dump_json(exclude_defaults=True), durable=True
+        )
     path.unlink()
 
 
@@ -237,7 +240,7 @@ def _written(path: Path, writer: DeadLetterWriter) -> int:
     n = len(kept.records)
     fetched = FetchResult(
         pa.nulls(n, pa.binary()), np.array(kept.offsets, np.int64), np.array(kept.stamps_us, np.int64), 0, 0, False,
-        kept.identity, KeptRecords(kept.originals()), kept.refused,
+        kept.identity, KeptRecords(kept.originals()), kept.refused, kept.run,
     )  # fmt: skip
     writer.write(kept.topic, kept.partition, kept.source, fetched, np.arange(n), kept.reasons, kept.details)
     path.unlink(missing_ok=True)

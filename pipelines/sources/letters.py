@@ -47,6 +47,8 @@ class Letter:
     """When the letter was written."""
     whole: bool = True
     """Whether it holds all of its record; of one that is too large only a beginning. Such a one is not replayed."""
+    run: str = ""
+    """The run of the stream that refused it; empty in letters of earlier versions."""
 
     @property
     def where(self) -> str:
@@ -78,6 +80,7 @@ class Letter:
             "timestamp_ms": str(self.timestamp_us // 1000),
             "null_headers": json.dumps(nulls),
             **({} if self.whole else {"cut": "true"}),
+            **({"run": self.run} if self.run else {}),
             "headers": str(len(self.headers)),
         }
         return [(f"tandem.{name}", text.encode()) for name, text in texts.items()]
@@ -114,6 +117,7 @@ class Letter:
                 headers=[(name, None if i in nulls else text) for i, (name, text) in enumerate(headers[:own])],
                 written_us=written_us,
                 whole="cut" not in texts,
+                run=texts.get("run", ""),
             )
         except (IndexError, KeyError, ValueError, TypeError):
             raise DataError("a record of the dead-letter topic is no dead letter: its headers tandem.* are missing") from None
@@ -137,6 +141,7 @@ def letters_of(
             *original,
             0,
             int(offset) not in fetched.refused,
+            fetched.run,
         )
         for original, offset, stamp, reason, detail in found
     ]

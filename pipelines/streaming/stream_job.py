@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -50,6 +51,7 @@ def run_stream(repo: Repo, options: StreamOptions, say: Callable[[str], None] | 
             try:
                 stream.prepare()
                 with recording.recorded(repo, "stream", name=options.name, runner=options.runner) as run:
+                    stream.spec = replace(stream.spec, run=run.id)
                     _record(run, stream)
                     driver.publish(
                         run=run.id,

@@ -1,8 +1,11 @@
-"""The events that a stream refused when it read them, and that the contract takes now.
+"""The events that a stream refused when it read them, and that batch takes now: by the contract, or by the settings of the format.
 
 A contract that only accepts more costs no new graph, and the stream goes on with it. What it refused before is in none of its rows, and is
 a dead letter still, so batch is to have the same events. Each run of the stream has its definitions and the offsets where it began on
 record: the contract that judged a record is that of the last run which began at or before it.
+
+What another format or reader's schema made of a record cannot be found out afterwards. Where the run that judged it had other settings, its
+own dead letters say what it refused. Those of other runs and other streams say nothing: this one may have taken, or lost, the same record.
 """
 
 from __future__ import annotations
@@ -20,44 +23,57 @@ from pipelines.sources.letters import scan
 from pipelines.verify.causes import OFFSET, PARTITION
 from transforms.definitions import EventSource
 
-__all__ = ["lettered", "read_otherwise", "taken_then"]
+__all__ = ["Ints", "Manifests", "Mask", "judged_by", "lettered", "read_otherwise", "taken_then"]
+
+Manifests = Sequence[Mapping[str, Any]]
+Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 
-def taken_then(manifests: Sequence[Mapping[str, Any]], source: str, events: pa.Table) -> npt.NDArray[np.bool_]:
-    """Which of N valid events (with ``_partition`` and ``_offset``) the stream took, by the manifests of its runs in order.
-
-    Of fields that the definitions do not have any more the rules of then are not known to hold, and are left out.
-    """
+def judged_by(manifests: Manifests, source: str, events: pa.Table) -> Ints:
+    """Of N events (with ``_partition`` and ``_offset``) which run judged each: its place among the stream's; -1: none did."""
     partitions, offsets = (events.column(name).to_numpy() for name in (PARTITION, OFFSET))
-    judged_by = np.full(events.num_rows, -1)
+    out = np.full(events.num_rows, -1)
     for number, manifest in enumerate(manifests):
         begun = ((manifest.get("start") or {}).get("offsets") or {}).get(source, {})
         first = np.zeros(events.num_rows, np.int64)
         for partition, at in begun.items():
             first[partitions == int(partition)] = at[0]
-        judged_by[offsets >= first] = number
+        out[offsets >= first] = number
+    return out
+
+
+def taken_then(manifests: Manifests, source: str, events: pa.Table) -> Mask:
+    """Which of N valid events (with ``_partition`` and ``_offset``) the stream took, by the manifests of its runs in order.
+
+    Of fields that the definitions do not have any more the rules of then are not known to hold, and are left out.
+    """
+    judges = judged_by(manifests, source, events)
     taken = np.ones(events.num_rows, np.bool_)
-    for number in np.unique(judged_by[judged_by >= 0]).tolist():
-        mine = judged_by == number
+    for number in np.unique(judges[judges >= 0]).tolist():
+        mine = judges == number
         taken[mine] = _accepted(_fields(manifests[number], source), events.filter(pa.array(mine)))
     return taken
 
 
-def read_otherwise(manifests: Sequence[Mapping[str, Any]], source: str, now: Mapping[str, str]) -> bool:
-    """Whether a run of the stream read a source by another format, or other settings of it, than ``now``."""
-    return any((then := (manifest.get("reading") or {}).get(source)) is not None and then != now for manifest in manifests)
+def read_otherwise(manifests: Manifests, source: str, now: Mapping[str, str], judges: Ints) -> Mask:
+    """Which of N events (with the run that judged each, see :func:`judged_by`) were read by another format, or other settings of it, than
+    ``now``. Of runs that do not say how they read, none."""
+    readings = [(manifest.get("reading") or {}).get(source) for manifest in manifests]
+    return np.isin(judges, [number for number, then in enumerate(readings) if then is not None and then != now])
 
 
-def lettered(reader: PartitionReader, letters: str, source: EventSource, events: pa.Table) -> npt.NDArray[np.bool_]:
-    """Which of N events (with ``_partition`` and ``_offset``) are dead letters, as far as the topic ``letters`` goes back."""
+def lettered(manifests: Manifests, reader: PartitionReader, letters: str, source: EventSource, events: pa.Table, judges: Ints) -> Mask:
+    """Which of N events (with ``_partition`` and ``_offset``) the run that judged them made dead letters, as far as the topic ``letters``
+    goes back."""
     topic_id = reader.identity(source.topic)
     found = {
-        (each.partition, each.offset)
+        (each.run, each.partition, each.offset)
         for each in scan(reader, letters)
         if each is not None and (each.source, each.topic) == (source.name, source.topic) and each.topic_id in ("", topic_id)
     }
-    places = zip(*(events.column(name).to_pylist() for name in (PARTITION, OFFSET)), strict=True)
-    return np.array([place in found for place in places], np.bool_)
+    places = zip(judges.tolist(), *(events.column(name).to_pylist() for name in (PARTITION, OFFSET)), strict=True)
+    return np.array([run >= 0 and (manifests[run]["id"], partition, offset) in found for run, partition, offset in places], np.bool_)
 
 
 def _fields(manifest: Mapping[str, Any], source: str) -> list[list[Any]]:
@@ -66,7 +82,7 @@ def _fields(manifest: Mapping[str, Any], source: str) -> list[list[Any]]:
     return next((own.get("fields", []) for own in found if own.get("name") == source), [])
 
 
-def _accepted(fields: Sequence[Sequence[Any]], events: pa.Table) -> npt.NDArray[np.bool_]:
+def _accepted(fields: Sequence[Sequence[Any]], events: pa.Table) -> Mask:
     out = np.ones(events.num_rows, np.bool_)
     for name, _, required, low, high, domain, *_ in fields:
         if name not in events.schema.names:

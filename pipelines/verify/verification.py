@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -23,7 +21,7 @@ from pipelines.sources.formats.reading import reading_of
 from pipelines.streaming.driver import stream_folder
 from pipelines.streaming.state.row_log import read_rows
 from pipelines.streaming.state.start_position import run_of
-from pipelines.verify.contracts_then import lettered, read_otherwise, taken_then
+from pipelines.verify.contracts_then import Ints, Manifests, Mask, judged_by, lettered, read_otherwise, taken_then
 from pipelines.verify.log import (
     EventLog,
     batch_rows,
@@ -162,23 +160,25 @@ def _taken(repo: Repo, name: str, kafka: dict[str, pa.Table]) -> tuple[dict[str,
                 f"{missing:,} events of {source} were dead letters under the earlier contract, but are valid now: they are in no row;"
                 " 'tandem dlq replay' sends them again"
             )
-        if read_otherwise(manifests, source, reading_of(source, repo.settings.kafka)):
-            refused = _lettered(repo, source, out[source])
+        judges = judged_by(manifests, source, out[source])
+        otherwise = read_otherwise(manifests, source, reading_of(source, repo.settings.kafka), judges)
+        if otherwise.any():
+            refused = otherwise & _lettered(repo, manifests, source, out[source], judges)
             out[source] = out[source].filter(pa.array(~refused))
             lines.append(
-                f"{source}: kafka.formats or kafka.format_options were others in a run of the stream: {int(refused.sum()):,} records that"
-                " were dead letters then are left out, all others are compared as they are read now"
+                f"{source}: the stream read {int(otherwise.sum()):,} records with other kafka.formats or kafka.format_options:"
+                f" {int(refused.sum()):,} records that were dead letters then are left out, the others are compared as they are read now"
             )
     return out, lines
 
 
-def _lettered(repo: Repo, name: str, events: pa.Table) -> npt.NDArray[np.bool_]:
-    """Which of N events are dead letters."""
+def _lettered(repo: Repo, manifests: Manifests, name: str, events: pa.Table, judges: Ints) -> Mask:
+    """Which of N events are dead letters of the run that judged them."""
     with warnings.catch_warnings():  # as in _archived
         warnings.simplefilter("ignore", DeprecationWarning)
         reader = open_broker(repo.settings.kafka, repo.data).open_reader()
     try:
-        return lettered(reader, repo.settings.kafka.dead_letters, repo.sources[name], events)
+        return lettered(manifests, reader, repo.settings.kafka.dead_letters, repo.sources[name], events, judges)
     finally:
         reader.close()
 

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from fastavro import parse_schema, schemaless_writer
+from typer.testing import CliRunner
 
 from pipelines import workflow
+from pipelines.cli.root import app
 from pipelines.reports.terminal import Steps
 from pipelines.streaming.stream_job import run_stream
 from pipelines.streaming.stream_options import StreamOptions
@@ -39,11 +41,11 @@ SCHEMA = {"type": "record", "name": "Order", "fields": [
 READER = {**SCHEMA, "fields": [*SCHEMA["fields"], {"name": "total", "aliases": ["amount"], "type": "long"}]}
 
 
-def send(world: World, number: int) -> None:
+def send(world: World, number: int, hours: int = 0) -> None:
     out: list[Record] = []
     for n in range(N):
         record = io.BytesIO()
-        at = T0 + timedelta(seconds=30 * n)
+        at = T0 + timedelta(hours=hours, seconds=30 * n)
         schemaless_writer(record, parse_schema(SCHEMA), {"id": f"o{n}", "amount": n, "at": at})
         out.append((None, struct.pack(">bI", 0, number) + record.getvalue(), [], micros_of(at)))
     world.send(out)
@@ -56,9 +58,9 @@ def configured(world: World, **kafka: Any) -> None:
     path.write_text(json.dumps(settings))
 
 
-def rejected(world: World) -> tuple[dict[str, int], int]:
+def rejected(world: World, **options: Any) -> tuple[dict[str, int], int]:
     """What a stream made of the records that came since: its rejects, and the rows of all time."""
-    done = run_stream(world.repo(), StreamOptions(runner="direct", until="latest"), lambda line: None)
+    done = run_stream(world.repo(), StreamOptions(runner="direct", until="latest", **options), lambda line: None)
     assert done["code"] == 0
     return done["summary"]["rejected"], sum(done["summary"]["rows_of"].values())
 
@@ -110,3 +112,50 @@ def test_what_is_said_of_a_topic_is_what_a_stream_makes_of_it(tmp_path: Path) ->
     configured(world, format_options={})
     said = topic()
     assert said["wrong"] is None and "cannot be told" in said["notes"][0]
+
+
+def test_verify_leaves_out_what_this_stream_refused_and_nothing_else(tmp_path: Path) -> None:
+    with schema_registry() as registry:
+        features = SOURCE.replace('path="total"', 'path="amount"')
+        world = make_world(tmp_path, "shop.orders", features, schema_registry=registry.url)
+        number = registry.register("shop.orders-value", json.dumps(SCHEMA))
+        workflow.apply(world.repo(), None, Steps())
+
+        def verified(*words: str) -> tuple[str, int, int, bool]:
+            done = CliRunner().invoke(app, ["verify", "--repo", str(world.path), "--json", *words])
+            report = json.loads(done.stdout)
+            left_out = any("are left out" in notice for notice in report["notices"])
+            return report["verdict"], report["unexplained"], report["sources"]["orders"]["events"], left_out
+
+        send(world, number)
+        assert rejected(world)[0] == {"orders/invalid_utf8": N}
+        configured(world, formats={"orders": "avro"})
+        assert rejected(world, anew=True)[0] == {}  # read again: the letters of before say nothing any more
+        assert verified() == ("proven", 0, N, False)
+        send(world, number, hours=3)
+        assert rejected(world)[0] == {}
+        assert verified() == ("proven", 0, 2 * N, False)
+
+        configured(world, formats={}, format_options={})  # another stream refuses all, this one took it
+        assert rejected(world, name="trial")[0] == {"orders/invalid_utf8": 2 * N}
+        (world.path / "order.avsc").write_text(json.dumps(SCHEMA))
+        configured(world, formats={"orders": "avro"}, format_options={"orders": {"reader": "order.avsc"}})
+        assert verified() == ("proven", 0, 2 * N, True)
+        send(world, number, hours=6)
+        assert rejected(world)[0] == {}
+        assert verified() == ("proven", 0, 3 * N, True)
+
+        # What this one refused is left out by its own letters; without them it may as well have lost the records.
+        configured(world, formats={}, format_options={})
+        send(world, number, hours=9)
+        assert rejected(world)[0] == {"orders/invalid_utf8": N}
+        configured(world, formats={"orders": "avro"})
+        send(world, number, hours=12)
+        assert rejected(world)[0] == {}
+        assert verified() == ("proven", 0, 4 * N, True)
+        world.broker.delete_topic("dead")
+        configured(world, formats={}, format_options={})
+        assert rejected(world, name="other")[0] == {"orders/invalid_utf8": 5 * N}
+        configured(world, formats={"orders": "avro"}, format_options={})
+        verdict, unexplained, events, _ = verified()
+        assert verdict != "proven" and unexplained > 0 and events == 5 * N

@@ -136,6 +136,7 @@ class Inner:
     def write(self, topic: str, partition: int, source: str, fetched: FetchResult, rows: Any, reasons: Any, details: Any) -> None:
         if self.error is not None:
             raise self.error
+        assert fetched.run == "run"
         found = fetched.original(np.asarray(rows))
         self.written += [(int(fetched.offsets[r]), v, reason) for r, (_, v, _), reason in zip(rows, found, reasons, strict=True)]
 
@@ -144,7 +145,7 @@ class Inner:
 
 def fetched_of(values: list[bytes | None]) -> FetchResult:
     n = np.arange(len(values))
-    return FetchResult(pa.array(values, pa.binary()), n + 7, n + 1, 99, 99, False, "id")
+    return FetchResult(pa.array(values, pa.binary()), n + 7, n + 1, 99, 99, False, "id", run="run")
 
 
 def test_letters_that_nobody_takes_wait_in_a_file(tmp_path: Path) -> None:
@@ -332,8 +333,8 @@ def test_another_process_that_writes_what_waits_is_left_alone(tmp_path: Path) ->
 
 
 KEPT: dict[str, Any] = {
-    "topic": "t", "partition": 3, "source": "s", "identity": "id", "reasons": ["r"], "details": [None], "offsets": [7], "stamps_us": [1],
-    "refused": {}, "records": [[None, "YQ==", [["h", None]]]],
+    "topic": "t", "partition": 3, "source": "s", "identity": "id", "run": "run", "reasons": ["r"], "details": [None], "offsets": [7],
+    "stamps_us": [1], "refused": {}, "records": [[None, "YQ==", [["h", None]]]],
 }  # fmt: skip
 ODD: dict[str, Any] = {
     "no object": [], "null": None, "a text": "letters", "nothing": {}, "no lists": {**KEPT, "records": 5, "offsets": 5},

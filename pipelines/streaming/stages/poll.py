@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -296,7 +297,8 @@ class Poll(beam.DoFn):
                     a.take(pa.array(bad)).to_pylist() for a in (checked.reasons, checked.details, _us(checked.times))
                 )
                 details = said_of(reasons, details, times, fetched.timestamps_us[bad], now, limit)
-                self.letters.write(source.topic, partition, source.name, fetched, bad, reasons, details)
+                own = replace(fetched, run=self.spec.run)
+                self.letters.write(source.topic, partition, source.name, own, bad, reasons, details)
             except BrokerAway:
                 raise  # waited for, like any other silence: the position has not moved
             except StoreError as error:
