@@ -22,7 +22,7 @@ from pipelines.inference.envelope import Envelope, envelope_of
 from pipelines.inference.schema_words import file_places, words_of
 from pipelines.lake.counted import counted
 from pipelines.sources.file_formats.compressed_file import opened
-from pipelines.sources.file_formats.csv_lines import escaped_nulls
+from pipelines.sources.file_formats.csv_lines import NullSpellings
 from pipelines.sources.file_formats.file_format import COMPRESSED, UnreadableFileError, format_of, one_line
 from pipelines.sources.file_formats.json_lines_file import MAX_LINE_BYTES
 from pipelines.sources.file_records import partitions_of
@@ -44,6 +44,8 @@ MOST_LETTERS = 200
 """Of a name."""
 MOST_DEPTH = 64
 """As the contract takes JSON."""
+_ESCAPED = ("\\", "", *"NZbfnrtv0")
+"""What MySQL and PostgreSQL write behind an escape beside delimiters and quotes."""
 MOST_BEFORE = 50
 """Lines before a header."""
 LINES = (".jsonl", ".ndjson", ".json")
@@ -344,15 +346,13 @@ def _text_records(file: Path, dialect: Csv) -> Iterator[Mapping[str, Any]]:
 def text_records(lines: Iterable[str], dialect: Csv) -> Iterator[Mapping[str, Any]]:
     """The records of lines in a dialect; those of another number of values are left out."""
     how: Any = {"quotechar": dialect.quote} if dialect.quote else {"quoting": csv.QUOTE_NONE}
-    if (marked := escaped_nulls(dialect)) is not None:
-        lines = (marked.sub(lambda found: f"{found[1]}{dialect.escape}{found[2]}", line) for line in lines)
-    reader = _rows(csv.reader(lines, **_how(dialect.delimiter, dialect.escape), **how))
+    nulls = NullSpellings(dialect)
+    reader = _rows(csv.reader(map(nulls.mark, lines), **_how(dialect.delimiter, dialect.escape), **how))
     names: Sequence[str] = dialect.columns or [n.strip().lstrip("\ufeff") for n in next(reader, [])]
-    nulls = set(dialect.nulls)
     once = {name for name in names if names.count(name) == 1}  # which of several is meant nobody can say
     for row in reader:
         if len(row) == len(names):
-            yield {name: None if value in nulls else value for name, value in zip(names, row, strict=True) if name in once}
+            yield {name: value for name, value in zip(names, nulls.read(row), strict=True) if name in once}
 
 
 def _rows(reader: Any) -> Iterator[list[str]]:
@@ -381,8 +381,9 @@ def dialect_of(start: bytes, encoding: str | None, what: str, header: bool | Non
     if not lines:
         raise DataError(f"{what} is empty; nothing can be said of it")
     best: tuple[float, int, bool, str] | None = None
+    behind = {found for line in lines for found in re.findall(r"\\(.?)", line)}
     for delimiter in (",", ";", "\t", "|"):
-        escaped = any(f"\\{each}" in line for each in (delimiter, '"') for line in lines)
+        escaped = bool(behind & {delimiter, '"'}) and behind <= {delimiter, '"', *_ESCAPED}  # not in C:\d1\
         for escape in (None, "\\") if escaped else (None,):  # where both cut all alike a mark behind it is none
             widths = [len(row) for row in _rows(csv.reader(lines, **_how(delimiter, escape)))]
             common = max(set(widths), key=widths.count, default=0)
@@ -399,7 +400,8 @@ def dialect_of(start: bytes, encoding: str | None, what: str, header: bool | Non
         more["skip"] = skip
     header = _has_header(rows) if header is None else header
     values = {value for row in rows[1 if header else 0 :] for value in row}
-    if best[2] and any(re.search(rf"(^|{re.escape(delimiter)})\\N({re.escape(delimiter)}|$)", line) for line in lines):
+    spellings = NullSpellings(Csv(delimiter=delimiter, nulls=["\\N"], **more))
+    if best[2] and any(None in spellings.read(row) for row in _rows(csv.reader(map(spellings.mark, lines), **how))):
         values.add("\\N")
     nulls = ["", *(n for n in ("\\N", "NULL", "null", "NA", "N/A", "NaN", "nan", "None") if n in values)]
     numbers: dict[str, Any] = {}

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.inference.sampling import text_records
 from pipelines.replay.event_log import EventLog
 from pipelines.sources.event_files import events, inventory
 from pipelines.sources.file_formats.cells import cell, typed_column
@@ -110,6 +111,26 @@ def test_dialects(tmp_path: Path, dialect: Csv, text: str, end: str) -> None:
     got, letters = harvest(tmp_path, text.format(at=AT).replace("\n", end), dialect)
     assert letters == []
     assert [(e["order_id"], e["n"], e["price"]) for e in got] == [("a", 1234, 1234.5)]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        (r"\N", None), (r'"\N"', None), (r"\\N", r"\N"), (r'"\\N"', r"\N"), (r'"q,\N,z"', "q,N,z"), (r"x\,\N", "x,N"), (r"\Nx", "Nx"),
+        (r"\\", "\\"), ("NULL", None),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("line", ["{w},{at},a", "a,{at},{w}", "{w},{at},a,{w},\\N"])
+def test_an_escaped_spelling_of_null_is_one_where_it_is_a_whole_value(
+    tmp_path: Path, written: str, meant: str | None, end: str, line: str
+) -> None:
+    names = {"{w},{at},a": "note,at,order_id", "a,{at},{w}": "order_id,at,note"}.get(line, "note,at,order_id,more,last")
+    text = f"{names}{end}{line.format(w=written, at=AT)}{end}"
+    dialect = Csv(escape="\\", nulls=["\\N", "NULL"])
+    got, letters = harvest(tmp_path, text, dialect)
+    assert letters == [] and [(e["order_id"], e["note"]) for e in got] == [("a", meant)]
+    assert [r["note"] for r in text_records(text.splitlines(keepends=True), dialect)] == [meant]
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,7 @@ class CsvFile(FileFormat):
         refused: dict[int, tuple[str, str]] = {}
         simple: list[int] = []
         others: list[int] = []
-        rows: list[list[str]] = []
+        rows: list[list[str | None]] = []
         for i, (_, text, wrong) in enumerate(records):
             if wrong:
                 refused[i] = MALFORMED, wrong
@@ -216,7 +216,7 @@ class CsvFile(FileFormat):
                     refused[i] = MALFORMED, _counted(count, width)
             else:
                 try:
-                    values = self.splitter.values(text)
+                    values = self.splitter.cells(text)
                     if len(values) != width:
                         raise ValueError(_counted(len(values), width))
                     rows.append(values)
@@ -273,10 +273,9 @@ class CsvFile(FileFormat):
         assert table.num_rows == len(lines)
         return [_one(column) for column in table.columns]
 
-    def _others(self, rows: list[list[str]], wanted: list[tuple[int, str, str]]) -> list[pa.Array]:
-        nulls = set(self.dialect.nulls)
+    def _others(self, rows: list[list[str | None]], wanted: list[tuple[int, str, str]]) -> list[pa.Array]:
         return [
-            pa.array([None if (v := row[at]) in nulls else v.encode("utf-8", "surrogateescape") for row in rows], pa.binary())
+            pa.array([None if (v := row[at]) is None else v.encode("utf-8", "surrogateescape") for row in rows], pa.binary())
             for at, _, _ in wanted
         ]
 

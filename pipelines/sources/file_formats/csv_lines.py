@@ -5,29 +5,46 @@ from __future__ import annotations
 import csv
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from transforms.file_formats import Csv
 
-__all__ = ["MAX_RECORD_BYTES", "Record", "Splitter", "escaped_nulls"]
+__all__ = ["MAX_RECORD_BYTES", "NullSpellings", "Record", "Splitter"]
 
 MAX_RECORD_BYTES = 1 << 20
 """A record of several lines is no longer; what would be has a quote that is never closed."""
 
 Record = tuple[int, bytes, str]
 """The number of its first line, its bytes without the last line break, and what is wrong with it ("": nothing seen yet)."""
+_MARK = "\ud800"
+"""In no text that was decoded: half of a character, and not one of those that stand for bytes."""
 
 
-def escaped_nulls(dialect: Csv) -> re.Pattern[str] | None:
-    """What finds values that are a spelling of null which begins with the escape, as MySQL and PostgreSQL write ``\\N``: such a
-    value is null, and its escape no mark of what follows it. None: the dialect has no such spelling."""
-    escape = dialect.escape
-    nulls = [null for null in dialect.nulls if escape is not None and null.startswith(escape)]
-    if escape is None or not nulls:
-        return None
-    d = re.escape(dialect.delimiter)
-    return re.compile(rf"(^|{d})({'|'.join(map(re.escape, nulls))})(?={d}|$)")
+class NullSpellings:
+    """Which values of a record are null. A spelling that begins with the escape, as MySQL and PostgreSQL write ``\\N``, is one where it
+    stands so in the line, in quotes or without: behind another escape, or within a longer value, it is text as any other."""
+
+    def __init__(self, dialect: Csv) -> None:
+        escape = dialect.escape
+        self.escaped = [null for null in dialect.nulls if escape is not None and null.startswith(escape)]
+        self.plain = set(dialect.nulls).difference(self.escaped)
+        d, e, q = (re.escape(c) if c else "" for c in (dialect.delimiter, escape, dialect.quote))
+        quoted = rf"(?:{q}(?:{e}.|{q}{q}|[^{q}{e}])*{q})?" if q else ""
+        self.written = {*self.escaped, *(f"{dialect.quote}{null}{dialect.quote}" for null in self.escaped if q)}
+        self.value = re.compile(rf"(\A|{d})({quoted}(?:{e}.|[^{d}{e}])*)", re.DOTALL) if self.escaped else None
+
+    def mark(self, text: str) -> str:
+        """The text of a record, or a line of it with its end, with :data:`_MARK` for values that are an escaped spelling."""
+        return text if self.value is None or not any(null in text for null in self.escaped) else self.value.sub(self._marked, text)
+
+    def _marked(self, found: re.Match[str]) -> str:
+        bare = found[2].rstrip("\r\n")
+        return f"{found[1]}{_MARK}{found[2][len(bare) :]}" if bare in self.written else found[0]
+
+    def read(self, values: Sequence[str]) -> list[str | None]:
+        """The values of a marked record, null where they are."""
+        return [None if v == _MARK or v in self.plain else v if _MARK not in v else v.replace(_MARK, self.escaped[0]) for v in values]
 
 
 class Splitter:
@@ -39,7 +56,7 @@ class Splitter:
         self.quote = dialect.quote.encode() if dialect.quote else None
         self.escape = dialect.escape.encode() if dialect.escape else None
         self.delimiter = dialect.delimiter.encode()
-        self.nulls = escaped_nulls(dialect)
+        self.nulls = NullSpellings(dialect)
         d, q = (re.escape(b) if b else b"" for b in (self.delimiter, self.quote))
         e = re.escape(self.escape) if self.escape else None
         inner = rb"[^%s]" % q if e is None else rb"%s.|[^%s%s]" % (e, q, e)
@@ -112,10 +129,15 @@ class Splitter:
                 return False
 
     def values(self, record: bytes) -> list[str]:
-        """The values of one record. Raises ValueError, one line, for what is none."""
-        d, text = self.dialect, record.decode("utf-8", "surrogateescape")
-        if self.nulls is not None:
-            text = self.nulls.sub(lambda found: f"{found[1]}{d.escape}{found[2]}", text)
+        """The values of one record, as text. Raises ValueError, one line, for what is none."""
+        return self._values(record.decode("utf-8", "surrogateescape"))
+
+    def cells(self, record: bytes) -> list[str | None]:
+        """The values of one record, null where they are a spelling of it. Raises as :meth:`values`."""
+        return self.nulls.read(self._values(self.nulls.mark(record.decode("utf-8", "surrogateescape"))))
+
+    def _values(self, text: str) -> list[str]:
+        d = self.dialect
         try:
             found = list(csv.reader(
                 [text], delimiter=d.delimiter, quotechar=d.quote, escapechar=d.escape,
