@@ -8,12 +8,14 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.forgetting.column_types import cells, is_letters, may_name, names_in
 from pipelines.forgetting.other_formats import is_other, named_columns
-from pipelines.forgetting.subject import LINES, UNREADABLE, names_in, opened
+from pipelines.forgetting.subject import LINES, UNREADABLE, opened, readings
 from pipelines.forgetting.waiting_letters import letters_have
 from pipelines.sources.file_formats.file_format import COMPRESSED, UnreadableFileError
 from pipelines.sources.file_records import partitions_of
@@ -46,22 +48,21 @@ def has_key(path: Path, folders: Iterable[str], name: str, source: EventSource |
 
 
 def json_has(data: bytes, name: str) -> bool:
-    """Whether a payload has this key: JSON in an object, at any depth; one that is no JSON as a whole (cut off, two objects in a line,
-    framed) where the name stands in quotes with a colon behind it."""
-    if _key(name).search(data) is None:
+    """Whether a payload has this key: JSON in an object, at any depth, also in texts of JSON; one that is no JSON as a whole (cut off, two
+    objects in a line, framed) where the name stands in quotes with a colon behind it."""
+    if _key(name, rb"\\*").search(data) is None:
         return False
-    found = set[str]()
     try:
-        json.loads(data, object_pairs_hook=lambda pairs: found.update(key for key, _ in pairs))
+        return _value_has(json.loads(data, object_pairs_hook=readings), name)
     except (ValueError, RecursionError):
-        return True  # its bytes are searched for the value, too
-    return name in found
+        return _key(name).search(data) is not None  # its bytes are searched for the value, too
 
 
 @functools.lru_cache(maxsize=16)
-def _key(name: str) -> re.Pattern[bytes]:
-    """A key as JSON may spell it: each letter plain or escaped, ``u`` or ``\\u0075``."""
-    return re.compile(b'"' + b"".join(map(_spelled, name)) + rb'"\s*:')
+def _key(name: str, quoted: bytes = b"") -> re.Pattern[bytes]:
+    """A key as JSON may spell it: each letter plain or escaped, ``u`` or ``\\u0075``. ``quoted``: what may be before its second quote, as
+    in a text of JSON."""
+    return re.compile(rb'"' + b"".join(map(_spelled, name)) + quoted + rb'"\s*:')
 
 
 def _spelled(letter: str) -> bytes:
@@ -73,13 +74,23 @@ def _spelled(letter: str) -> bytes:
 
 def _parquet_has(path: Path, name: str) -> bool:
     with pq.ParquetFile(path) as file:
-        if name in names_in(pa.struct(list(file.schema_arrow))):
+        letters = is_letters(file.schema_arrow.names)  # their own columns say what became of a record
+        if not letters and name in names_in(pa.struct(list(file.schema_arrow))):
             return True
-        for batch in file.iter_batches():
-            for column in batch.columns:  # payloads of letters, and of events as they came; framed ones are bytes
-                framed = pa.types.is_binary(column.type)
-                if framed or pa.types.is_string(column.type):
-                    cells = (cell for cell in column.cast(pa.binary()).to_pylist() if cell is not None)
-                    if any((framed or cell.lstrip()[:1] in (b"{", b"[")) and json_has(cell, name) for cell in cells):
-                        return True
+        for batch in file.iter_batches(columns=["payload"] if letters else None):
+            if any(_value_has(cell, name) for column in batch.columns if may_name(column.type) for cell in cells(column)):
+                return True
     return False
+
+
+def _value_has(value: Any, name: str) -> bool:
+    """Whether a cell has this key: in a payload (framed ones are bytes), an event as it came, or a map, at any depth."""
+    if isinstance(value, bytes):
+        return json_has(value, name)
+    if isinstance(value, str):
+        return value.lstrip()[:1] in ("{", "[") and json_has(value.encode("utf-8", "surrogatepass"), name)
+    if isinstance(value, dict):
+        return name in value or any(_value_has(each, name) for each in value.values())
+    if isinstance(value, tuple):  # of a map
+        return value[0] == name or _value_has(value[1], name)
+    return isinstance(value, list) and any(_value_has(each, name) for each in value)

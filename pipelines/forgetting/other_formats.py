@@ -15,7 +15,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from pipelines.forgetting.subject import Subject, column_holds, names_in, opened, packed
+from pipelines.forgetting.column_types import names_in
+from pipelines.forgetting.subject import Subject, column_holds, opened, packed
 from pipelines.lake.files import replaced
 from pipelines.sources.file_formats.avro_file import container
 from pipelines.sources.file_formats.csv_file import CsvFile

@@ -20,6 +20,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -30,16 +31,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.forgetting.column_types import cells, is_bytes, is_letters, is_text, may_name, names_in, types_in
 from pipelines.lake.files import replaced
 from pipelines.sources.file_records import partitions_of
 from transforms.computed import compute
-from transforms.contract import DEAD_LETTER_SCHEMA
 from transforms.errors import ConfigError
 from transforms.event_source import EventSource
 from transforms.fields import EVENT_MARK
 from transforms.mapping import Read, read_records, read_rows
 
-__all__ = ["LINES", "UNREADABLE", "Subject", "column_holds", "holds", "names_in", "opened", "packed", "without_lines", "without_rows"]
+__all__ = ["LINES", "UNREADABLE", "Subject", "column_holds", "holds", "opened", "packed", "readings", "without_lines", "without_rows"]
 
 LINES = (".jsonl", ".ndjson", ".json")
 _PACKED = (".gz", ".zst")
@@ -50,9 +51,12 @@ _RECORDS = 1_000
 """So many are asked of a source at once."""
 LEAST_BYTES = 4
 """A value of fewer bytes says nothing by itself."""
-_OBJECT, _NO_PLAIN_TEXT = re.compile(rb"\{"), re.compile(rb'[^\x00-\x1f{"]*[\x00-\x1f{"]')
-_LETTERS = frozenset(DEAD_LETTER_SCHEMA.names)
-"""The columns of dead letters: what is about the subject is told by the payload alone."""
+_RECORD = re.compile(r"^\s*[\[{]")
+"""What a text of JSON begins with."""
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
+"""What no text has."""
+_NO_WORDS = rf"{_RECORD.pattern}|[\x00-\x08\x0b\x0c\x0e-\x1f\x80-\xff]"
+"""Bytes that have none of these are words."""
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
@@ -90,11 +94,22 @@ class Subject:
         return f"{names}#{hashlib.sha256(repr(self.keys).encode()).hexdigest()[:12]}"
 
     def is_in(self, value: Any) -> bool:
-        """Whether a JSON value is a record of it, or holds one at any depth."""
+        """Whether a decoded value is a record of it, or holds one at any depth, also as a text of JSON; bytes that are no text are as a
+        payload. The one rule for events, whatever format they lie in: what is asked of columns is a quick way to the same answer."""
         if isinstance(value, dict):
-            if all(name in value and _text(value[name]) == wanted for name, wanted in self.keys):
+            if all(name in value and _is(value[name], wanted) for name, wanted in self.keys):
                 return True
             return any(self.is_in(each) for each in value.values())
+        if isinstance(value, bytes):
+            text = _plain(value)
+            return self.is_in_text(value) if text is None else self.is_in(text)
+        if isinstance(value, str):
+            try:
+                return _RECORD.match(value) is not None and self.is_in(json.loads(value, object_pairs_hook=readings))
+            except (ValueError, RecursionError):
+                return False  # words
+        if isinstance(value, list) and value and isinstance(value[0], tuple):  # a map, as Arrow decodes it
+            return self.is_in(readings(value))
         return isinstance(value, list) and any(self.is_in(each) for each in value)
 
     def is_in_text(self, data: bytes) -> bool:
@@ -109,7 +124,7 @@ class Subject:
             if not self._may_be_in(data):
                 continue
             try:
-                out[at] = self.is_in(json.loads(data, object_pairs_hook=_readings))
+                out[at] = self.is_in(json.loads(data, object_pairs_hook=readings))
                 if self.sources and not out[at] and isinstance(record := json.loads(data), dict):
                     records.append(record)
                     places.append(at)
@@ -172,15 +187,17 @@ class Subject:
             compute(source, read.columns, len(read.records))
         mine, out = np.ones(len(read.records), bool), np.zeros(n, bool)
         for name, wanted in self.keys:
-            mine &= np.array([_text(value) == wanted for value in read.columns[name][0].to_pylist()], bool)
+            mine &= np.array([_is(value, wanted) for value in read.columns[name][0].to_pylist()], bool)
         out[read.records[mine]] = True
         return out
 
     def _rows(self, n: int, columns: dict[str, pa.ChunkedArray], made: bool) -> Mask:
+        if made and is_letters(columns):  # their own columns say what became of a record, whatever a key is called
+            return self._inside(columns["payload"], made)
         out = np.ones(n, bool)
         for name, wanted in self.keys:
             out &= np.logical_or.reduce([np.zeros(n, bool), *self._cells(columns, name, wanted, made)])
-        if any(name not in columns or pa.types.is_nested(columns[name].type) for name, _ in self.keys):
+        if not made or any(name not in columns or columns[name].type.num_fields for name, _ in self.keys):
             for column in columns.values():
                 out |= self._inside(column, made)
         return out
@@ -190,7 +207,7 @@ class Subject:
         own = name in columns
         if own:
             yield _equal(columns[name], wanted)
-        if not made or columns.keys() >= _LETTERS:
+        if not made:
             return
         for each, column in columns.items():
             if each == name or ("tile_start" in columns and each.split("|")[1:2] not in ([], [name])):  # kind|field|parameter|filter
@@ -202,16 +219,25 @@ class Subject:
                 yield _equal(column, wanted)
 
     def _inside(self, column: pa.ChunkedArray, made: bool) -> Mask:
-        """Which cells of a column are payloads, or records in the record, that are about it. A text among an event's fields is none."""
-        out, kind = np.zeros(len(column), bool), column.type
-        if pa.types.is_binary(kind) or pa.types.is_string(kind):
-            payload = _OBJECT if pa.types.is_string(kind) else re.compile(b"") if made else _NO_PLAIN_TEXT
-            values = column.cast(pa.binary()).to_pylist()
-            rows = [row for row, value in enumerate(values) if value is not None and payload.match(value)]
-            out[rows] = self.in_texts([values[row] for row in rows])
-        elif not made and {name for name, _ in self.keys} <= {*names_in(kind)}:
-            out = np.array([self.is_in(value) for value in column.to_pylist()], bool)
+        """Which cells of a column are payloads, or records in the record, that are about it."""
+        kind = column.type
+        if pa.types.is_dictionary(kind):
+            return self._inside(column.cast(kind.value_type), made)
+        out = np.zeros(len(column), bool)
+        if is_text(kind) or is_bytes(kind):
+            begin = "" if made and is_bytes(kind) else r"^\{" if made else _NO_WORDS if is_bytes(kind) else _RECORD.pattern
+            found = pc.fill_null(pc.match_substring_regex(column.cast(pa.large_binary()), pattern=begin), False)
+            looked = column.filter(found)
+            about = self.in_texts(looked.cast(pa.large_binary()).to_pylist()) if made else [self.is_in(value) for value in cells(looked)]
+            out[found.to_numpy()] = about
+        elif not made and self._may_be_of(kind):
+            for at in range(0, len(column), _RECORDS):
+                out[at : at + _RECORDS] = [self.is_in(value) for value in cells(column.slice(at, _RECORDS))]
         return out
+
+    def _may_be_of(self, kind: pa.DataType) -> bool:
+        """Whether cells of a type with parts may hold a record of it: by the names of its fields, or as they may have any (maps, texts)."""
+        return kind.num_fields > 0 and (may_name(kind) or {name for name, _ in self.keys} <= {*names_in(kind)})
 
     def may_hold(self, column: str, kind: pa.DataType) -> bool:
         """Whether a column of a table that Tandem makes, without the keys' own, may hold a value of one."""
@@ -225,26 +251,21 @@ class Subject:
         _, prefixed, own = column.rpartition("__")
         if {column, own} & self.others or own.startswith("tandem_") or (prefixed and own == "status"):
             return False
-        inner = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_dictionary(kind) else kind
+        *_, inner = types_in(kind)
         number = pa.types.is_integer(inner) or pa.types.is_floating(inner) or pa.types.is_decimal(inner)
         named = re.search(rf"(?<![^\W_]){re.escape(key)}(?![^\W_])", column) is not None
         return named or (not number and len(wanted.encode()) >= LEAST_BYTES)
 
 
-def names_in(kind: pa.DataType) -> Iterator[str]:
-    """The names of the fields in records that cells of a type are, or hold at any depth."""
-    waiting = [kind]
-    while waiting:
-        each = waiting.pop()
-        if pa.types.is_struct(each):
-            fields = [each[i] for i in range(each.num_fields)]
-            yield from (f.name for f in fields)
-            waiting += [f.type for f in fields]
-        elif pa.types.is_list(each) or pa.types.is_large_list(each):
-            waiting.append(each.value_type)
+def _plain(data: bytes) -> str | None:
+    """The text that bytes are; None for others, such as framed payloads."""
+    try:
+        return None if _CONTROL.search(data) else data.decode()
+    except UnicodeDecodeError:
+        return None
 
 
-def _readings(pairs: list[tuple[str, Any]]) -> Any:
+def readings(pairs: list[tuple[str, Any]]) -> Any:
     """An object; of one that has keys twice, every one that it may be read as."""
     values: dict[str, list[Any]] = {}
     for name, value in pairs:
@@ -278,9 +299,18 @@ def _varint(value: int) -> bytes:
     return bytes([*out, rest])
 
 
+def _is(value: Any, wanted: str) -> bool:
+    """Whether a decoded value of a key's field is this one, or a list with it."""
+    return any(_text(each) == wanted for each in value) if isinstance(value, list) else _text(value) == wanted
+
+
 def _text(value: Any) -> str | None:
-    if value is None or isinstance(value, bool | dict | list):
+    if value is None or isinstance(value, bool | dict | list | tuple | date | time | timedelta):
         return None
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, Decimal):
+        return str(int(value)) if value == value.to_integral_value() else str(float(value))
     # The contract takes 5.0 for a whole number as well.
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
@@ -297,22 +327,16 @@ def _forms(value: str) -> set[bytes]:
 
 
 def _equal(column: pa.ChunkedArray, wanted: str) -> Mask:
-    """Which cells are this text, or a list with it."""
+    """Which cells are this text, or a list with it: as :func:`_is` says of each."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         return _equal(column.cast(kind.value_type), wanted)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return np.array([cell is not None and any(_text(each) == wanted for each in cell) for cell in column.to_pylist()], bool)
-    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        exact = [int(cell) if isinstance(cell, Decimal) and cell == cell.to_integral_value() else cell for cell in column.to_pylist()]
-        return np.array([cell is not None and _text(cell if isinstance(cell, int) else float(cell)) == wanted for cell in exact], bool)
-    texts = (pa.types.is_binary(kind), pa.types.is_large_binary(kind), pa.types.is_string(kind), pa.types.is_large_string(kind))
-    if not (any(texts) or pa.types.is_integer(kind)):
+    if pa.types.is_boolean(kind) or pa.types.is_struct(kind) or pa.types.is_map(kind) or pa.types.is_temporal(kind):
         return np.zeros(len(column), bool)
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return np.array([cell == wanted.encode() for cell in column.to_pylist()], bool)
-    found: Mask = pc.fill_null(pc.equal(column.cast(pa.string()), wanted), False).to_numpy()
-    return found
+    if is_text(kind) or pa.types.is_integer(kind):
+        found: Mask = pc.fill_null(pc.equal(column.cast(pa.large_string()), wanted), False).to_numpy()
+        return found
+    return np.array([_is(cell, wanted) for cell in column.to_pylist()], bool)
 
 
 def without_rows(path: Path, subject: Subject, dry_run: bool = False, made: bool = True) -> pa.Table | None:
@@ -389,10 +413,10 @@ def column_holds(column: pa.ChunkedArray, name: str, value: str) -> bool:
     kind = column.type
     if pa.types.is_dictionary(kind):
         return column_holds(column.cast(kind.value_type), name, value)
-    if pa.types.is_nested(kind):
+    if kind.num_fields:
         return _patterns(((name, value),))[0].search(repr(column.to_pylist()).encode()) is not None
-    if not (pa.types.is_binary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_large_binary(kind)):
+    if not (is_text(kind) or is_bytes(kind)):
         return False
-    binary = column.cast(pa.large_binary() if kind in (pa.large_string(), pa.large_binary()) else pa.binary())
+    binary = column.cast(pa.large_binary())
     some = pc.or_kleene(*[pc.match_substring(binary, pattern=form) for form in (value.encode(), json.dumps(value)[1:-1].encode())])
     return any(_patterns(((name, value),))[0].search(cell) for cell in binary.filter(some).to_pylist() if cell is not None)
