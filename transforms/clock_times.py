@@ -72,7 +72,8 @@ def clock_columns(column: pa.Array) -> Columns | None:
             return np.floor_divide(numbers, 1_000), every
         scale = _SCALES[unit]
         most = _MOST // scale
-        return np.where(numbers > most, _MOST, np.where(numbers < -most, -_MOST, np.clip(numbers, -most, most) * scale)), every
+        inside = np.clip(numbers, -most, most)
+        return inside * scale, inside == numbers
     if not (pa.types.is_string(t) or pa.types.is_large_string(t)):
         return None
     plain = pc.fill_null(pc.match_substring_regex(column, _PLAIN), False)

@@ -344,4 +344,7 @@ def raw_value(column: pa.Array, row: int) -> Any:
     try:
         return column[row].as_py()
     except (ValueError, OverflowError, pa.ArrowException):
+        if pa.types.is_duration(column.type):  # longer than Python's are
+            number = column[row].value
+            return BeyondCalendar(number, "time", number * {"s": 1_000_000, "ms": 1_000}.get(column.type.unit, 1))
         return f"a value of type {column.type}"

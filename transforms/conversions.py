@@ -101,7 +101,9 @@ def value_of(value: Any, parse: Parse, dtype: str) -> Any:
         since = clock_micros(_text(value) or value)
         if since is None:
             raise Refused(WRONG_TYPE, "is no time of the day such as 10:15:30")
-        return within_int64(since)
+        if not -MAX_INT64 - 1 <= since <= MAX_INT64:
+            raise Refused(OVERFLOW, "does not fit int64 in microseconds")
+        return since
     assert isinstance(parse, (Hex, Base64))
     data = _bytes(value, parse, dtype)
     if dtype == "int64":

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from transforms.columns import OK, Column, all_ok, int64_values, is_valid
-from transforms.computed import chosen, compute
+from transforms.computed import chosen, clock_change, compute
 from transforms.event_source import EventSource
 from transforms.fields import TIMESTAMP
 from transforms.instants import MAX_US, MIN_US
@@ -61,7 +61,9 @@ def judge_events(source: EventSource, read: Read, now_us: Now, max_future_us: in
             event = first[row]
             name = next(name for name, c in by_column.items() if c[event] == verdict[row])
             if name == _WHERE:
-                details[row] = f"where: {source.filter} has no value that can be held"
+                assert source.filter is not None
+                change = clock_change(source, source.filter, columns, event)
+                details[row] = f"where: {source.filter} has no value{f': {change}' if change else ' that can be held'}"
                 continue
             value, why = read.raw[name](int(at[event])) if name in read.raw else _computed(source, name, columns, event)
             inside = ""
@@ -80,8 +82,11 @@ def _computed(source: EventSource, name: str, columns: dict[str, Column], event:
     """The value of a computed field, and why it has none, where that is so."""
     array, codes = columns[name]
     value = array[event].as_py()
-    made = next(f.value for f in source.all_fields if f.name == name)
-    return value, f"is {made}, which has no value that can be held" if value is None and codes[event] != OK else ""
+    made = next(f for f in source.all_fields if f.name == name)
+    if value is not None or codes[event] == OK:
+        return value, ""
+    change = clock_change(source, made.formula, columns, event)
+    return value, f"is {made.value}, which has no value{f': {change}' if change else ' that can be held'}"
 
 
 def _earliest(us: pa.Array, records: npt.NDArray[np.int64], n: int) -> pa.Array:

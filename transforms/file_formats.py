@@ -19,9 +19,10 @@ class Csv:
 
     ``header``: the first line holds the names of the columns; without it they are given as ``columns``. ``quote`` (None: none) begins
     and ends a value that holds a delimiter or a line break, and stands twice where it is part of such a value; ``escape`` stands
-    before a character that is meant as it is. ``nulls``: the spellings of a value that is not there, quoted or not. ``decimal`` and
-    ``thousands`` are those of numbers, ``true`` and ``false`` the spellings of truth values, in upper or lower case. ``encoding`` is a
-    name that Python knows; a byte order mark is taken off. ``skip`` lines are passed over before anything else, and lines that begin
+    before a character that is meant as it is. ``nulls``: the spellings of a value that is not there, quoted or not; one that begins
+    with the escape is meant as it is written, so that ``\\N`` is null and ``\\\\N`` is text. ``decimal`` and ``thousands`` are those of
+    numbers, ``true`` and ``false`` the spellings of truth values, in upper or lower case. ``encoding`` is a name that Python knows; a
+    byte order mark is taken off. ``skip`` lines are passed over before anything else, and lines that begin
     with ``comment``. ``suffixes``: the names of the files that are so, also with ``.gz``, ``.zst`` or ``.bz2`` behind.
 
     An int64 is digits with or without a sign, or such with zeros alone behind the decimal point; text and declared forms of a field

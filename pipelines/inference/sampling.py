@@ -158,7 +158,7 @@ def flattened(records: Sequence[Mapping[str, Any]], explode: str | None = None, 
     wanted = tuple(explode.split(".")) if explode else None
     row = more = 0
     envelope = envelope_of(records)
-    described = all(r.keys() == {"schema", "payload"} for r in records)  # as Kafka Connect writes them: what they are, and the record
+    described = _by_connect(records)
     sizes = list(parts or [len(records)])
     of_part = [0] * len(sizes)
     for record, part in zip(records, (p for p, n in enumerate(sizes) for _ in range(n)), strict=True):
@@ -195,6 +195,11 @@ def flattened(records: Sequence[Mapping[str, Any]], explode: str | None = None, 
     if described:
         lists = {steps: n for steps, n in lists.items() if steps[0] != "schema"}
     return Sample(columns, row, of_part, "records", lists=lists, maps=maps, envelope=envelope, more=more)
+
+
+def _by_connect(records: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether each says of what type it is, and then the record, as Kafka Connect writes them."""
+    return all(r.keys() == {"schema", "payload"} and isinstance(r["schema"], Mapping) and "type" in r["schema"] for r in records)
 
 
 def _leaves(

@@ -174,7 +174,16 @@ def digit_days(column: Column, values: list[Any], zone: str | None) -> bool:
 def time_like(name: str) -> bool:
     """Whether a name is one that times have."""
     found = words(name)
-    return bool(set(found) & _TIME) or any(w.endswith(("time", "zeit", "date", "datum", "stamp", "dat", "zet")) for w in found)
+    return bool(set(found) & _TIME) or any(w.endswith(("time", "zeit", "datum", "stamp")) or _date_word(w) or _of_sap(w) for w in found)
+
+
+def _date_word(word: str) -> bool:
+    return word.endswith("date") and word not in ("candidate", "mandate")
+
+
+def _of_sap(word: str) -> bool:
+    """Whether a word is built as names of SAP's fields are, of five letters at most: BUDAT, ERZET; not mandat, format, gazet."""
+    return len(word) <= 5 and word.endswith(("dat", "zet"))
 
 
 def epoch(column: Column, values: list[Any]) -> None:
@@ -214,9 +223,10 @@ def epoch(column: Column, values: list[Any]) -> None:
 
 
 def _serial(column: Column, values: list[Any]) -> bool:
-    """Whether numbers are days as a spreadsheet counts them: of 1990 to 2050, which as days since 1970 would be of 2060 and later."""
+    """Whether numbers are days as a spreadsheet counts them: by the name of a date, and of 1990 to 2050 (as days since 1970 they would be
+    of 2060 and later)."""
     low, high = _SERIALS
-    dated = any(w in ("date", "day", "dt") or w.endswith(("date", "datum", "time")) for w in words(column.called))
+    dated = any(w in ("date", "day", "dt") or w.endswith(("datum", "datetime")) or _date_word(w) for w in words(column.called))
     if not dated or not isinstance(column.low, (int, float)) or not low <= column.low <= column.high <= high:
         return False
     column.dtype, column.domain, column.parse = "timestamp", None, 'Epoch("excel")'

@@ -285,7 +285,11 @@ def _disorder_lines(made: Proposal, used: set[str]) -> list[str]:
     if d.measured:
         said = f"behind the newest event before it: p99 {d.p99:.3g} s, p99.9 {d.p999:.3g} s, max {d.most:.3g} s"
     else:
-        why = "a table's rows are in no order in which they came" if made.sample.kind == "table" else "the records are not in order of time"
+        why = (
+            "the order of a table's rows is not the order of arrival"
+            if made.sample.kind == "table"
+            else "the records are not in order of time"
+        )
         said = f"QUESTION: {why}, so how late events arrive cannot be measured; these are usual"
     lines = [f"    # {said}"]
     for key, seconds in (("out_of_orderness", d.out_of_orderness), ("allowed_lateness", d.allowed_lateness)):

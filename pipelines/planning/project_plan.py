@@ -21,7 +21,7 @@ from pipelines.planning.group_plan import Judged, judge
 from pipelines.planning.model_changes import ModelChange, model_changes
 from pipelines.planning.plan_parts import NEW, PERHAPS, SAME, BatchPlan, Expected, GroupPlan, ModelPlan, Plan
 from pipelines.planning.present_state import Present, Stream, bytes_of, whole_range
-from pipelines.planning.topic_plan import topic_plan
+from pipelines.planning.topic_plan import topic_plans
 from pipelines.project.repository import Repo
 from pipelines.sources.recorded_files import as_inputs, recorded
 from transforms.errors import DataError, TandemError
@@ -53,7 +53,7 @@ def make_plan(repo: Repo, groups: Collection[str] = (), asked: tuple[datetime, d
     redefined = tuple(model_changes(repo, present.versions))
     commands = _commands(present, planned, batches, applies, streams, models, redefined)
     planned_feast = None if feast is None else tuple(feast)
-    topics = tuple(topic_plan(s, repo.settings.kafka) for s in sources_of(chosen.groups.values()).values() if s.topic)
+    topics = topic_plans((s for s in sources_of(chosen.groups.values()).values() if s.topic), repo.settings.kafka)
     return Plan(repo, tuple(planned), tuple(batches), planned_feast, models, sets, streams, commands, redefined, topics)
 
 
@@ -300,7 +300,7 @@ def _stream_words(stream: Stream, judged: dict[str, Judged], groups: list[GroupP
     words = _redefined_words(stream, judged, groups)
     if not stream.otherwise or stream.misfit:
         return words
-    read = f"reads records from its checkpoint on otherwise than those before ({', '.join(stream.otherwise)}), once it is started again"
+    read = f"was started with other settings ({', '.join(stream.otherwise)}); after a restart it reads with those of now"
     return f"{words}; {read}" if words else read
 
 

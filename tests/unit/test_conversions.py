@@ -460,6 +460,13 @@ def test_times_and_durations_of_columns(times: list[time], spans: list[timedelta
     assert odd == [86_400_000_000, *["wrong_type"] * 6]
 
 
+@pytest.mark.parametrize(("unit", "per"), [("s", 10**6), ("ms", 10**3), ("us", 1)])
+def test_a_duration_beyond_int64_is_an_overflow(unit: str, per: int) -> None:
+    for number in (10**13, -(10**13), 2**63 // per - 1, 2**62, -(2**62), 2**63 - 1):
+        want = number * per if -(2**63) <= number * per < 2**63 else "overflow"
+        assert said(column_of(pa.array([number, 0, None], pa.duration(unit)), TimeOfDay(), "int64")) == [want, 0, None]
+
+
 @given(st.lists(st.datetimes(datetime(1900, 3, 1), datetime(9999, 12, 30)), max_size=12))
 def test_days_of_spreadsheets(moments: list[datetime]) -> None:
     """To the millisecond, as they show them; what is stored of one is a float64 of days."""

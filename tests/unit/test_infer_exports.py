@@ -102,3 +102,19 @@ def test_what_stands_around_records(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"\(--explode Records\)"):
         infer_files(trail)
     assert 'explode="Records"' in infer_files(trail, explode="Records").text
+
+
+def test_names_and_members_that_only_resemble(tmp_path: Path) -> None:
+    """A record's own schema is its version; milliseconds, a mandate and a candidate are no days."""
+    payloads = [{"id": n, "at": z(n), "response_time": 33_000 + n, "mandat": 20240501 + n % 9, "candidate": 10**9 + n} for n in range(N)]
+    text, found = inferred(tmp_path / "a", [{"schema": "v1", "payload": p} for p in payloads])
+    assert "excel" not in text and [e["schema"] for e in found] == ["v1"] * N
+    for name in ("response_time", "mandat", "candidate"):
+        assert [e[f"payload_{name}"] for e in found] == [p[name] for p in payloads]
+    sap = [{"id": n, "budat": int(f"{at(n):%Y%m%d}"), "order_date": serial_day(n), "at": z(n)} for n in range(N)]
+    text, found = inferred(tmp_path / "b", sap)
+    assert 'Epoch("excel")' in text and 'TimeFormat("%Y%m%d", zone="UTC")' in text
+
+
+def serial_day(n: int) -> int:
+    return (at(n).replace(tzinfo=None) - datetime(1899, 12, 30)).days

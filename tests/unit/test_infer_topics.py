@@ -164,7 +164,7 @@ def test_lines_and_json_behind_a_schema(registry: SchemaRegistry) -> None:
 def test_what_cannot_be_told_is_one_line() -> None:
     with pytest.raises(DataError, match="none of the 2 records is a JSON object or a line of text; say --format"):
         inferred([b"\xff\xfe\x01", b"\x08\x96"], KafkaSettings())
-    with pytest.raises(ConfigError, match="'xml' is no record format; known: avro"):
+    with pytest.raises(ConfigError, match="'xml' is not a known record format; known: avro"):
         inferred([b"x"], KafkaSettings(), form="xml")
 
 

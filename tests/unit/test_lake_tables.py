@@ -55,7 +55,7 @@ def table(rows: list[dict[str, Any]], **types: Any) -> pa.Table:
 def taken(data: Path, of: Delta | Iceberg) -> tuple[EventSource, list[dict[str, Any]]]:
     """What infer says of a table, and all events of a snapshot of it."""
     text, values = infer_table(of, name="orders").text, dict[str, Any]()
-    assert "in no order in which they came" in text
+    assert "the order of a table's rows is not the order of arrival" in text
     exec(compile(text, "orders.py", "exec"), values)
     take_snapshot(data, values["orders"])
     out: list[dict[str, Any]] = []

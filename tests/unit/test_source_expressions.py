@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import hypothesis.strategies as st
@@ -148,6 +149,27 @@ def test_columns_are_judged_as_records_are() -> None:
 def test_a_reject_says_what_was_computed(event: dict[str, Any], says: str) -> None:
     checked = check_json([json.dumps({"id": "a", "kind": "order", "amount": 5.0, "parts": 1, "at": AT} | event).encode()], SHOP, NOW, 0)
     assert checked.details.to_pylist() == [says]
+
+
+@pytest.mark.parametrize(
+    ("local", "says"),
+    [
+        ("2024-03-31T02:30:00Z", "2024-03-31 02:30:00 is not there, as clocks are put forward in Europe/Berlin then;"
+         ' say which moment is meant: from_local(..., missing="earlier" or "later")'),
+        ("2024-10-27T02:30:00Z", "2024-10-27 02:30:00 is there twice, as clocks are put back in Europe/Berlin then;"
+         ' say which moment is meant: from_local(..., ambiguous="earlier" or "later")'),
+    ],
+)  # fmt: skip
+def test_a_reject_says_where_clocks_change(local: str, says: str) -> None:
+    fields = [Field("id", "string", required=True), Field("shown", "timestamp"), Field("net", "float64")]
+    moment = Field("moment", "timestamp", value=(col("shown") + timedelta(0)).from_local("Europe/Berlin"))
+    record = json.dumps({"id": "a", "shown": local, "at": AT}).encode()
+    good = json.dumps({"id": "b", "shown": "2024-05-01T02:30:00Z", "at": AT}).encode()
+    checked = check_json([good, record], EventSource("s", [*fields, moment], "at", "id"), NOW, 0)
+    assert checked.reasons.to_pylist() == [None, "wrong_type"]
+    assert checked.details[1].as_py() == f"moment=None is {moment.value}, which has no value: {says}"
+    where = EventSource("s", fields, "at", "id", where=col("shown").from_local("Europe/Berlin") > datetime(2020, 1, 1, tzinfo=UTC))
+    assert check_json([good, record], where, NOW, 0).details[1].as_py().endswith(f" has no value: {says}")
 
 
 def test_a_filter_that_has_no_value_makes_a_dead_letter() -> None:

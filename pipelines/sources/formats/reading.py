@@ -7,16 +7,23 @@ from pathlib import Path
 
 from pipelines.lake.files import json_digest, sha256
 from pipelines.project.config import KafkaSettings
+from serving.masking import masked
 
 __all__ = ["reading_of"]
 
 
 def reading_of(source: str, kafka: KafkaSettings) -> dict[str, str]:
-    """Of a source (its name) the ``format``, and ``options``: a hash of the format's settings and of the files that they name. The settings
-    may be secrets, and are not in it."""
-    options = kafka.format_options.get(source, {})
-    named = [kafka.repository / str(value) for _, value in sorted(options.items()) if isinstance(value, (str, Path)) and value]
-    return {
-        "format": kafka.format_of(source),
-        "options": json_digest([json.loads(json.dumps(options, default=str)), [sha256(p) for p in named if p.is_file()]]),
-    }
+    """Of a source (its name) the ``format``, and ``options``: a hash of the format's settings and of the files that they name. What is
+    called like a secret, and passwords in addresses, are left out of it, as from all that is recorded: such settings do not decide how
+    records are read, and a hash of a short secret can be guessed."""
+    options = masked(json.loads(json.dumps(kafka.format_options.get(source, {}), default=str)))
+    texts = [value for _, value in sorted(options.items()) if isinstance(value, str) and value]
+    hashes = [sha256(kafka.repository / text) for text in texts if _names_file(kafka.repository / text)]
+    return {"format": kafka.format_of(source), "options": json_digest([options, hashes])}
+
+
+def _names_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long for a name, or a zero byte in it
+        return False
