@@ -24,7 +24,7 @@ def erase(
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
     reason: Annotated[str, typer.Option("--reason", help="Reason, recorded in the audit log; do not name the person.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be erased; change nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be erased and what would remain; change nothing.")] = False,
     json_: JsonOption = False,
 ) -> None:
     """Erase an entity: from event files, rows, logs, training sets, request log, labels, dead letters and online store.

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -57,8 +58,8 @@ _ANSWER = ("tandem_request", "tandem_row", "tandem_at")
 @dataclass
 class Report:
     """What was found where: place -> rows, lines or files; ``rewritten`` and ``deleted`` files; ``marked`` manifests; ``remains``: files
-    (relative to the data folder) that hold its bytes still, of a dry run those of the files that it would leave as they are; ``unread``:
-    files that nobody can read, searched as their bytes lie; ``notes``: what is not Tandem's to erase."""
+    (relative to the data folder) that hold its bytes still, of a dry run those that would (:func:`_would_hold`); ``unread``: files that
+    nobody can read, searched as their bytes lie; ``notes``: what is not Tandem's to erase."""
 
     found: Counter[str] = field(default_factory=Counter)
     rewritten: list[str] = field(default_factory=list)
@@ -114,10 +115,12 @@ def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], Non
     subject = replace(subject, kept=kept, others=_others(repo, names, {column for _, column in kept}), sources=mapped)
     answers: list[pa.Table] = []
     streams = [p for p in _streams(data) if (p / "tiles").is_dir()]
+    tiles_left = []
     for folder in streams:
         tiles = without_tiles(folder, subject, dry_run)
+        tiles_left += [f"stream/{folder.name}/tiles"] * tiles.held
         _rewritten(sum(t.num_rows for t in tiles.gone), f"stream/{folder.name}", f"stream/{folder.name}/tiles", report)
-    files = list(found_files(repo))
+    files = [f for f in found_files(repo) if f.name.split("/")[2:4] != ["flink", "checkpoints"]]  # deleted above, were this no dry run
     say(f"event files, rows, logs: {counted(files, 'file')}")
     for file in files:
         if file.top not in _LEFT_ALONE and file.path.name != layout.MANIFEST:
@@ -131,10 +134,12 @@ def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], Non
     say("the online store")
     _online(repo, subject, dry_run, report)
     say("searching for what remains" if dry_run else "searching again")
-    going = {*report.rewritten, *report.deleted}
-    left = [f for f in files if f.name not in going and f.top != "stream"] if dry_run else found_files(repo)
-    report.remains = [f.name for f in left if _holds(f, subject)]
-    if not dry_run:
+    if dry_run:
+        online = _online_files(repo)
+        left = [f for f in files if f.name not in report.deleted and f.path.resolve() not in online]
+        report.remains = [*(f.name for f in left if _would_hold(f, subject, answers)), *tiles_left]
+    else:
+        report.remains = [f.name for f in found_files(repo) if _holds(f, subject)]
         report.remains += [f"stream/{p.name}/tiles" for p in streams if tiles_hold(p, subject)]
     if copies is not None and not dry_run:
         passing, more_remain = copies.search(subject)
@@ -229,6 +234,35 @@ def _holds(file: Found, subject: Subject) -> bool:
     return holds(file.path, subject) if found is None else found
 
 
+def _would_hold(file: Found, subject: Subject, answers: list[pa.Table]) -> bool:
+    """Whether a file would hold the subject's bytes still: told of a copy that is rewritten. Nothing is said of what an erasure makes anew
+    by other ways: saved tiles (told where they are read), and a log's rows that no stream sealed yet."""
+    parts = file.name.split("/")
+    if file.top == "stream" and (parts[2:3] == ["tiles"] or file.path.suffix == ".log"):
+        return False
+    held = _holds(file, subject)
+    if not held or file.top in _LEFT_ALONE or file.path.name == layout.MANIFEST:
+        return held
+    with tempfile.TemporaryDirectory(prefix="tandem-erase-") as folder:  # only this user may look into it
+        copy = Path(folder, *file.path.absolute().parts[1:])
+        copy.parent.mkdir(parents=True)
+        shutil.copyfile(file.path, copy)
+        _one_file(replace(file, path=copy), subject, False, Report(), [])
+        if file.top == "labels":
+            _without_answers(copy, answers, False)
+        return any(_holds(replace(file, path=path), subject) for path in copy.parent.iterdir())
+
+
+def _online_files(repo: Repo) -> set[Path]:
+    """The files of an online store that is a file."""
+    try:
+        store = open_store(repo) if (repo.path / "feature_store.yaml").is_file() else None
+    except TandemError:
+        return set()
+    path = getattr(store.config.online_store, "path", None) if store is not None else None
+    return {(repo.path / f"{path}{more}").resolve() for more in ("", "-wal", "-shm", "-journal")} if path else set()
+
+
 def _is_letter(file: Found) -> bool:
     """Whether it is a file of letters that wait for their topic."""
     return file.top == "stream" and "letters" in file.name.split("/")[2:-1]
@@ -289,16 +323,19 @@ def _one_file(file: Found, subject: Subject, dry_run: bool, report: Report, answ
 
 def _labels(data: Path, answers: list[pa.Table], dry_run: bool, report: Report) -> None:
     """Labels name answers, not entities: those of the answers that went go, too."""
+    for path in sorted(data.glob("labels/*/*.parquet")) if answers else ():
+        _rewritten(_without_answers(path, answers, dry_run), "labels", path.relative_to(data).as_posix(), report)
+
+
+def _without_answers(path: Path, answers: list[pa.Table], dry_run: bool) -> int:
+    """Rewrite a file of labels without those of these answers; how many there were."""
     gone = {tuple(row.values()) for table in answers for row in table.to_pylist()}
-    for path in sorted(data.glob("labels/*/*.parquet")) if gone else ():
-        table = pq.read_table(path)
-        keep = [tuple(row.values()) not in gone for row in table.select(list(_ANSWER)).to_pylist()]
-        if not all(keep):
-            report.found["labels"] += len(keep) - sum(keep)
-            report.rewritten.append(path.relative_to(data).as_posix())
-            if not dry_run:
-                with replaced(path.resolve(), durable=True) as out:
-                    pq.write_table(table.filter(pa.array(keep)), out)
+    table = pq.read_table(path)
+    keep = [tuple(row.values()) not in gone for row in table.select(list(_ANSWER)).to_pylist()]
+    if not all(keep) and not dry_run:
+        with replaced(path.resolve(), durable=True) as out:
+            pq.write_table(table.filter(pa.array(keep)), out)
+    return len(keep) - sum(keep)
 
 
 def _check_room(repo: Repo) -> None:

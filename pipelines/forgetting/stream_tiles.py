@@ -18,11 +18,13 @@ __all__ = ["TilesFound", "tiles_have", "tiles_hold", "without_tiles"]
 
 @dataclass
 class TilesFound:
-    """The tiles of a subject, a table per batch that had some; names of files written in the place of others, and of those deleted."""
+    """The tiles of a subject, a table per batch that had some; names of files written in the place of others, and of those deleted; and
+    whether tiles of others hold its values somewhere."""
 
     gone: list[pa.Table] = field(default_factory=list)
     rewritten: list[str] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
+    held: bool = False
 
 
 def without_tiles(folder: Path, subject: Subject, dry_run: bool) -> TilesFound:
@@ -45,6 +47,7 @@ def without_tiles(folder: Path, subject: Subject, dry_run: bool) -> TilesFound:
                     if mine.any():
                         out.gone.append(pa.Table.from_batches([batch]).filter(pa.array(mine)))
                     kept.setdefault(name, []).append(batch.filter(pa.array(~mine)))
+                    out.held |= _holds(pa.Table.from_batches([kept[name][-1]]), subject)
             if len(out.gone) > found:
                 if not dry_run:
                     made[file.name] = store.put(shard, file.kind, head, kept)
@@ -86,6 +89,8 @@ def tiles_have(folder: Path, name: str) -> bool:
 
 def tiles_hold(folder: Path, subject: Subject) -> bool:
     """Whether the saved tiles of a stream hold all values of the subject somewhere."""
-    return any(
-        all(any(column_holds(column, name, value) for column in table.columns) for name, value in subject.keys) for table in _tables(folder)
-    )
+    return any(_holds(table, subject) for table in _tables(folder))
+
+
+def _holds(table: pa.Table, subject: Subject) -> bool:
+    return all(any(column_holds(column, name, value) for column in table.columns) for name, value in subject.keys)

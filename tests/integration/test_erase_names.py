@@ -21,7 +21,7 @@ from pipelines.cli.root import app
 from pipelines.forgetting.erase import erase
 from pipelines.forgetting.subject import Subject
 from tests.commands_here import forgotten
-from tests.integration.orders_world import Orders
+from tests.integration.orders_world import Orders, order
 from transforms.errors import DefinitionError
 
 ANOTHER = """
@@ -184,6 +184,43 @@ def test_of_what_tandem_makes_rows_of_others_that_keep_the_value_go_and_those_th
     ]
     assert found == {"offline/shop_ways": 2, "requests": 1}
     assert erase(made.repo(), Subject.parse(["channel=PRESENT"])).found == {}
+
+
+def test_a_dry_run_foretells_what_remains(tmp_path: Path) -> None:
+    """Files that are to be rewritten and all of a stream's were left out: it named nothing, and the run itself five."""
+    made = repository(tmp_path / "w", ", file_format=Csv()")
+    made.log([order("a", "10:02", city="mobile"), order("b", "10:02", city="bergen", channel="mobile")])
+    made.round()
+    folder = made.data / "events/payments/date=2024-05-01"
+    folder.mkdir(parents=True)
+    for name, make in FORMATS.items():  # what holds it by chance beside what is the subject's
+        make([{"pay_id": "p1", "method": "mobile", "channel": "x"}, {"pay_id": "p2", "method": "x", "channel": "mobile"}], folder / name)
+    alone = folder.parent / "channel=mobile" / "a.jsonl"
+    alone.parent.mkdir()
+    FORMATS["a.jsonl"]([{"pay_id": "p1"}], alone)
+    ours = {"method": ["mobile", "x"], "channel": ["x", "mobile"]}
+    offline(made, "stream/main/late/payments/l.parquet", **ours)
+    offline(made, "stream/main/flink/checkpoints/c.parquet", **ours)
+    answers: dict[str, list[Any]] = {"tandem_request": ["a", "b"], "tandem_row": [0, 0], "tandem_at": [1, 2]}
+    offline(made, "requests/date=2024-01-01/r.parquet", **answers, shop=[1, 2], shop_ways__way_1h=["x", "mobile"])
+    offline(made, "labels/late/r.parquet", **answers, why=["x", "of mobile"])
+    offline(made, "labels/late/s.parquet", **answers, why=["of mobile", "x"])
+    (made.data / "graphs/x").mkdir(parents=True, exist_ok=True)
+    (made.data / "graphs/x/vocabulary.txt").write_text("mobile\n")
+
+    def files() -> dict[Path, bytes]:
+        """But SQLite's index of its log, which whoever reads makes anew."""
+        return {path: path.read_bytes() for path in made.data.rglob("*") if path.is_file() and not path.name.endswith("-shm")}
+
+    before = files()
+    dry = erase(made.repo(), Subject.parse(["channel=mobile"]), dry_run=True)
+    assert files() == before
+    report = erase(made.repo(), Subject.parse(["channel=mobile"]))
+    assert "online.db" in report.remains, "as the city of others; of the store's own file a dry run says nothing"
+    assert sorted(dry.remains) == sorted({*report.remains} - {"online.db"}) and dry.found == report.found
+    named = {f"events/payments/date=2024-05-01/{name}" for name in FORMATS}
+    assert {*report.remains} >= named | {"stream/main/late/payments/l.parquet", "labels/late/s.parquet", "graphs/x/vocabulary.txt"}
+    assert not {*report.remains} & {"labels/late/r.parquet", "events/payments/channel=mobile/a.jsonl"}
 
 
 def test_where_nothing_says_what_a_column_is_its_name_or_four_bytes_do(tmp_path: Path) -> None:
