@@ -28,6 +28,7 @@ from pipelines.sources.file_records import partitions_of, unread
 from serving.object_store.base import ObjectStore
 from serving.object_store.cache import cache_of
 from serving.object_store.connecting import is_url
+from serving.object_store.files import check_shared
 from transforms.definitions import EventSource
 from transforms.errors import DataError
 
@@ -44,7 +45,8 @@ def far_files(
 ) -> dict[str, Inventory] | None:
     """What lies in the folders of sources, as :func:`pipelines.sources.event_files.inventory` tells it, hashed by the workers of an engine;
     None where the driver is to do it: workers are on this machine, or the files have less than :data:`BY_WORKERS` bytes. ``begin`` by
-    source and ``end``: microseconds. Raises DataError where a folder is not there, and for an object that is changed meanwhile."""
+    source and ``end``: microseconds. Raises DataError where a folder is not there, for a file that is in the cache alone, and for an object
+    that is changed meanwhile."""
     if not engine.elsewhere:
         return None
     found = {}
@@ -57,6 +59,9 @@ def far_files(
     waiting = {f.name: f for each in found.values() for f in each.files if not f.sha256}
     if sum(f.size for f in waiting.values()) < BY_WORKERS:
         return None
+    for name, source in sources.items():
+        if source.table is None and source.files and (cache := cache_of(data)) is not None:
+            check_shared(cache, source.files, lambda file, first=begin[name]: in_range(file, first, end))  # type: ignore[misc]
     digests = _digests(data, list(waiting.values()), engine)
     return {n: replace(each, files=[replace(f, sha256=f.sha256 or digests[f.name]) for f in each.files]) for n, each in found.items()}
 

@@ -9,7 +9,7 @@ from serving.object_store.base import ObjectHead
 from serving.object_store.cache import Cache, safe
 from transforms.errors import DataError
 
-__all__ = ["pull", "push", "remove"]
+__all__ = ["check_shared", "pull", "push", "remove"]
 
 
 def _below(folder: str) -> str:
@@ -33,8 +33,23 @@ def pull(cache: Cache, folder: str, wanted: Callable[[str], bool] = lambda name:
         for head, version in zip(stale, found, strict=True):
             if version is not None:
                 index[head.key] = [version, *_stat(cache.folder / head.key)]
-        own = [p for p in _names(cache, prefix) if p not in index and wanted(p)]
-    if own and strict:
+        there = set(index)
+    if strict:
+        _refuse_own(cache, prefix, wanted, there)
+
+
+def check_shared(cache: Cache, folder: str, wanted: Callable[[str], bool] = lambda name: True) -> None:
+    """Raises DataError as a strict :func:`pull` does, for who has no copies made."""
+    prefix = _below(folder)
+    with cache.index("files") as index:
+        there = {*index, *(head.key for head in cache.store.list(prefix))}
+    _refuse_own(cache, prefix, wanted, there)
+
+
+def _refuse_own(cache: Cache, prefix: str, wanted: Callable[[str], bool], there: set[str]) -> None:
+    """Raises DataError for a wanted file that is not ``there``, in the store."""
+    own = [name for name in _names(cache, prefix) if name not in there and wanted(name)]
+    if own:
         more = f" and {len(own) - 1:,} more files are" if len(own) > 1 else " is"
         raise DataError(
             f"{cache.folder / own[0]}{more} not in {cache.url}; upload what others are to see too, and remove it from the cache"

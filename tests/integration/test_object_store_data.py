@@ -175,6 +175,13 @@ def test_many_bytes_are_hashed_by_workers_and_none_is_copied(machine: Callable[[
     assert run.manifest["passed_over"]["orders"]["files"][0]["file"].endswith("/_part.jsonl")
     assert not (one.data / "events").exists(), "nothing of the events was copied"
     assert not list(connect(one.url).list("work/")) and not list(layout.runs(one.data).glob(".hash-*"))
+    mine = one.data / "events/orders/date=2024-05-01/mine.jsonl"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"{}\n")
+    for most in (1, 1 << 40):  # whoever hashes
+        monkeypatch.setattr(far_files, "BY_WORKERS", most)
+        with pytest.raises(DataError, match=r"mine\.jsonl is not in s3://.*; upload"):
+            run_batch(one.repo(), START, END, now=END, engine=engine)
     two = machine("two")
     again = run_batch(two.repo(), START, END, now=END)
     assert again.reused and again.run.id == run.id and (two.data / "events").exists()
