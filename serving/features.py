@@ -295,8 +295,8 @@ class OnlineFeatures:
                 line = " ".join(str(e).split()) or type(e).__name__
                 if line not in self._asides and len(self._asides) < _MOST_ASIDES:
                     self._asides.add(line)
-                    log.warning("online store: what is kept beside the rows cannot be read: %s", line)
-                raise StoreError("the online store does not say what it keeps beside the rows") from e
+                    log.warning("online store: the applied graphs and covered times of its views cannot be read: %s", line)
+                raise StoreError("the applied graphs and covered times of the online store cannot be read") from e
             with self._lock:
                 if self._store is store:
                     self._store = None  # a broken connection is not kept: the next read opens a new one

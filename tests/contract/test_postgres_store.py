@@ -113,7 +113,7 @@ def test_a_server_that_may_only_read_is_ready_and_tells_in_one_line_what_it_may_
                 plane.poll()
     lines = [r for r in caplog.records if r.levelname == "WARNING" and r.name == "tandem.serving"]
     assert not any(r.exc_info for r in lines) and all("\n" not in r.getMessage() for r in lines)
-    beside = [r.getMessage() for r in lines if "what is kept beside the rows cannot be read" in r.getMessage()]
+    beside = [r.getMessage() for r in lines if "the applied graphs and covered times of its views cannot be read" in r.getMessage()]
     assert len(beside) == (2 if right == "rows alone" else 0) and all("permission denied for table tandem_" in line for line in beside)
 
 
