@@ -68,11 +68,11 @@ def _topic_plan(source: EventSource, registry: _Registry) -> TopicPlan:
             subject = made.check_schema(notes.append)
     except LostFieldError as error:
         subject, wrong = f"{source.topic}-value", f"{error}: {_becomes(source, error.field)}"
-    except RegistryAway as error:
-        notes.append(f"{error}: whether its newest schema has all fields cannot be told")
-    except ConfigError as error:
-        if form == "json" and error is registry.failed:  # which reads without a registry
+    except (RegistryAway, ConfigError) as error:
+        if form == "json":  # which reads without a registry
             notes.append(f"{error}: whether its records are plain JSON cannot be told")
+        elif isinstance(error, RegistryAway):
+            notes.append(f"{error}: whether its newest schema has all fields cannot be told")
         else:
             wrong = str(error)
     return TopicPlan(source.name, source.topic, form, subject, wrong, tuple(notes))

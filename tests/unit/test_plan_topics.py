@@ -29,7 +29,9 @@ def test_a_registry_that_fails_is_asked_once_and_plain_json_does_not_need_it(sta
         registry.broken = status
         found = planned(registry)
         assert len(registry.requests) == 1
-        assert [t.wrong for t in found] == [""] * 4 and all(said in t.notes[0] for t in found)
+        assert [t.wrong for t in found] == [""] * 4 and all(
+            said in t.notes[0] and t.notes[0].endswith("are plain JSON cannot be told") for t in found
+        )
         (avro, *rest) = planned(registry, a="avro")
         assert len(registry.requests) == 2 and [t.wrong for t in rest] == [""] * 3
         assert said in (avro.wrong if status != 500 else avro.notes[0])
