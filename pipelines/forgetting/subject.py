@@ -231,6 +231,9 @@ class Subject:
             about = self.in_texts(looked.cast(pa.large_binary()).to_pylist()) if made else [self.is_in(value) for value in cells(looked)]
             out[found.to_numpy()] = about
         elif not made and self._may_be_of(kind):
+            texts = pa.types.is_list(kind) and is_text(kind.value_type)
+            if texts and not any(self._inside(pa.chunked_array([chunk.flatten()]), made).any() for chunk in column.chunks):
+                return out  # texts that are no records, as in most lists
             for at in range(0, len(column), _RECORDS):
                 out[at : at + _RECORDS] = [self.is_in(value) for value in cells(column.slice(at, _RECORDS))]
         return out
