@@ -39,7 +39,7 @@ def test_the_settings_choose_the_broker(tmp_path: Path) -> None:
     found = open_broker(KafkaSettings(bootstrap_servers="a:1, b:2"), tmp_path)
     assert isinstance(found, KafkaBroker) and found.public["bootstrap_servers"] == ["a:1", "b:2"]
     assert "a:1" not in repr(found), "options may hold passwords"
-    with pytest.raises(ConfigError, match=r"'pulsar' is no broker; known: kafka, memory"):
+    with pytest.raises(ConfigError, match=r"'pulsar' is not a known broker; known: kafka, memory"):
         open_broker(KafkaSettings(bootstrap_servers="pulsar://x"), tmp_path)
     with pytest.raises(ConfigError, match="write memory://NAME"):
         open_broker(KafkaSettings(bootstrap_servers="memory://"), tmp_path)

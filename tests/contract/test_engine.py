@@ -60,5 +60,6 @@ def test_a_package_brings_an_engine_by_an_entry_point(monkeypatch: pytest.Monkey
         StreamOptions(runner="brought", until="latest", given={"every": "often"})
     with pytest.raises(ConfigError, match=r"--runner broken: engine 'broken' of .* cannot be loaded: No module named 'no'; install"):
         StreamOptions(runner="broken")
-    with pytest.raises(ConfigError, match=r"--runner spark: 'spark' is no engine; known: broken, brought, direct, flink, flink-cluster"):
+    known = "broken, brought, direct, flink, flink-cluster"
+    with pytest.raises(ConfigError, match=f"--runner spark: 'spark' is not a known engine; known: {known}"):
         StreamOptions(runner="spark")

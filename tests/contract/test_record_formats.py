@@ -67,7 +67,7 @@ def test_a_format_that_nobody_brings_is_one_line_that_lists_the_known(tmp_path):
     (tmp_path / "tandem.yaml").write_text("kafka: {formats: {departures: xml}}\n")
     with pytest.raises(ConfigError) as e:
         load_settings(tmp_path)
-    assert "kafka.formats: Value error, 'xml' is no record format; known: avro, " in str(e.value)
+    assert "kafka.formats: Value error, 'xml' is not a known record format; known: avro, " in str(e.value)
     assert "json" in str(e.value) and "tandem.formats" in str(e.value) and "\n" not in str(e.value)
 
 
