@@ -45,6 +45,8 @@ class Column:
     """Of a column of days that are texts or numbers: how they are written."""
     of_day: int = 0
     """Of a time of the day: how many of its units a second has (a thousand million: nanoseconds since midnight); 0: it is none."""
+    of_folder: bool = False
+    """Whether records have it from their file's folder (``key=value``)."""
     is_index: bool = False
     """Whether it is the position of an event's element in the list that is exploded, which stands nowhere."""
 

@@ -79,6 +79,7 @@ class Sample:
     words: dict[Steps, tuple[str, ...]] = field(default_factory=dict)
     """Those that a schema has for what is one of an enum."""
     folders: tuple[str, ...] = ()
+    """Columns that records of files have from their folders (``key=value``)."""
     envelope: Envelope | None = None
     """What Debezium puts around each row, where its records are such."""
     key_names: frozenset[str] = frozenset()
@@ -112,7 +113,7 @@ def sample_files(
                 raise
             raise DataError(f"{file} cannot be decompressed: {one_line(error)}; repair the file, or name one that can") from None
         given = partitions_of(file.parent.relative_to(path).parts) if path.is_dir() else ()
-        columns |= dict.fromkeys(name for name, _ in given)
+        columns |= dict.fromkeys(name for name, _ in given if any(name not in r for r in found))
         records += [{**dict(given), **r} for r in found] if given else found
         parts.append(len(found))
     if not records:

@@ -139,7 +139,7 @@ def _path(column: Column, name: str) -> str:
 def _field(column: Column) -> tuple[str, str]:
     """A field as Python, and what there is to say of it."""
     parts = f'Field({_text(column.name)}, "{column.dtype}"'
-    if column.required:
+    if column.required and not column.of_folder:  # it would make each record of a topic a dead letter
         parts += ", required=True"
     parts += _path(column, column.name)
     if column.parse:
@@ -161,6 +161,8 @@ def _least(column: Column) -> int | None:
 
 def _said(column: Column) -> list[str]:
     notes = list(column.notes)
+    if column.of_folder:
+        notes.append("from the folder; records of a topic have none")
     if column.nulls:
         notes.insert(0, f"{column.nulls / column.rows:.0%} null" if column.nulls / column.rows >= 0.01 else "seldom null")
     if column.low is not None and column.low != column.high:

@@ -154,7 +154,7 @@ def test_the_archive_holds_what_was_not_broken(repo: Repo, broker: Broker, tmp_p
     counts = run_replay(repo, ReplayOptions(partitions=2, how=how, sources=("flights",)), say=said.append)["sources"]["flights"]
     assert counts["sent"] == EVENTS + counts["duplicated"] + counts["corrupted"]
     assert min(counts[n] for n in ("delayed", "late", "duplicated", "corrupted")) > 0
-    assert said == [f"made {repo.sources['flights'].topic} with 2 partitions"]
+    assert said == [f"created {repo.sources['flights'].topic} with 2 partitions"]
     table = accepted(repo, broker, tmp_path / "a")
     legs = table.column("legs").to_pylist()
     assert len(legs) == EVENTS + counts["duplicated"] and set(legs) == set(range(EVENTS))

@@ -359,3 +359,16 @@ def test_files_are_counted_and_not_listed(tmp_path: Path, days: int, line: str) 
     said: list[str] = []
     infer_files(tmp_path, name="clicks", say=said.append)
     assert said == [line]
+
+
+def test_a_folders_column_is_not_required_as_records_of_a_topic_have_none(tmp_path: Path) -> None:
+    for region, own in (("eu", ""), ("us", ', "region": "us-east"')):
+        folder = tmp_path / f"site={region}x" / f"region={region}"
+        folder.mkdir(parents=True)
+        lines = [f'{{"id": "{region}{i}", "at": "2024-05-01T10:{i:02}:00Z", "kwh": {i}.5{own}}}\n' for i in range(50)]
+        (folder / "a.jsonl").write_text("".join(lines))
+    text = infer_files(tmp_path, name="meters").text
+    assert 'Field("site", "string"' in text and 'Field("site", "string", required=True' not in text
+    assert 'Field("region", "string", required=True' not in text  # half of the records have it from their folder alone
+    assert 'Field("kwh", "float64", required=True' in text
+    assert text.count("from the folder; records of a topic have none") == 2
