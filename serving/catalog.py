@@ -103,7 +103,7 @@ class Catalog:
                 )
             if view not in self.views:
                 known = some_of(v for v in self.views if principal.may("view", v))
-                raise NotFoundError(f"unknown feature view {view[:60]!r}; the registry has {known or 'none that you may read'}")
+                raise NotFoundError(f"unknown feature view {view[:60]!r}; the registry has {known or 'none that you have access to'}")
             if self.views[view].unaskable:
                 raise InvalidRequestError(self.views[view].unaskable)
             if feature not in self.views[view].types:

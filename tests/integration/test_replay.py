@@ -226,7 +226,7 @@ def test_mistakes_are_one_line(repo: Repo, broker: Broker) -> None:
     with pytest.raises(ConfigError, match="--source alone has no topic"):
         run_replay(repo, ReplayOptions(sources=("alone",)))
     new_topic(options_of(broker.bootstrap), 2, name=repo.sources["flights"].topic)
-    with pytest.raises(ConfigError, match=r"--partitions 3: topic flights\d+ has 2 already"):
+    with pytest.raises(ConfigError, match=r"--partitions 3: topic flights\d+ already has 2"):
         run_replay(repo, ReplayOptions(partitions=3))
     with pytest.raises(ConfigError, match=r"kafka.schema_registry is missing"):
         run_replay(repo, ReplayOptions(format="avro"))
@@ -320,7 +320,7 @@ def test_the_command(repo: Repo, broker: Broker) -> None:
     assert counts["corrupted"] > 0
     assert "Warning" not in done.stderr
     wrong = subprocess.run([*base, "--speed", "fast"], env=env, capture_output=True, text=True)
-    assert (wrong.returncode, wrong.stderr.strip()) == (1, "error: --speed fast: give a number such as 3600, or max")
+    assert (wrong.returncode, wrong.stderr.strip()) == (1, "error: --speed fast is invalid; give a number such as 3600, or max")
     slow = subprocess.Popen(
         [*base, "--speed", "600", "--start", "2013-03-02"], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -203,7 +203,7 @@ def test_kafka_for_people_with_odd_folders_and_a_port_of_their_own(tmp_path):
         port = probe.getsockname()[1]
         folder = tmp_path / "a b, é" / "data"
         broker = local_kafka.Broker(folder / "services" / "kafka", port=port)
-        with pytest.raises(ConfigError, match=f"port {port} of 127.0.0.1 is taken"):
+        with pytest.raises(ConfigError, match=f"port {port} of 127.0.0.1 is in use"):
             broker.start()
     try:
         code, _, said = ran("up", "--kafka-port", str(port), data=folder, env={**os.environ, "LC_ALL": "C", "CLASSPATH": "/tmp/evil.jar"})
@@ -266,7 +266,7 @@ def test_two_ups_at_once_make_one_broker(data):
     both = [tandem("up", data=data) for _ in range(2)]
     said = [" ".join(process.communicate(timeout=120)[1].split()) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    assert sum("kafka runs on" in line for line in said) == sum("kafka is already running on" in line for line in said) == 1, said
+    assert sum("kafka is running on" in line for line in said) == sum("kafka is already running on" in line for line in said) == 1, said
     assert sum(" kafka.Kafka " in line for line in processes(data).values()) == 1
 
 

@@ -158,7 +158,7 @@ def test_a_start_with_a_champion_that_cannot_be_served_goes_on_with_the_one_befo
     (world / "models" / "delay" / "3" / "saved_model.pb").write_bytes(b"")
     with TestClient(create_app(settings(world))) as client:
         assert served(client) == 2
-        assert "version 2 goes on" in client.get("/v2/health/ready").json()["warnings"][0]
+        assert "version 2 is served instead" in client.get("/v2/health/ready").json()["warnings"][0]
     (world / "models" / "delay" / ALIASES_FILE).write_text("oops")
     with TestClient(create_app(settings(world))) as client:  # nobody knows what was proven: nothing is guessed
         ready = client.get("/v2/health/ready")

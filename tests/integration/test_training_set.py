@@ -133,7 +133,7 @@ def test_a_missing_function_is_named(repo: tuple[Path, Path]) -> None:
         ({"spine": "labels"}, "module:function"),
         ({"features": ["a.b"]}, "view:feature"),
         ({"split": (0.9, 0.8)}, "rising"),
-        ({"slices": ["colour"]}, "no request field"),
+        ({"slices": ["colour"]}, "is not a request field"),
         ({"thresholds": []}, "nothing is ever pushed"),
         ({"request_fields": [Field("size", "timestamp")]}, "must be a Field"),
     ],
