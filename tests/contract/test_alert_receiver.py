@@ -86,7 +86,7 @@ def test_without_a_webhook_there_is_no_receiver() -> None:
 def test_a_receiver_that_is_not_to_be_had_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     points = [EntryPoint("broken", "no.such.module:X", "g"), EntryPoint("none", "json:dumps", "g")]
     monkeypatch.setattr(extensions, "entry_points", lambda group: points)
-    with pytest.raises(ValidationError, match="'pager' is no alert receiver; known: broken, none, webhook"):
+    with pytest.raises(ValidationError, match="'pager' is not a known alert receiver; known: broken, none, webhook"):
         AlertSettings(receiver="pager")
     for name, words in {"broken": "cannot be loaded: No module named 'no'", "none": "is not a subclass of AlertReceiver"}.items():
         with pytest.raises(ConfigError, match=words):

@@ -43,7 +43,7 @@ def test_a_client_that_hangs_up_is_a_499_of_one_line(world: Path, caplog: pytest
             assert time.monotonic() < end
             time.sleep(0.05)
         assert 'status="500"' not in page
-    lines = [r for r in caplog.records if "hung up" in r.getMessage()]
+    lines = [r for r in caplog.records if "disconnected" in r.getMessage()]
     assert len(lines) == 1 and lines[0].exc_info is None and "Traceback" not in caplog.text
 
 
