@@ -213,9 +213,9 @@ def _noting(function: PreprocessingFn, found: dict[str, str]) -> PreprocessingFn
     return noted
 
 
-def _what(group: FeatureGroup, function: PreprocessingFn) -> str:
-    """Group and function, for errors."""
-    return f"group {group.name!r}: preprocessing_fn {group.preprocessing_fn or getattr(function, '__name__', 'function')!r}"
+def _what(group: FeatureGroup, function: PreprocessingFn, name: str = "") -> str:
+    """Group and function, for errors; ``name``: what whoever asks calls the group (default: its own name)."""
+    return f"group {(name or group.name)!r}: preprocessing_fn {group.preprocessing_fn or getattr(function, '__name__', 'function')!r}"
 
 
 def _trace(group: FeatureGroup, inputs: pa.Schema, function: PreprocessingFn) -> None:
@@ -292,7 +292,7 @@ def analyze_groups(
             path = save_graph(None, root / name / "{fingerprint}", group.definition_hash(), inputs)
             done[name] = TransformGraph.load(path).fingerprint
             continue
-        what = _what(group, function)
+        what = _what(group, function, name)
         rows = {f: pq.read_metadata(f).num_rows for f in files}
         shares = shares_of(rows, share_rows)
         if not shares:
