@@ -52,7 +52,7 @@ def test_reports_of_parts_that_say_little_are_no_problem(control):
     control.report("sink-0", {"waiting_for": "online store"})
     now = Tracker(control).look()
     assert now.away == ("departures-0",) and now.waiting == ("online store",)
-    assert "away: departures-0; waiting for online store" in line(now)
+    assert "unavailable: departures-0; waiting for online store" in line(now)
 
 
 def test_the_line():
