@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
@@ -14,13 +13,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner
 from feast import FeatureStore, FileSource
 from feast.types import Array, Float32, Float64, Int64, String
 
 from pipelines.project.repository import load_module
 from serving.feast_objects import feast_objects, load_outputs
-from tests.commands_here import forgotten
 from tests.redis_server import redis_server
 from transforms.definitions import Count, Entity, EventSource, FeatureGroup, Field, LastN, hours, minutes
 from transforms.errors import DefinitionError, GraphError
@@ -94,18 +91,6 @@ def feast(repo: Path, *args: str) -> str:
     return done.stdout + done.stderr
 
 
-def feast_here(repo: Path, *args: str) -> str:
-    """The same command in this process, which it leaves as it was."""
-    from feast.cli.cli import cli
-
-    written = sys.dont_write_bytecode
-    with forgotten(repo), contextlib.chdir(repo):
-        done = CliRunner().invoke(cli, list(args))
-    sys.dont_write_bytecode = written
-    assert done.exit_code == 0, (done.output, done.exception)
-    return done.output
-
-
 def write_rows(folder: Path) -> None:
     path = folder / "data/offline/route/run=1/date=2013-05-01"
     path.mkdir(parents=True)
@@ -138,11 +123,10 @@ def test_feast_apply_and_materialize_work_unmodified(tmp_path: Path, kind: str) 
             f"  connection_string: {server.connection_string}\n",
         }[kind]
         repo = make_repo(tmp_path, online)
-        run = feast if kind == "sqlite" else feast_here
-        assert "route" in run(repo, "apply")
-        run(repo, "materialize", "2013-04-01T00:00:00", "2013-06-01T00:00:00")
+        assert "route" in feast(repo, "apply")
+        feast(repo, "materialize", "2013-04-01T00:00:00", "2013-06-01T00:00:00")
         write_rows(tmp_path)
-        run(repo, "materialize", "2013-04-01T00:00:00", "2013-06-01T00:00:00")
+        feast(repo, "materialize", "2013-04-01T00:00:00", "2013-06-01T00:00:00")
         refs = ["route:count_1h", "route:delay_last_2_1h", "route:count_1h_scaled", "route:tandem_fingerprint"]
         keys = [{"origin": "EWR", "number": 3}, {"origin": "EWR", "number": 9}]
         expected = {
@@ -174,7 +158,7 @@ def test_names_of_before_work_and_their_registry_is_read_by_the_names_of_now(tmp
     write_rows(tmp_path)
     said = feast(repo, "apply")
     assert said.count("is feast_views(__name__) now") == said.count("pipelines.config is pipelines.project.config now") == 1
-    feast_here(repo, "materialize", "2013-04-01T00:00:00", "2013-06-01T00:00:00")
+    feast(repo, "materialize", "2013-04-01T00:00:00", "2013-06-01T00:00:00")
     key, refs = [{"origin": "EWR", "number": 3}], ["route:count_1h", "route:tandem_fingerprint"]
     before = FeatureStore(repo_path=str(repo)).get_online_features(refs, key).to_dict()
     for path, text in now.items():
@@ -187,7 +171,7 @@ def test_names_of_before_work_and_their_registry_is_read_by_the_names_of_now(tmp
     )
     view, service = store.get_feature_view("route"), store.get_feature_service("everything")
     assert [f.name for p in service.feature_view_projections for f in p.features] == ["count_1h", "count_1h_scaled"]
-    assert "feast_views" not in feast_here(repo, "apply")
+    assert "feast_views" not in feast(repo, "apply")
     store.refresh_registry()
     again: Any = store.get_feature_view("route")
     served: Any = store.get_feature_service("everything")
