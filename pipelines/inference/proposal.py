@@ -120,7 +120,7 @@ def propose(sample: Sample, *, zone: str | None = None, explode: str | None = No
     columns = [c for c in described if not c.left_out]
     taken = {"event_at"}
     for column in columns:
-        column.of_folder = column.steps in {(name,) for name in sample.folders}
+        column.of_folder = len(column.steps) == 1 and column.steps[0] in sample.folders
         column.name = _name(column, sample.envelope, taken)
     _note_renamed(columns)
     changed = None if sample.envelope is None else _of_change(columns, sample.envelope)
