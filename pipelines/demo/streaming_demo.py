@@ -24,6 +24,7 @@ from pipelines.replay.schedule import Alterations
 from pipelines.reports.terminal import Steps, results
 from pipelines.services import local
 from pipelines.streaming.driver import running
+from pipelines.streaming.stages.part_reports import PartReports
 from pipelines.verify.verify_table import render
 from transforms.errors import TandemError
 from transforms.instants import micros_of
@@ -295,7 +296,7 @@ def _delivered(repo: Repo, sent: Mapping[str, ReplayedSource]) -> Callable[[], b
     read = {g.source.name for g in repo.groups.values()}
     ends = {s: {int(p): o + 1 for p, o in sent[s]["last_offsets"].items()} for s in sent if s in read}
     job_state = JobState(layout.stream(repo.data, NAME))
-    return lambda: reached(ends, job_state.reports(), job_state.load_checkpoints(), 1)
+    return lambda: reached(ends, PartReports.of(job_state.reports()), job_state.load_checkpoints(), 1)
 
 
 class _Replay:

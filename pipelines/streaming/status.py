@@ -14,6 +14,7 @@ from rich.text import Text
 
 from pipelines.reports.terminal import screen
 from pipelines.sources.null_fields import LEAST_EVENTS, NullFields
+from pipelines.streaming.stages.part_reports import PartReports
 from pipelines.streaming.state.job_state import JobState
 from serving import json_logs
 from transforms.instants import to_minute
@@ -117,41 +118,12 @@ class Tracker:
 
     def look(self) -> StreamStatus:
         """Read the reports; the state of things now."""
-        reports, points = self.job_state.reports(), self.job_state.load_checkpoints()
-        lag, paused, away, waiting, newest = {}, [], [], [], 0.0
-        late_share, many_late = {}, []
+        reports, points = PartReports.of(self.job_state.reports()), self.job_state.load_checkpoints()
+        self._add_counts(reports)
+        polls = reports.polls.values()
         nulls: dict[str, list[tuple[int, list[str]]]] = {}
-        unread: dict[tuple[str, int], int] = {}
-        for part, values in reports.items():
-            newest = max(newest, float(values.get("at", 0)))
-            if part.startswith("poll-"):
-                if values.get("away"):
-                    away.append(part.removeprefix("poll-"))
-                if "next" not in values:
-                    continue
-                source = str(values["source"])
-                for name, n in values.get("counts", {}).items():
-                    kind, _, reason = name.partition("/")
-                    label = f"{kind}/{source}/{reason}" if reason else f"{kind}/{source}"
-                    self._add(part, label, n)
-                lag[source, int(values["partition"])] = max(0, int(values["end"]) - int(values["next"]))
-                late_share[source, int(values["partition"])] = share = float(values.get("late_share", 0))
-                nulls.setdefault(source, []).append((int(values.get("valid", 0)), values.get("null_fields", [])))
-                if values.get("many_late"):
-                    many_late.append(f"{source}/{values['partition']} ({share:.0%})")
-                if values.get("paused"):
-                    paused.append(f"{source}/{values['partition']}")
-            elif part.startswith("partitions-"):
-                unread |= {(str(values["source"]), int(p)): int(n) for p, n in values.get("unread", {}).items()}
-            elif part.startswith("sink-"):
-                for group, n in values.get("rows", {}).items():
-                    self._add(part, f"rows/{group}", n)
-                for feature, n in values.get("nonfinite", {}).items():
-                    self._add(part, f"nonfinite/{feature}", n)
-                for name in ("written", "stale", "refused", "seconds_graph", "seconds_store", "seconds_log", "seconds_waiting"):
-                    self._add(part, name, float(values.get(name, 0)))
-                if values.get("waiting_for"):
-                    waiting.append(str(values["waiting_for"]))
+        for poll in polls:
+            nulls.setdefault(poll.source, []).append((poll.valid, poll.null_fields))
         now = time.monotonic()
         read, rows_of = self._by_name("poll-", "events/"), self._by_name("sink-", "rows/")
         events, rows = sum(read.values()), sum(rows_of.values())
@@ -183,17 +155,30 @@ class Tracker:
             stale=round(sum(self._sum("sink-", "stale").values())),
             refused=round(sum(self._sum("sink-", "refused").values())),
             sink_seconds={n: sum(self._sum("sink-", f"seconds_{n}").values()) for n in ("graph", "store", "log", "waiting")},
-            lag=unread | lag,
+            lag=reports.unread | {(p.source, p.partition): max(0, p.end - p.position.next) for p in polls},
             watermark=_least(points, "watermark"),
             output_watermark=_least(points, "output_watermark"),
-            late_share=late_share,
-            many_late=tuple(many_late),
-            paused=tuple(paused),
-            away=tuple(away),
-            waiting=tuple(sorted(set(waiting))),
-            silent_seconds=time.time() - newest if newest else 0.0,
+            late_share={(p.source, p.partition): p.late_share for p in polls},
+            many_late=tuple(f"{p.source}/{p.partition} ({p.late_share:.0%})" for p in polls if p.many_late),
+            paused=tuple(f"{p.source}/{p.partition}" for p in polls if p.paused),
+            away=reports.away,
+            waiting=tuple(sorted({sink.waiting_for for sink in reports.sinks.values()} - {""})),
+            silent_seconds=time.time() - reports.newest if reports.newest else 0.0,
         )
         return self.now
+
+    def _add_counts(self, reports: PartReports) -> None:
+        for name, poll in reports.polls.items():
+            for count, n in poll.position.counts.items():
+                kind, _, reason = count.partition("/")
+                self._add(f"poll-{name}", f"{kind}/{poll.source}/{reason}" if reason else f"{kind}/{poll.source}", n)
+        for name, sink in reports.sinks.items():
+            for group, n in sink.rows.items():
+                self._add(f"sink-{name}", f"rows/{group}", n)
+            for feature, n in sink.nonfinite.items():
+                self._add(f"sink-{name}", f"nonfinite/{feature}", n)
+            for count in ("written", "stale", "refused", "seconds_graph", "seconds_store", "seconds_log", "seconds_waiting"):
+                self._add(f"sink-{name}", count, getattr(sink, count))
 
     def _null_fields(self, seen: Mapping[str, list[tuple[int, list[str]]]]) -> dict[str, int]:
         """What one worker saw of a field stays seen, though another one, which did not, polls the partition now and reports of it."""

@@ -11,6 +11,7 @@ from typing import Any
 from pipelines.lake import runs
 from pipelines.sources.letter_spool import letters_waiting
 from pipelines.streaming.driver import running, stream_folder
+from pipelines.streaming.stages.part_reports import PartReports
 from pipelines.streaming.state.checkpoint_records import is_stream, next_offset
 from pipelines.streaming.state.job_state import RESUME, JobState
 from pipelines.streaming.status import Tracker
@@ -103,7 +104,7 @@ def resume_stream(data: Path, name: str) -> list[str]:
     if not folder.is_dir():
         raise TandemError(f"there is no stream {name!r}; start it with 'tandem stream'")
     job_state = JobState(folder)
-    paused = [part for part, values in job_state.reports().items() if part.startswith("poll-") and values.get("paused")]
+    paused = [part for part, report in PartReports.of(job_state.reports()).polls.items() if report.paused]
     for part in paused:
-        job_state.request(RESUME + part.removeprefix("poll-"))
-    return [part.removeprefix("poll-") for part in paused]
+        job_state.request(RESUME + part)
+    return paused

@@ -8,9 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from pipelines.streaming.engines.base import EngineJob
+from pipelines.streaming.stages.part_reports import PartReports
 from pipelines.streaming.state.checkpoint_records import Checkpoints, next_offset
 from pipelines.streaming.state.job_state import JobState
 from transforms.errors import TandemError
@@ -33,22 +33,18 @@ class Outcome:
 Partitions = Mapping[str, Mapping[int, int]]
 
 
-def _polls(reports: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [values for part, values in reports.items() if part.startswith("poll-") and "next" in values]
-
-
 def _has(checkpoints: Checkpoints, shards: int, source: str, partition: int, offset: int) -> bool:
     """Whether every shard delivered that partition up to ``offset``."""
     known = [next_offset(checkpoints.get(n, {}), source, partition) for n in range(shards)]
     return all(at is not None and at >= offset for at in known)
 
 
-def delivered(reports: Mapping[str, Mapping[str, Any]], checkpoints: Checkpoints, shards: int) -> bool:
+def delivered(reports: PartReports, checkpoints: Checkpoints, shards: int) -> bool:
     """Whether every poll has stopped, and all that it took is delivered by all shards and recorded, with the tiles that it made."""
-    polls = _polls(reports)
     return all(
-        p["stopped"] and (p["next"] <= p["start"] or _has(checkpoints, shards, p["source"], p["partition"], p["next"])) for p in polls
-    ) and (not polls or _settled(checkpoints, shards))
+        p.stopped and (p.position.next <= p.position.start or _has(checkpoints, shards, p.source, p.partition, p.position.next))
+        for p in reports.polls.values()
+    ) and (not reports.polls or _settled(checkpoints, shards))
 
 
 def _settled(checkpoints: Checkpoints, shards: int) -> bool:
@@ -56,28 +52,28 @@ def _settled(checkpoints: Checkpoints, shards: int) -> bool:
     return all(checkpoints.get(n, {}).get("settled", True) for n in range(shards))
 
 
-def reached(until: Partitions, reports: Mapping[str, Mapping[str, Any]], checkpoints: Checkpoints, shards: int) -> bool:
+def reached(until: Partitions, reports: PartReports, checkpoints: Checkpoints, shards: int) -> bool:
     """Whether all records before the offsets ``until`` (source -> partition -> offset) are delivered and recorded. Their tiles need not be
     saved: a stream that goes on saves them with what comes next, or when it ends."""
-    begun = {(p["source"], p["partition"]): p for p in _polls(reports)}
+    begun = {(p.source, p.partition): p.position for p in reports.polls.values()}
     for source, ends in until.items():
         for partition, end in ends.items():
             poll = begun.get((source, partition))
-            if poll is not None and poll["start"] == poll["next"] >= end:
+            if poll is not None and poll.start == poll.next >= end:
                 continue  # nothing was there to read
             if not _has(checkpoints, shards, source, partition, end):
                 return False
     return True
 
 
-def paused_at(reports: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, int], str]:
+def paused_at(reports: PartReports) -> dict[tuple[str, int], str]:
     """The paused partitions (source, partition), and why each is."""
-    return {(p["source"], p["partition"]): p["paused"] for p in _polls(reports) if p.get("paused")}
+    return {(p.source, p.partition): p.paused for p in reports.polls.values() if p.paused}
 
 
-def late_at(reports: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, int], str]:
+def late_at(reports: PartReports) -> dict[tuple[str, int], str]:
     """The partitions (source, partition) of which too many events came too late to count, and what is to be said of each."""
-    return {(p["source"], p["partition"]): p["came_late"] for p in _polls(reports) if p.get("came_late")}
+    return {(p.source, p.partition): p.came_late for p in reports.polls.values() if p.came_late}
 
 
 def position(checkpoints: Checkpoints) -> int:
@@ -85,16 +81,15 @@ def position(checkpoints: Checkpoints) -> int:
     return sum(int(at["next"]) for point in checkpoints.values() for each in point.get("partitions", {}).values() for at in each.values())
 
 
-def unheard(reports: Mapping[str, Mapping[str, Any]], shards: int) -> list[str]:
+def unheard(reports: PartReports, shards: int) -> list[str]:
     """The parts of a job that have not reported: partitions of which it is known that they are there, and shards once records were
     taken."""
-    polls = _polls(reports)
-    known = {(values["source"], int(p)) for part, values in reports.items() if part.startswith("partitions-") for p in values["unread"]}
+    polls, known = reports.polls.values(), reports.unread.keys()
     if not known:
         return ["the partitions of the topics"]
-    out = [f"partition {source}/{p}" for source, p in sorted(known - {(p["source"], p["partition"]) for p in polls})]
-    if any(p["next"] > p["start"] for p in polls):
-        out += [f"shard {n}" for n in range(shards) if f"sink-{n}" not in reports]
+    out = [f"partition {source}/{p}" for source, p in sorted(known - {(p.source, p.partition) for p in polls})]
+    if any(p.position.next > p.position.start for p in polls):
+        out += [f"shard {n}" for n in range(shards) if str(n) not in reports.sinks]
     return out
 
 
@@ -213,19 +208,18 @@ class Supervisor:
                 self.say("stopping: delivering what was polled")
             if stopping is not None:
                 # What an engine before this one polled and did not deliver comes again at the next start.
-                own = {part: values for part, values in self.job_state.reports().items() if values.get("at", 0) >= begun}
-                if delivered(own, self.job_state.load_checkpoints(), self.shards):
+                if delivered(self._reports(begun), self.job_state.load_checkpoints(), self.shards):
                     return Outcome(0, "stopped", attempt), ""
                 if code is not None or self.clock() - stopping > self.drain_seconds:
                     what = "the engine ended in the meantime" if code is not None else f"this takes more than {self.drain_seconds:g} s"
                     return Outcome(0, f"stopped; {what}: undelivered records are read again at the next start", attempt), ""
             if self.until is not None:
-                reports = self.job_state.reports()
+                reports = self._reports()
                 paused = paused_at(reports)
                 self.late |= late_at(reports)
                 rest = {s: {p: o for p, o in ends.items() if (s, p) not in paused} for s, ends in self.until.items()}
                 checkpoints = self.job_state.load_checkpoints()
-                if reached(rest, reports, checkpoints, self.shards) and (not _polls(reports) or _settled(checkpoints, self.shards)):
+                if reached(rest, reports, checkpoints, self.shards) and (not reports.polls or _settled(checkpoints, self.shards)):
                     # An end that was reached past much of what is there is none: who waits for it must hear of that.
                     late = [f"all records are delivered, but too many are in no row: {why}" for why in self.late.values()]
                     why = next(iter([*paused.values(), *late]), "all records up to the end offsets are delivered")
@@ -235,8 +229,7 @@ class Supervisor:
             if job.ends_hung_workers and stopping is None and silence.look(self.clock()) > self.silent_seconds:
                 return None, f"its workers have not reported for {self.silent_seconds:.0f} s"
             if not heard and stopping is None and self.clock() - since > (self.lost_seconds if told else self.unheard_seconds):
-                own = {part: values for part, values in self.job_state.reports().items() if values.get("at", 0) >= begun}
-                missing = unheard(own, self.shards)
+                missing = unheard(self._reports(begun), self.shards)
                 heard = not missing
                 reason = job.unheard(missing) if missing else None
                 if reason is not None and told:
@@ -245,6 +238,9 @@ class Supervisor:
                     self.say(f"no worker reads {', '.join(missing[:5])} after {self.unheard_seconds:.0f} s: {reason}")
                 told, heard = True, heard or reason is None
             self.sleep(self.beat)
+
+    def _reports(self, since: float = 0.0) -> PartReports:
+        return PartReports.of(self.job_state.reports(), since)
 
     def _pause(self, seconds: float) -> bool:
         """Wait; False if a stop is asked for, with a savepoint or without."""

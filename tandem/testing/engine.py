@@ -30,6 +30,7 @@ from pipelines.project.extensions import ENGINES
 from pipelines.project.repository import Repo, load_repo
 from pipelines.streaming.driver import stream_folder
 from pipelines.streaming.engines.base import Engine
+from pipelines.streaming.stages.part_reports import PartReports, PollReport
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.row_log import newest, read_rows
 from pipelines.streaming.stream_job import run_stream
@@ -181,9 +182,9 @@ class StreamBench:
         """Run a stream in a thread."""
         return Running(lambda: self.run(runner, **options))
 
-    def polls(self) -> list[dict[str, Any]]:
+    def polls(self) -> list[PollReport]:
         """What the polls of the partitions report."""
-        return [v for part, v in self.control.reports().items() if part.startswith("poll-") and "next" in v]
+        return list(PartReports.of(self.control.reports()).polls.values())
 
     def starts(self) -> int:
         """How often reading a partition was begun, in all runs; said before the first poll."""
@@ -278,8 +279,8 @@ class EngineContract:
         bench.control.request("stop")
         manifest = running.end()
         assert (manifest["code"], manifest["status"]) == (0, "complete")
-        assert all(poll["stopped"] for poll in bench.polls())
-        assert bench.delivered() == {poll["partition"]: poll["next"] for poll in bench.polls()}
+        assert all(poll.stopped for poll in bench.polls())
+        assert bench.delivered() == {poll.partition: poll.position.next for poll in bench.polls()}
         bench.send(100, hour=1)
         assert bench.run("direct", until="latest")["code"] == 0
         bench.assert_rows()
@@ -307,7 +308,7 @@ class EngineContract:
         running.until(lambda: bench.starts() > before)  # reports come later: what is polled goes through the fused stages first
         bench.harness.pause()
         try:
-            away = running.until_ended_or(lambda: any(report.get("away") for report in bench.control.reports().values()))
+            away = running.until_ended_or(lambda: PartReports.of(bench.control.reports()).away)
         finally:
             bench.harness.resume()
         manifest = running.end()

@@ -54,7 +54,7 @@ def run(quick: bool = False) -> list[Part]:
             if number >= warm_up * ROUNDS:
                 (others if number % ROUNDS else with_rows).append(took)
                 ahead.append(time.process_time() - start)
-        (counts,) = step.sink.sink._counts.values()
+        (counts,) = (shard.counts for shard in step.sink.sink._shards.values())
         if counts.rows["sellers0"] < (warm_up + seconds - 2) * KEYS:
             raise ValueError(f"{counts.rows} rows of {warm_up + seconds} boundaries and {KEYS} keys")
         step.teardown()

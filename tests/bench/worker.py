@@ -177,7 +177,7 @@ class Stages:
             self._shuffled(partitions, poll, fold, sink)
         with self.timed("sink"):
             sink.teardown()
-        sink_counts = sink.sink._counts.values()
+        sink_counts = [shard.counts for shard in sink.sink._shards.values()]
         self.rows = sum(sum(c.rows.values()) for c in sink_counts)
         self.written = sum(c.written for c in sink_counts)
         self.parts = {n: sum(getattr(c, f"seconds_{n}") for c in sink_counts) for n in ("graph", "store", "log")}

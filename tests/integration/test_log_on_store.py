@@ -254,7 +254,7 @@ def test_in_a_plain_folder_all_is_on_disk_before_a_durable_checkpoint(tmp_path: 
     one.process(output(2))
     before.deliver(output(3))
     one.process(output(4))
-    two.sink._counts[0].synced = float("-inf")  # some seconds later
+    two.sink._shards[0].synced = float("-inf")  # some seconds later
     two.process(output(5))
     segments = sorted(job.folder.glob("rows/*/*.log"))
     assert len(segments) == 2

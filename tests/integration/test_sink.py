@@ -116,7 +116,7 @@ def test_rows_that_more_follow_wait_and_the_last_of_each_key_is_written_once(wor
     deliver = world.deliver()
     for step in range(STEPS - 1):
         deliver.deliver(replace(output(step), checkpoint={}), more=True)
-    counts = deliver._counts[0]
+    counts = deliver._shards[0].counts
     assert counts.written == 0 and world.control.load_checkpoints() == {}
     assert all(row["at"] is None or not row["at"] for row in world.online(ZONE, [{"zone": "z0"}]))
     deliver.deliver(replace(output(STEPS - 1), checkpoint={}), more=True)
@@ -196,7 +196,7 @@ def test_rows_ahead_of_a_clock_that_was_set_back_shadow_none_while_they_wait(wor
         if at <= horizon:
             last[row["zone"]] = at
     assert [f["at"] for f in world.online(ZONE, [{"zone": z} for z in last])] == list(last.values())
-    assert deliver._counts[0].refused > 0
+    assert deliver._shards[0].counts.refused > 0
     deliver.close()
 
 

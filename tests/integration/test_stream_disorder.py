@@ -17,6 +17,7 @@ from pipelines.project.config import KafkaSettings, StreamSettings
 from pipelines.sources.letters import Letter
 from pipelines.sources.memory import MemoryBroker
 from pipelines.streaming.stages.fold import FoldShard
+from pipelines.streaming.stages.part_reports import PartReports
 from pipelines.streaming.stages.poll import Partitions, Poll
 from pipelines.streaming.state.row_log import read_rows
 from pipelines.streaming.status import Tracker
@@ -212,7 +213,7 @@ def test_an_end_that_is_not_reached_is_an_error(tmp_path: Path) -> None:
         and "\n" not in manifest["error"]
     )
     assert "200 behind; 0 rows, 0/s; paused: trips/0" in said[-1]
-    assert Tracker(world.control).look().lag == {("trips", 0): 200} and len(paused_at(world.control.reports())) == 1
+    assert Tracker(world.control).look().lag == {("trips", 0): 200} and len(paused_at(PartReports.of(world.control.reports()))) == 1
     assert resume_stream(world.data, "main") == ["trips-0"]
     manifest, said = run(world)
     assert manifest["code"] == 0 and manifest["summary"]["lag"] == {"trips/0": 0} and len(letters(world)) == 100

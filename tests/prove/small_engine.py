@@ -99,6 +99,7 @@ def run(orders: dict[str, Any]) -> int:
     """One life of a job; its exit code."""
     from pipelines.project.repository import load_repo
     from pipelines.streaming.driver import stream_folder
+    from pipelines.streaming.stages.part_reports import PartReports
     from pipelines.streaming.state.job_state import JobState
     from pipelines.streaming.stream_options import StreamOptions
     from pipelines.streaming.stream_plan import StreamPlan
@@ -118,7 +119,7 @@ def run(orders: dict[str, Any]) -> int:
     while True:
         engine.tick()
         stopped = job_state.requested("stop") and not any(engine.queues.values())
-        if stopped and delivered(job_state.reports(), job_state.load_checkpoints(), shards):
+        if stopped and delivered(PartReports.of(job_state.reports()), job_state.load_checkpoints(), shards):
             engine.deliver.teardown()
             return 0
         time.sleep(0.005)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.streaming.driver import Driver, running
+from pipelines.streaming.stages.part_reports import PartReports
 from pipelines.streaming.state.checkpoint_records import Checkpoint, Checkpoints
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.supervisor import Silence, Supervisor, delivered, reached
@@ -220,26 +221,26 @@ def test_a_savepoint_that_fails_leaves_the_stream_running(world):
 
 
 def test_what_counts_as_delivered():
-    assert delivered({}, {}, 2)
-    assert not delivered({"poll-s-0": poll(5, stopped=True)}, {0: point(0, 5)}, 2), "every shard must have it"
-    assert delivered({"poll-s-0": poll(5, stopped=True)}, {0: point(0, 5), 1: point(1, 7)}, 2)
-    assert not delivered({"poll-s-0": poll(5)}, {0: point(0, 5)}, 1), "it may still poll"
-    assert delivered({"poll-s-0": poll(5, stopped=True, start=5)}, {}, 1), "nothing was read"
-    assert delivered({"poll-s-0": {"away": True}}, {}, 1)
+    assert delivered(PartReports.of({}), {}, 2)
+    assert not delivered(PartReports.of({"poll-s-0": poll(5, stopped=True)}), {0: point(0, 5)}, 2), "every shard must have it"
+    assert delivered(PartReports.of({"poll-s-0": poll(5, stopped=True)}), {0: point(0, 5), 1: point(1, 7)}, 2)
+    assert not delivered(PartReports.of({"poll-s-0": poll(5)}), {0: point(0, 5)}, 1), "it may still poll"
+    assert delivered(PartReports.of({"poll-s-0": poll(5, stopped=True, start=5)}), {}, 1), "nothing was read"
+    assert delivered(PartReports.of({"poll-s-0": {"away": True}}), {}, 1)
 
 
 def test_what_counts_as_reached():
-    assert not reached({"s": {0: 5}}, {}, {}, 1)
-    assert reached({"s": {0: 5}}, {"poll-s-0": poll(5, start=5)}, {}, 1)
-    assert not reached({"s": {0: 5, 1: 5}}, {}, {0: point(0, 5)}, 1)
+    assert not reached({"s": {0: 5}}, PartReports.of({}), {}, 1)
+    assert reached({"s": {0: 5}}, PartReports.of({"poll-s-0": poll(5, start=5)}), {}, 1)
+    assert not reached({"s": {0: 5, 1: 5}}, PartReports.of({}), {0: point(0, 5)}, 1)
 
 
 def test_a_stream_that_goes_on_has_reached_what_it_delivered_and_one_that_ends_has_saved_its_tiles():
     saved: Checkpoint = point(0, 5)
     unsaved: Checkpoints = {0: {**saved, "settled": False}}
-    assert reached({"s": {0: 5}}, {"poll-s-0": poll(5)}, unsaved, 1)
-    assert not delivered({"poll-s-0": poll(5, stopped=True)}, unsaved, 1)
-    assert delivered({"poll-s-0": poll(5, stopped=True)}, {0: {**saved, "settled": True}}, 1)
+    assert reached({"s": {0: 5}}, PartReports.of({"poll-s-0": poll(5)}), unsaved, 1)
+    assert not delivered(PartReports.of({"poll-s-0": poll(5, stopped=True)}), unsaved, 1)
+    assert delivered(PartReports.of({"poll-s-0": poll(5, stopped=True)}), {0: {**saved, "settled": True}}, 1)
 
 
 def test_one_driver_per_name(tmp_path):

@@ -9,6 +9,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from pipelines.streaming.engines.base import Engine, EngineJob, cause
+from pipelines.streaming.stages.part_reports import PartReports
 from pipelines.streaming.state.job_state import JobState
 
 if TYPE_CHECKING:
@@ -61,8 +62,8 @@ class _DirectJob(EngineJob):
             return None
         return 1 if self.failed is not None or self._away() else 0
 
-    def _away(self) -> list[str]:
-        return [part.removeprefix("poll-") for part, values in self.job_state.reports().items() if values.get("away")]
+    def _away(self) -> tuple[str, ...]:
+        return PartReports.of(self.job_state.reports()).away
 
     def error(self) -> str:
         """What the pipeline raised, or what did not answer."""

@@ -24,6 +24,7 @@ from pipelines.sources.skips import nothing, poll_around
 from pipelines.streaming.stages.coders import Element, decode_state, encode, encode_state, with_offsets
 from pipelines.streaming.stages.idle import Idleness
 from pipelines.streaming.stages.log_ends import LogEnds
+from pipelines.streaming.stages.part_reports import PartitionsReport
 from pipelines.streaming.stages.poll_reports import PollReports
 from pipelines.streaming.stages.position import Position
 from pipelines.streaming.stages.reject_limit import RejectLimit
@@ -76,9 +77,9 @@ class Partitions(beam.DoFn):
                 self.known[name] = count = self.reader.partitions(source.topic)
                 ends = self.reader.ends(source.topic, range(count))
                 done = self.spec.start.done.get(name, {})
-                unread = {str(p): max(0, end - done.get(p, 0)) for p, end in ends.items()}
                 # What a partition holds that no poll has reported of yet is lag.
-                self.job_state.report(f"partitions-{name}", {"source": name, "unread": unread})
+                unread = PartitionsReport(source=name, unread={p: max(0, end - done.get(p, 0)) for p, end in ends.items()})
+                self.job_state.report(unread.part, unread.to_dict())
             except BrokerAway:
                 continue
             except TandemError as error:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import asdict
+from dataclasses import replace
 
 from pipelines.sources.null_fields import NullFields
+from pipelines.streaming.stages.part_reports import AWAY, PollReport, poll_part
 from pipelines.streaming.stages.position import Position
 from pipelines.streaming.state.job_state import JobState
 
@@ -17,10 +18,6 @@ MOST_REPORTS = 50
 """In a second over all partitions: each is a file."""
 MOST_REASONS = 5
 """Said of one silence of a broker."""
-
-
-def _part(key: str) -> str:
-    return "poll-" + key.replace("/", "-")
 
 
 class PollReports:
@@ -60,21 +57,20 @@ class PollReports:
             return
         self.reported[key] = time.monotonic()
         source, _, partition = key.rpartition("/")
-        values = asdict(at) | {
-            "source": source,
-            "partition": int(partition),
-            "end": max(self.ends.get(key, at.next), at.next),
-            "at_end": at_end,
-            "stopped": stopped,
-            "paused": "" if at.paused == "resumed" else at.paused,
-            "late_share": round(late_share, 4),
-            "many_late": late_share > self.max_late_share,
-            "came_late": came_late,
-            "away": False,
-            "valid": 0 if nulls is None else nulls.events,
-            "null_fields": [] if nulls is None else nulls.names,
-        }
-        self.job_state.report(_part(key), values)
+        report = PollReport(
+            source=source,
+            partition=int(partition),
+            position=replace(at, paused="" if at.paused == "resumed" else at.paused),
+            end=max(self.ends.get(key, at.next), at.next),
+            at_end=at_end,
+            stopped=stopped,
+            late_share=round(late_share, 4),
+            many_late=late_share > self.max_late_share,
+            came_late=came_late,
+            valid=0 if nulls is None else nulls.events,
+            null_fields=[] if nulls is None else nulls.names,
+        )
+        self.job_state.report(poll_part(key), report.to_dict())
 
     def news(self, key: str) -> None:
         """Something changed: the next report is made at once."""
@@ -88,7 +84,7 @@ class PollReports:
             self.news(key)
         if self.due(key):
             self.reported[key] = time.monotonic()
-            self.job_state.report(_part(key), {"away": True})
+            self.job_state.report(poll_part(key), AWAY)
         said, shape = self.reasons.setdefault(key, set()), re.sub(r"\d+", "#", line)
         if shape not in said and len(said) < MOST_REASONS:
             said.add(shape)

@@ -28,10 +28,8 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -45,6 +43,8 @@ from pipelines.lake import layout, shared
 from pipelines.lake.nonfinite import nonfinite
 from pipelines.streaming.stages.coders import FoldOutput
 from pipelines.streaming.stages.held_rows import HeldRows
+from pipelines.streaming.stages.part_reports import SinkReport
+from pipelines.streaming.stages.shard_delivery import REPORT_SECONDS, ShardDelivery, StopRequested
 from pipelines.streaming.state.checkpoint_records import Checkpoint
 from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.job_state import JobState
@@ -52,22 +52,14 @@ from pipelines.streaming.state.log_segments import seal_leftovers
 from pipelines.streaming.state.row_log import RowLog, logged
 from pipelines.streaming.state.stream_objects import Superseded
 from transforms.definitions import CREATED, EVENT_TIMESTAMP, FINGERPRINT, TIMESTAMP, FeatureGroup
-from transforms.errors import ConfigError, FingerprintError, GraphError, StoreError, TandemError
+from transforms.errors import ConfigError, GraphError, StoreError, TandemError
 from transforms.graph import TransformGraph
 from transforms.instants import instant, now_us
 
 __all__ = ["SinkRows", "StopRequested", "StreamSink", "stamped"]
 
 _SYNC_SECONDS = 5.0
-_REPORT_SECONDS = 0.5
 _SLOW_SECONDS = 5.0
-_FIRST_WAIT, _LONGEST_WAIT = 0.05, 2.0
-_LOOK_SECONDS = 0.1
-"""How soon a stop request is seen while waiting."""
-
-
-class StopRequested(TandemError):
-    """The job was asked to stop while a store was away; the output at hand was not delivered and comes again at the next start."""
 
 
 def stamped(rows: pa.RecordBatch, graph: TransformGraph, created_us: int) -> pa.RecordBatch:
@@ -77,32 +69,6 @@ def stamped(rows: pa.RecordBatch, graph: TransformGraph, created_us: int) -> pa.
     own = {FINGERPRINT: pa.scalar(graph.fingerprint), CREATED: pa.scalar(created_us, TIMESTAMP)}
     columns = [*rows.columns, *outputs.values(), *(pa.repeat(value, rows.num_rows) for value in own.values())]
     return pa.RecordBatch.from_arrays(columns, [*rows.schema.names, *outputs, *own])
-
-
-@dataclass
-class _Counts:
-    """Numbers of one shard since this worker began."""
-
-    outputs: int = 0
-    rows: dict[str, int] = field(default_factory=dict)
-    written: int = 0
-    stale: int = 0
-    refused: int = 0
-    restored: int = 0
-    late: dict[str, int] = field(default_factory=dict)
-    nonfinite: dict[str, int] = field(default_factory=dict)
-    seconds_graph: float = 0.0
-    seconds_store: float = 0.0
-    seconds_log: float = 0.0
-    seconds_waiting: float = 0.0
-    outages: int = 0
-    reported: float = float("-inf")
-    synced: float = float("-inf")
-
-    def values(self) -> dict[str, Any]:
-        """As reported."""
-        out = {k: v for k, v in vars(self).items() if k not in ("reported", "synced")}
-        return {k: round(v, 6) if isinstance(v, float) else v for k, v in out.items()}
 
 
 class StreamSink:
@@ -158,18 +124,15 @@ class StreamSink:
         self.log = RowLog(job_state.folder)
         with suppress(StoreError):  # a full disk: they stay as they are, readable
             seal_leftovers(job_state.folder)
-        self._counts: dict[int, _Counts] = {}
-        self._waiting: dict[int, FoldOutput] = {}
-        self._created: dict[int, int] = {}
-        self._locks: dict[int, threading.Lock] = {}
+        self._shards: dict[int, ShardDelivery] = {}
         self._closed = threading.Event()
         if job_state.link is not None:
             threading.Thread(target=_catch_up_with_store, args=(weakref.ref(self), self._closed), name="checkpoints", daemon=True).start()
         job_state.have_checkpoints()
         points = job_state.load_checkpoints()
+        self._early = max((int(p.get("early", 0)) for p in points.values()), default=0)
+        """At the start, of any shard: the number of shards may be another one now."""
         # A checkpoint taken over from another shard holds that one's marker.
-        early = max((int(p.get("early", 0)) for p in points.values()), default=0)  # of any: the number of shards may be another one now
-        self._early: dict[int, int] = defaultdict(lambda: early)
         self._generations = {n: int(p["generation"][1]) for n, p in points.items() if p.get("generation", [""])[0] == self._marker(n)}
 
     def _marker(self, shard: int) -> str:
@@ -182,15 +145,16 @@ class StreamSink:
         Raises StopRequested if the job is to stop while a store is away. Any other TandemError is also the job's ``failure``:
         FingerprintError (another graph was applied), GraphError, DataError.
         """
-        with self._failing(), self._alone(output.shard):
-            self._deliver(output, more)
+        shard = self._shard(output.shard)
+        with self._failing(), shard.lock:
+            self._deliver(shard, output, more)
 
     def settle(self) -> None:
         """Have all rows in the online store that wait for it. Raises as :meth:`deliver` does."""
         if self._held is not None:
-            for shard in self._held.shards():
-                with self._failing(), self._alone(shard):
-                    self._settle(self._counts[shard], shard)
+            for shard in map(self._shard, self._held.shards()):
+                with self._failing(), shard.lock:
+                    self._settle(shard)
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
@@ -203,78 +167,79 @@ class StreamSink:
             self.job_state.fail(str(error))
             raise
 
-    def _alone(self, shard: int) -> threading.Lock:
-        return self._locks.setdefault(shard, threading.Lock())
+    def _shard(self, number: int) -> ShardDelivery:
+        found = self._shards.get(number)
+        if found is None:
+            made = ShardDelivery(
+                shard=number, job_state=self.job_state, closed=self._closed, generation=self._generations.get(number), early=self._early
+            )
+            found = self._shards.setdefault(number, made)
+        return found
 
-    def _deliver(self, output: FoldOutput, more: bool) -> None:
-        shard = output.shard
-        counts = self._counts.setdefault(shard, _Counts())
-        if self._held is None or not self._held.any(shard):
+    def _deliver(self, shard: ShardDelivery, output: FoldOutput, more: bool) -> None:
+        counts = shard.counts
+        if self._held is None or not self._held.any(shard.shard):
             # Rows that go online together are stamped alike: what bears an earlier stamp than others of its shard was in the store
             # before these were stamped, and by that 'tandem verify' knows what a server could have read.
-            self._created[shard] = self.clock()
-        created = self._created[shard]
+            shard.created = self.clock()
         for name, rows in output.rows.items():
             if not rows.num_rows:
                 continue
             start = time.perf_counter()
-            full = stamped(rows, self.graphs[name], created)
+            full = stamped(rows, self.graphs[name], shard.created)
             self._count_nonfinite(counts, name, full)
             counts.seconds_graph += time.perf_counter() - start
-            if self._held is not None and (more or self._held.of(shard, name)):
-                counts.stale += self._held.add(shard, name, full)
+            if self._held is not None and (more or self._held.of(shard.shard, name)):
+                counts.stale += self._held.add(shard.shard, name, full)
             elif self.store is not None:
-                self._online(counts, shard, name, full)
-            self._append(counts, shard, f"rows/{name}", full)
+                self._online(shard, name, full)
+            self._append(shard, f"rows/{name}", full)
             counts.rows[name] = counts.rows.get(name, 0) + full.num_rows
-        if self._held is not None and (output.checkpoint or not more or self._held.full(shard)):
-            self._settle(counts, shard)
+        if self._held is not None and (output.checkpoint or not more or self._held.full(shard.shard)):
+            self._settle(shard)
         for name, events in output.late.items():
-            self._append(counts, shard, f"late/{name}", events)
+            self._append(shard, f"late/{name}", events)
             counts.late[name] = counts.late.get(name, 0) + events.num_rows
         counts.outputs += 1
-        now = time.monotonic()
         if output.checkpoint:
             link = self.job_state.link
-            durable = now - counts.synced >= _SYNC_SECONDS or (link is not None and bool(output.checkpoint.get("ends")))
+            durable = time.monotonic() - shard.synced >= _SYNC_SECONDS or (link is not None and bool(output.checkpoint.get("ends")))
             if link is not None and not durable:
-                self._waiting[shard] = output
+                shard.waiting = output
             if durable or link is None or not link.elsewhere:
-                self._vouch(counts, output, durable)
-        if now - counts.reported >= _REPORT_SECONDS:
-            self._report(shard)
+                self._vouch(shard, output, durable)
+        shard.report_in_time()
 
-    def _count_nonfinite(self, counts: _Counts, name: str, rows: pa.RecordBatch) -> None:
+    def _count_nonfinite(self, counts: SinkReport, name: str, rows: pa.RecordBatch) -> None:
         """As batch does; the first ones of a feature are told."""
         for feature, n in nonfinite(rows).items():
             if (place := f"{name}/{feature}") not in counts.nonfinite:
                 self.job_state.say(f"{place}: values that are NaN or infinite; they are stored as they are, and null over HTTP")
             counts.nonfinite[place] = counts.nonfinite.get(place, 0) + n
 
-    def _vouch(self, counts: _Counts, output: FoldOutput, durable: bool) -> None:
+    def _vouch(self, shard: ShardDelivery, output: FoldOutput, durable: bool) -> None:
         """Save an output's checkpoint; all that came with it is delivered."""
-        shard = output.shard
-        self._report(shard)  # who sees the checkpoint sees what it cost
+        shard.report()  # who sees the checkpoint sees what it cost
         checkpoint = output.checkpoint
         if self.store is not None:
-            self._catch_up(counts, output)
-            checkpoint = {**checkpoint, "generation": self._generation(counts, output), "early": self._early[shard]}
+            self._catch_up(shard, output)
+            checkpoint = {**checkpoint, "generation": self._generation(shard, output), "early": shard.early}
         if durable:
-            self._persist(counts, shard)
-            counts.synced = time.monotonic()
-        self._patiently(counts, shard, "disk", lambda: self._save(shard, checkpoint, durable))
+            self._persist(shard)
+            shard.synced = time.monotonic()
+        shard.patiently("disk", lambda: self._save(shard.shard, checkpoint, durable))
         if durable:
-            self._waiting.pop(shard, None)
+            shard.waiting = None
 
     def vouch_for_waiting(self) -> bool:
         """Save durably the last checkpoints before a pause, which have waited long enough. False: nothing is to be saved any more."""
-        for shard in list(self._waiting):
-            with self._alone(shard):
-                output = self._waiting.get(shard)
-                if output is None or time.monotonic() - self._counts[shard].synced < _SYNC_SECONDS:
+        for shard in [each for each in list(self._shards.values()) if each.waiting is not None]:
+            with shard.lock:
+                output = shard.waiting
+                if output is None or time.monotonic() - shard.synced < _SYNC_SECONDS:
                     continue
                 try:
-                    self._vouch(self._counts[shard], output, True)
+                    self._vouch(shard, output, True)
                 except (StopRequested, Superseded):
                     return False
                 except TandemError as error:
@@ -282,18 +247,18 @@ class StreamSink:
                     return False
         return True
 
-    def _settle(self, counts: _Counts, shard: int) -> None:
+    def _settle(self, shard: ShardDelivery) -> None:
         held = self._held
-        while held is not None and (waiting := held.first(shard)) is not None:
+        while held is not None and (waiting := held.first(shard.shard)) is not None:
             name, rows = waiting
-            self._online(counts, shard, name, rows)
-            held.done(shard, name)
+            self._online(shard, name, rows)
+            held.done(shard.shard, name)
 
-    def _online(self, counts: _Counts, shard: int, name: str, rows: pa.RecordBatch | pa.Table) -> None:
-        store = self.store
+    def _online(self, shard: ShardDelivery, name: str, rows: pa.RecordBatch | pa.Table) -> None:
+        store, counts = self.store, shard.counts
         assert store is not None
         start, waited = time.perf_counter(), counts.seconds_waiting
-        result = self._patiently(counts, shard, "online store", lambda: store.write(name, rows))
+        result = shard.patiently("online store", lambda: store.write(name, rows))
         took = time.perf_counter() - start - (counts.seconds_waiting - waited)
         counts.seconds_store += took
         counts.written += result.written
@@ -301,7 +266,7 @@ class StreamSink:
         if result.refused:
             counts.refused += result.refused
             latest = pc.max(rows.column(rows.schema.get_field_index(EVENT_TIMESTAMP))).cast(pa.int64()).as_py()
-            self._early[shard] = max(self._early[shard], latest)
+            shard.early = max(shard.early, latest)
             self.job_state.say(
                 f"{name}: {result.refused} of {rows.num_rows} rows lie too far in the future and were refused by the online store: was the"
                 f" clock set back? They wait in the row log until it is {instant(latest):%Y-%m-%d %H:%M:%S} UTC"
@@ -309,57 +274,57 @@ class StreamSink:
         if took > _SLOW_SECONDS:
             self.job_state.say(f"online store is slow: {took:.1f} s for {rows.num_rows} rows of {name}; the stream is waiting for it")
 
-    def _generation(self, counts: _Counts, output: FoldOutput) -> tuple[str, int]:
+    def _generation(self, shard: ShardDelivery, output: FoldOutput) -> tuple[str, int]:
         """Leave the next generation marker, and restore a store that forgot the one before; what to keep of it in the checkpoint."""
-        store, shard = self.store, output.shard
+        store = self.store
         assert store is not None
-        name, before = self._marker(shard), self._generations.get(shard)
+        name, before = self._marker(shard.shard), shard.generation
         generation = max(now_us(), (before or 0) + 1)
-        if not self._patiently(counts, shard, "online store", lambda: store.mark_generation(name, generation, before)):
+        if not shard.patiently("online store", lambda: store.mark_generation(name, generation, before)):
             self.job_state.say(
-                f"the online store lost rows that shard {shard} had written (restarted empty, or from an old copy?): writing those of the"
-                " row log again; 'tandem materialize' brings back what batch wrote"
+                f"the online store lost rows that shard {shard.shard} had written (restarted empty, or from an old copy?): writing those of"
+                " the row log again; 'tandem materialize' brings back what batch wrote"
             )
             for group, graph in ((self.groups[n], g) for n, g in self.graphs.items()):
-                self._patiently(counts, shard, "online store", partial(store.reapply, group.name, graph.fingerprint))
-                self._again(counts, output, group, graph.fingerprint)
-            self.job_state.say(f"shard {shard}: the online store has {counts.restored} rows of the row log again")
-            self._patiently(counts, shard, "online store", lambda: store.mark_generation(name, generation))
-            self._report(shard)
-        self._generations[shard] = generation
+                shard.patiently("online store", partial(store.reapply, group.name, graph.fingerprint))
+                self._again(shard, output, group, graph.fingerprint)
+            self.job_state.say(f"shard {shard.shard}: the online store has {shard.counts.restored} rows of the row log again")
+            shard.patiently("online store", lambda: store.mark_generation(name, generation))
+            shard.report()
+        shard.generation = generation
         return name, generation
 
-    def _catch_up(self, counts: _Counts, output: FoldOutput) -> None:
+    def _catch_up(self, shard: ShardDelivery, output: FoldOutput) -> None:
         """Once the clock is where it was when rows were refused as ahead of it: write those of the row log again."""
-        store, shard = self.store, output.shard
+        store = self.store
         assert store is not None
-        if 0 < self._early[shard] <= store.latest_us():
+        if 0 < shard.early <= store.latest_us():
             for name, graph in self.graphs.items():
-                self._again(counts, output, self.groups[name], graph.fingerprint)
-            self._early[shard] = 0
-            self.job_state.say(f"shard {shard}: the clock is there: rows that lay ahead of it are in the online store now")
+                self._again(shard, output, self.groups[name], graph.fingerprint)
+            shard.early = 0
+            self.job_state.say(f"shard {shard.shard}: the clock is there: rows that lay ahead of it are in the online store now")
 
-    def _again(self, counts: _Counts, output: FoldOutput, group: FeatureGroup, fingerprint: str) -> None:
+    def _again(self, shard: ShardDelivery, output: FoldOutput, group: FeatureGroup, fingerprint: str) -> None:
         """Give the store the rows of the row log of a shard again."""
-        store, shard = self.store, output.shard
+        store = self.store
         assert store is not None
-        for rows in logged(self.job_state.folder, group, fingerprint, shard, output.checkpoint.get("shards")):
-            result = self._patiently(counts, shard, "online store", partial(store.write, group.name, rows))
-            counts.restored += result.written
+        for rows in logged(self.job_state.folder, group, fingerprint, shard.shard, output.checkpoint.get("shards")):
+            result = shard.patiently("online store", partial(store.write, group.name, rows))
+            shard.counts.restored += result.written
 
-    def _append(self, counts: _Counts, shard: int, place: str, batch: pa.RecordBatch) -> None:
+    def _append(self, shard: ShardDelivery, place: str, batch: pa.RecordBatch) -> None:
         start = time.perf_counter()
-        self._patiently(counts, shard, "row log", lambda: self.log.append(place, shard, batch))
-        counts.seconds_log += time.perf_counter() - start
+        shard.patiently("row log", lambda: self.log.append(place, shard.shard, batch))
+        shard.counts.seconds_log += time.perf_counter() - start
 
-    def _persist(self, counts: _Counts, shard: int) -> None:
+    def _persist(self, shard: ShardDelivery) -> None:
         """Force to disk what the next durable checkpoint vouches for."""
         start = time.perf_counter()
-        self._patiently(counts, shard, "row log", lambda: self.log.seal_old(shard))
-        self._patiently(counts, shard, "row log", lambda: self.log.sync(shard))
-        counts.seconds_log += time.perf_counter() - start
+        shard.patiently("row log", lambda: self.log.seal_old(shard.shard))
+        shard.patiently("row log", lambda: self.log.sync(shard.shard))
+        shard.counts.seconds_log += time.perf_counter() - start
         if self.store is not None:
-            self._patiently(counts, shard, "online store", self.store.sync)
+            shard.patiently("online store", self.store.sync)
 
     def _save(self, shard: int, checkpoint: Checkpoint, durable: bool) -> None:
         try:
@@ -369,57 +334,18 @@ class StreamSink:
                 f"checkpoint in {self.job_state.folder}: {error.strerror or error}; free its disk or correct its permissions"
             ) from None
 
-    def _patiently(self, counts: _Counts, shard: int, what: str, action: Callable[[], Any]) -> Any:
-        """``action``, repeated with growing pauses while it raises StoreError; says so once, and when it is over."""
-        since, pause = 0.0, _FIRST_WAIT
-        while True:
-            try:
-                result = action()
-            except FingerprintError:
-                raise
-            except StoreError as error:
-                if not since:
-                    since = time.monotonic()
-                    counts.outages += 1
-                    self._report(shard, waiting_for=what)
-                    self.job_state.say(f"shard {shard} waits: {error}")
-                begun = time.monotonic()
-                self._pause(pause, what)
-                counts.seconds_waiting += time.monotonic() - begun
-                pause = min(pause * 2, _LONGEST_WAIT)
-                self._report(shard, waiting_for=what)
-                continue
-            if since:
-                self.job_state.say(f"shard {shard} continues: {what} is back after {time.monotonic() - since:.1f} s, nothing was dropped")
-                self._report(shard)
-            elif time.monotonic() - counts.reported >= _REPORT_SECONDS:
-                self._report(shard)  # many calls may follow on each other, as when a store is given all rows again
-            return result
-
-    def _pause(self, seconds: float, what: str) -> None:
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            time.sleep(min(left, _LOOK_SECONDS))
-            if self._closed.is_set() or self.job_state.requested("stop") or self.job_state.failure() is not None:
-                raise StopRequested(f"stopped while the {what} was unavailable: undelivered data is delivered again at the next start")
-
-    def _report(self, shard: int, waiting_for: str = "") -> None:
-        counts = self._counts[shard]
-        counts.reported = time.monotonic()
-        self.job_state.report(f"sink-{shard}", {**counts.values(), "waiting_for": waiting_for})
-
     def close(self) -> None:
         """Report, and seal the row log. Nothing is delivered any more."""
         self._closed.set()
-        for shard in list(self._counts):
-            with self._alone(shard):  # a checkpoint that is being saved is left to its end
-                self._report(shard)
+        for shard in list(self._shards.values()):
+            with shard.lock:  # a checkpoint that is being saved is left to its end
+                shard.report()
         self.log.close()
 
 
 def _catch_up_with_store(sink: weakref.ref[StreamSink], closed: threading.Event) -> None:
     """Of an object store: the last checkpoint before a pause, after which nothing comes that would save it durably."""
-    while not closed.wait(_REPORT_SECONDS):
+    while not closed.wait(REPORT_SECONDS):
         if (at := sink()) is None or not at.vouch_for_waiting():
             return
         del at
