@@ -55,7 +55,7 @@ def materialize(repo: str, start: str, end: str, graphs: dict[str, str]) -> dict
 @step
 def train(repo: str, model: str, start: str, end: str, rows: dict[str, Any], graphs: dict[str, str]) -> int:
     """A version of the model, if it was good enough to be pushed."""
-    words = ("--model", model, "--start", start, "--end", end, "--once", rows["run"])
+    words = ("--model", model, "--start", start, "--end", end, "--idempotency-key", rows["run"])
     version: int = json.loads(tandem("train", "--repo", repo, *words, "--json"))["version"]
     return version
 

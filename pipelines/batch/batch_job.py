@@ -108,7 +108,7 @@ def run_batch(
         key["continues"] = before.named
     run = runs.begin(data, "batch", key, now, anew=anew, replaced=lambda r: lost(data, r) or superseded(r, complete, groups, start, end))
     if run.status == "complete":
-        progress(f"run {run.id} already holds these rows; nothing to do (--anew computes them again)")
+        progress(f"run {run.id} already holds these rows; nothing to do (--rerun computes them again)")
         return BatchResult(run, True)
     with run.held():
         if run.status == "complete":  # another process came first

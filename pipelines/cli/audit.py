@@ -18,7 +18,7 @@ __all__ = ["audit"]
 def audit(
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
-    last: Annotated[int, typer.Option("--last", min=1, help="Number of entries to show, the latest ones.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Number of entries to show, the latest ones.")] = 50,
     json_: JsonOption = False,
 ) -> None:
     """Verify the audit log and show its latest entries.
@@ -30,12 +30,12 @@ def audit(
     folder = layout.audit(settings_of(repo, data).data)
     found = AuditLog(folder).check()
     table = Table("n", "when", "who", "what", "outcome", "why", box=None)
-    for e in found.entries[-last:]:
+    for e in found.entries[-limit:]:
         what = " ".join(filter(None, [str(e.get("action", "")), str(e.get("subject", "")), "(forced)" if e.get("forced") else ""]))
         cells = (e["n"], str(e["at"])[:19], f"{e['who']}@{e['host']}", what, e.get("outcome", ""), e.get("why", ""))
         table.add_row(*map(on_one_line, cells))
     state = "intact" if not found.problem else "not intact"
     table.caption = f"{len(found.entries)} entries, {state}" + (f"; {found.torn} incomplete (the writer was killed)" if found.torn else "")
-    show({"entries": found.entries[-last:], "problem": found.problem, "torn": found.torn}, json_, lambda: table)
+    show({"entries": found.entries[-limit:], "problem": found.problem, "torn": found.torn}, json_, lambda: table)
     if found.problem:
         raise DataError(f"the audit log was tampered with or damaged: {found.problem}")

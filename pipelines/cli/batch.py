@@ -59,7 +59,7 @@ def batch(
     ] = None,
     worker_command: Annotated[str, typer.Option(help="Command that starts a worker on each machine of the cluster.")] = "tandem-worker",
     pinned: Annotated[bool, typer.Option("--pinned", help="Reuse the applied transform graphs instead of analyzing again.")] = False,
-    anew: Annotated[bool, typer.Option("--anew", help="Run again even if a complete run of the same inputs exists.")] = False,
+    rerun: Annotated[bool, typer.Option("--rerun", help="Run again even if a complete run of the same inputs exists.")] = False,
     group: GroupOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -69,7 +69,7 @@ def batch(
     demo = loaded.settings.demo
     first = None if from_run is not None and start is None else moment("--start", start, demo.start)
     last, flags = moment("--end", end, demo.end), EngineFlags(master, parallelism, worker_command)
-    run = workflow.batch(loaded, first, last, steps, runner, context.args, pinned, anew, from_run, flags)
+    run = workflow.batch(loaded, first, last, steps, runner, context.args, pinned, rerun, from_run, flags)
     show(run.manifest, json_, lambda: run_table(run.as_(BatchRecord)))
 
 

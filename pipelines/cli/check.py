@@ -41,7 +41,7 @@ def check(
         str | None, typer.Option(help="With --suite: check the rows of this batch run (an id, or latest); --group selects one of several.")
     ] = None,
     only: Annotated[list[Part] | None, typer.Option("--only", help="Check only this part, besides the definitions (repeatable).")] = None,
-    anew: Annotated[bool, typer.Option("--anew", help="Ignore cached results: trace and run all preprocessing functions again.")] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Ignore cached results: run all preprocessing functions again.")] = False,
     json_: JsonOption = False,
 ) -> None:
     """Validate definitions, contracts, preprocessing functions, feature services and models, on a few events and 100 rows.
@@ -67,7 +67,7 @@ def check(
     from pipelines.training.project_check import check_project
 
     with steps.doing("checking"):
-        kept = KeptChecks(loaded.path, loaded.settings.definitions, cache_folder(), anew)
+        kept = KeptChecks(loaded.path, loaded.settings.definitions, cache_folder(), no_cache)
         parts = only or [p for p in Part if p not in (Part.stores, Part.topics)]
         found = check_project(loaded.only(group or ()), steps.say, _wrong, rows, [str(p) for p in parts], kept)
     show({"problems": found}, json_)

@@ -43,7 +43,7 @@ __all__ = ["app"]
 app = typer.Typer(no_args_is_help=True, help="Dead letters: records that the stream or a batch run rejected.")
 
 SourceOption = Annotated[str | None, typer.Option("--source", help="Only records of this source.")]
-ReasonOption = Annotated[str | None, typer.Option("--reason", help="Only records rejected for this reason.")]
+ReasonOption = Annotated[str | None, typer.Option("--reject-reason", help="Only records rejected for this reason.")]
 SinceOption = Annotated[str | None, typer.Option("--since", help="Only dead letters written since this time, UTC: 2013-01-31T06:00.")]
 
 
@@ -108,8 +108,8 @@ def list_(
     source: SourceOption = None,
     reason: ReasonOption = None,
     since: SinceOption = None,
-    latest: Annotated[
-        int, typer.Option("--latest", min=0, help="Number of dead letters to show: the stream's latest, a batch run's first.")
+    limit: Annotated[
+        int, typer.Option("--limit", min=0, help="Number of dead letters to show: the stream's latest, a batch run's first.")
     ] = 20,
     run: RunOption = None,
     only: OnlyOption = None,
@@ -124,11 +124,11 @@ def list_(
     settings = _quiet_settings(repo, data)
     topic, choice = settings.kafka.dead_letters, _choice(source, reason, since)
     made = None if only == "stream" else run_with_letters(settings.data, run)
-    batch = None if made is None else list_file_letters(made, choice, latest)
+    batch = None if made is None else list_file_letters(made, choice, limit)
     stream: Listing | TandemError | None = None
     if only != "batch":
         try:
-            stream = list_letters(_broker(settings), topic, choice, latest)
+            stream = list_letters(_broker(settings), topic, choice, limit)
         except TandemError as error:
             if batch is None:
                 raise

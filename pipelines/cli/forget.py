@@ -72,7 +72,7 @@ def vacuum(
     older_than: Annotated[str, typer.Option("--older-than", help="Remove only what is older than this: 30d, 12h.")],
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
-    keep: Annotated[int, typer.Option("--keep", min=0, help="Number of the newest of each kind to keep.")] = 10,
+    keep_last: Annotated[int, typer.Option("--keep-last", min=0, help="Number of the newest of each kind to keep.")] = 10,
     kind: Annotated[list[str] | None, typer.Option("--kind", help="Only this kind (repeatable): " + ", ".join(KINDS) + ".")] = None,
     reason: Annotated[str, typer.Option("--reason", help="Reason, recorded in the audit log.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed and its size; remove nothing.")] = False,
@@ -95,10 +95,10 @@ def vacuum(
         raise ConfigError(f"--kind {unknown[0]!r} is unknown; use {', '.join(KINDS)}")
     loaded, steps = load(repo, data, finish=False), Steps()
     if dry_run:
-        gone = take(loaded, datetime.now(UTC), age, keep, kinds, True)
+        gone = take(loaded, datetime.now(UTC), age, keep_last, kinds, True)
     else:
-        with access.guarded(loaded, "vacuum", "", reason, older_than=older_than, keep=keep) as act:
-            gone = take(loaded, datetime.now(UTC), age, keep, kinds)
+        with access.guarded(loaded, "vacuum", "", reason, older_than=older_than, keep=keep_last) as act:
+            gone = take(loaded, datetime.now(UTC), age, keep_last, kinds)
             act.details["taken"] = [each["name"] for each in gone]
     total = sum(each["bytes"] for each in gone)
     table = Table("kind", "what", "made", "bytes", box=None)

@@ -26,7 +26,7 @@ def infer(
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the source (default: that of the file, folder or topic).")] = None,
-    rows: Annotated[int, typer.Option("--rows", min=1, help="Number of records to sample.")] = 20_000,
+    sample_size: Annotated[int, typer.Option("--sample-size", min=1, help="Number of records to sample.")] = 20_000,
     event_time: Annotated[
         str | None, typer.Option("--event-time", help="Column with the event time (default: the most likely one).")
     ] = None,
@@ -36,7 +36,7 @@ def infer(
     form: Annotated[
         str | None, typer.Option("--format", help="Record format of a topic: json, avro, protobuf, csv (default: detected).")
     ] = None,
-    group: Annotated[bool, typer.Option("--group", help="Also write a first feature group.")] = False,
+    with_group: Annotated[bool, typer.Option("--with-group", help="Also write a first feature group.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Output file; must not exist yet.")] = None,
 ) -> None:
     """Generate a source definition from data: names, types, units, time zones, ranges, nulls, event time and lateness.
@@ -53,11 +53,11 @@ def infer(
         _check_zone(zone)
     folder = data or _data_of(repo)
     if (table := table_named(what)) is not None:
-        found = infer_table(table, name=name, rows=rows, explode=explode, event_time=event_time, zone=zone, group=group)
+        found = infer_table(table, name=name, rows=sample_size, explode=explode, event_time=event_time, zone=zone, group=with_group)
     elif path.exists() or "/" in what:
         found = infer_files(
-            path, name=name, rows=rows, explode=explode, event_time=event_time, zone=zone, encoding=encoding, group=group, data=folder,
-            say=steps.say,
+            path, name=name, rows=sample_size, explode=explode, event_time=event_time, zone=zone, encoding=encoding, group=with_group,
+            data=folder, say=steps.say,
         )  # fmt: skip
     else:
         from pipelines.sources.broker import open_broker
@@ -72,8 +72,8 @@ def infer(
             raise DataError(f"{what} is not a file or folder, and cannot be read as a topic: {error}") from None
         try:
             found = infer_topic(
-                reader, what, name=name, rows=rows, explode=explode, event_time=event_time, zone=zone, group=group, kafka=settings.kafka,
-                form=form,
+                reader, what, name=name, rows=sample_size, explode=explode, event_time=event_time, zone=zone, group=with_group,
+                kafka=settings.kafka, form=form,
             )  # fmt: skip
         finally:
             reader.close()

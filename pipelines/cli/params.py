@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from pipelines.cli.common_option import give_option
+from pipelines.cli.renamed import renamed_of, warn
 from transforms.errors import ConfigError
 
 __all__ = ["take_params"]
@@ -24,10 +25,10 @@ def take_params(command: Any) -> None:
 
 def _read(context: typer.Context, file: str | None) -> None:
     if file is not None:
-        context.default_map = {**(context.default_map or {}), **_values(context.command, Path(file))}
+        context.default_map = {**(context.default_map or {}), **_values(context, Path(file))}
 
 
-def _values(command: Any, file: Path) -> dict[str, Any]:
+def _values(context: typer.Context, file: Path) -> dict[str, Any]:
     """The file's values by the names of the command's parameters. Raises ConfigError, one line."""
     from serving.yaml_text import RepeatedKey, yaml_value
 
@@ -41,10 +42,16 @@ def _values(command: Any, file: Path) -> dict[str, Any]:
         raise ConfigError(f"{NAME} {file} is neither YAML nor JSON: {str(error).splitlines()[0]}") from None
     if not isinstance(given, Mapping):
         raise ConfigError(f"{NAME} {file}: write options by name, such as start: 2024-03-04")
-    known = {opt.lstrip("-"): p for p in command.params for opt in p.opts if opt.startswith("--") and opt not in (NAME, "--help")}
+    options = [(opt, p) for p in context.command.params for opt in p.opts if opt.startswith("--") and opt not in (NAME, "--help")]
+    known: dict[str, Any] = {opt.lstrip("-"): p for opt, p in options}
     out: dict[str, Any] = {}
+    renamed = renamed_of(context)
     for key, value in given.items():
-        parameter = known.get(str(key).replace("_", "-"))
+        name = str(key).replace("_", "-")
+        if (now := renamed.get(f"--{name}")) is not None:
+            warn(f"{name} in {NAME} {file}", now.lstrip("-"))
+            name = now.lstrip("-")
+        parameter = known.get(name)
         if parameter is None:
             raise ConfigError(f"{NAME} {file}: {key!r} is not an option of this command; its options are {', '.join(sorted(known))}")
         if value is not None:

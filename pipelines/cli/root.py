@@ -17,6 +17,7 @@ import pipelines.workflow  # noqa: F401  # so that runs of every command are tra
 from pipelines.cli.extras import require
 from pipelines.cli.log_format import take_log_format
 from pipelines.cli.params import take_params
+from pipelines.cli.renamed import take_old_names
 from pipelines.lake.files import hide_from_others
 from pipelines.project.extensions import Extensions, owner, reason
 from pipelines.project.mistakes import kept_trace, of_system, one_line, ours_in
@@ -189,6 +190,8 @@ def _made(name: str, command: Any) -> Any:
     group: Any = typer.main.get_command(alone)
     take_params(group.commands[name])
     take_log_format(group.commands[name])
+    if name in COMMANDS:
+        take_old_names(group.commands[name])
     _list_whole(group)
     return group.commands[name]
 

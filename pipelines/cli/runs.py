@@ -42,12 +42,12 @@ def runs(
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
     kind: Annotated[str | None, typer.Option(help="Only runs of this kind: batch, train, stream, ...")] = None,
-    last: Annotated[int, typer.Option(min=0, help="Only this many of the latest runs; 0: all.")] = 0,
+    limit: Annotated[int, typer.Option(min=0, help="Only this many of the latest runs; 0: all.")] = 0,
     json_: JsonOption = False,
 ) -> None:
     """List runs with status, time range, rows and metric; see also 'show' and 'diff'."""
     if context.invoked_subcommand is None:
-        _list(repo, data, kind, last, json_)
+        _list(repo, data, kind, limit, json_)
 
 
 @app.command("list")
@@ -55,19 +55,19 @@ def list_(
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
     kind: Annotated[str | None, typer.Option(help="Only runs of this kind: batch, train, stream, ...")] = None,
-    last: Annotated[int, typer.Option(min=0, help="Only this many of the latest runs; 0: all.")] = 0,
+    limit: Annotated[int, typer.Option(min=0, help="Only this many of the latest runs; 0: all.")] = 0,
     json_: JsonOption = False,
 ) -> None:
     """The same as 'tandem runs'."""
-    _list(repo, data, kind, last, json_)
+    _list(repo, data, kind, limit, json_)
 
 
-def _list(repo: Path, data: Path | None, kind: str | None, last: int, as_json: bool) -> None:
+def _list(repo: Path, data: Path | None, kind: str | None, limit: int, as_json: bool) -> None:
     from pipelines.lake.runs import damaged, list_runs
 
     folder = settings_of(repo, data).data
     found = [r for r in list_runs(folder) if kind in (None, r.kind)]
-    found = found[-last:] if last else found
+    found = found[-limit:] if limit else found
     columns = ("status", "verdict", "kind", "range", "rows", "metric", "parent", Column("run", no_wrap=True, overflow="fold"))
     table = Table(*columns, box=None)
     for r in found:
@@ -238,10 +238,10 @@ def reproduce(
     run: Annotated[str, typer.Argument(help="Id of a train or batch run, or a unique prefix of it; 'latest' is the newest run.")],
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
-    model: Annotated[
+    train: Annotated[
         bool,
         typer.Option(
-            "--model/--no-model", help="For a training run: also train the model again (otherwise only rebuild the training set)."
+            "--train/--no-train", help="For a training run: also train the model again (otherwise only rebuild the training set)."
         ),
     ] = True,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the reproduced files.")] = False,
@@ -259,7 +259,7 @@ def reproduce(
 
     loaded, steps = load(repo, data, everything=True), Steps()
     with steps.doing("reproducing"):
-        result = again(loaded, run, model=model, keep=keep, say=steps.say, timed=steps.timed)
+        result = again(loaded, run, model=train, keep=keep, say=steps.say, timed=steps.timed)
     if json_:
         show(result, True)
     else:

@@ -34,8 +34,8 @@ def stream(
             help="If there is no checkpoint: continue from the end of this batch run (an id, or latest), whose tiles fill the windows."
         ),
     ] = None,
-    anew: Annotated[bool, typer.Option("--anew", help="Discard the checkpoint and start over.")] = False,
-    flink_master: Annotated[
+    reset: Annotated[bool, typer.Option("--reset", help="Discard the checkpoint and start over.")] = False,
+    master: Annotated[
         str | None, typer.Option(help="Address of a Flink cluster's REST API (default: embedded Flink).", metavar="HOST:PORT")
     ] = None,
     worker_pool: Annotated[
@@ -49,7 +49,7 @@ def stream(
         ),
     ] = None,
     engine_option: Annotated[list[str] | None, typer.Option(help="Engine-specific setting (repeatable).", metavar="NAME=VALUE")] = None,
-    savepoint: Annotated[str | None, typer.Option(help="Start from this savepoint or checkpoint of the cluster.")] = None,
+    from_savepoint: Annotated[str | None, typer.Option(help="Start from this savepoint or checkpoint of the cluster.")] = None,
     shards: Annotated[int | None, typer.Option(min=1, max=4096, help="Number of shards that entity keys are distributed over.")] = None,
     parallelism: Annotated[int, typer.Option(min=1, max=128, help="Number of parallel tasks (on a Flink cluster).")] = 1,
     metrics_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port for Prometheus /metrics (0: any free port).")] = None,
@@ -67,9 +67,9 @@ def stream(
         runner=runner,
         until=until,  # type: ignore[arg-type]
         from_run=from_run,
-        anew=anew,
-        given=_given(engine_option or (), flink_master=flink_master, worker_pool=worker_pool, worker_command=worker_command),
-        savepoint=savepoint,
+        anew=reset,
+        given=_given(engine_option or (), flink_master=master, worker_pool=worker_pool, worker_command=worker_command),
+        savepoint=from_savepoint,
         shards=shards,
         parallelism=parallelism,
         metrics_port=metrics_port,
@@ -117,7 +117,7 @@ def stop(
         ended = manifest.get("ended", "stopped")
         write(f"stream {name} stopped" + ("" if ended == "stopped" else f": {ended}"))
         if manifest.get("savepoint"):
-            write(f"to start from it: --savepoint {manifest['savepoint']}")
+            write(f"to start from it: --from-savepoint {manifest['savepoint']}")
         elif savepoint:
             write("no savepoint was taken; the next start resumes from the stream's own checkpoint")
 

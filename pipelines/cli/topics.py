@@ -73,7 +73,7 @@ def archive(
     data: DataOption = None,
     source: SourceOption = None,
     since: Annotated[str | None, typer.Option("--since", help="Omit events with an event time before this, UTC.")] = None,
-    anew: Annotated[bool, typer.Option("--anew", help="Start over, and delete what was archived before.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over, and delete what was archived before.")] = False,
     until: Annotated[
         str, typer.Option(help="latest: stop at the current end of the topics; stopped: run until Ctrl-C or SIGTERM.")
     ] = "latest",
@@ -113,12 +113,12 @@ def archive(
     reader = open_broker(loaded.settings.kafka, loaded.data).open_reader()
     totals: dict[str, Archived] = {}
     try:
-        with recorded(loaded, "archive", params={"since": since, "anew": anew}) as run:
+        with recorded(loaded, "archive", params={"since": since, "overwrite": overwrite}) as run:
             while True:
                 for one in chosen:
-                    done = _pass(reader, one, loaded, steps, begin, anew, accept_missing, one.name in totals)
+                    done = _pass(reader, one, loaded, steps, begin, overwrite, accept_missing, one.name in totals)
                     totals[one.name] = totals[one.name].followed_by(done) if one.name in totals else done
-                anew = False
+                overwrite = False
                 if until == "latest" or stop.wait(pause):
                     break
             run.add(counts={f"events/{name}": done.events for name, done in totals.items()})
@@ -129,7 +129,7 @@ def archive(
 
 
 def _pass(
-    reader: Any, source: Any, loaded: Any, steps: Steps, begin: int | None, anew: bool, accept_missing: bool, again: bool
+    reader: Any, source: Any, loaded: Any, steps: Steps, begin: int | None, overwrite: bool, accept_missing: bool, again: bool
 ) -> Archived:
     """Archive what there is of one topic now; ``again``: say nothing where nothing came."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -146,7 +146,7 @@ def _pass(
 
     with bar or nullcontext():
         done = archive_topic(
-            reader, source, loaded.settings.kafka, loaded.data, begin=begin, anew=anew, accept_missing=accept_missing, say=steps.say,
+            reader, source, loaded.settings.kafka, loaded.data, begin=begin, anew=overwrite, accept_missing=accept_missing, say=steps.say,
             max_future_us=round(loaded.settings.stream.max_future_hours * 3.6e9), skip=_skipped(loaded.data, str(source.topic)),
             progress=progress,
         )  # fmt: skip

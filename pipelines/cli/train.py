@@ -57,9 +57,9 @@ def train(
     ] = "test/auc",
     push: Annotated[bool, typer.Option("--push/--no-push", help="Push the model if it is blessed (experiments are never pushed).")] = True,
     push_best: Annotated[bool, typer.Option("--push-best", help="Train the best experiment again, and push it if it is blessed.")] = False,
-    once: Annotated[
+    idempotency_key: Annotated[
         str | None,
-        typer.Option(help="Idempotency key for retries: if a training with this key is complete, show it instead of training again."),
+        typer.Option(help="For retries: if a training with this key is complete, show it instead of training again."),
     ] = None,
     json_: JsonOption = False,
 ) -> None:
@@ -92,10 +92,10 @@ def train(
         return
     if push_best:
         raise ConfigError("--push-best is for several experiments; a single training is pushed if it is blessed")
-    if once is not None and (earlier := workflow.trained_once(loaded, model, once)) is not None:
+    if idempotency_key is not None and (earlier := workflow.trained_once(loaded, model, idempotency_key)) is not None:
         _again(earlier, json_)
         return
-    trained = workflow.train(loaded, first, last, steps, model, seed, chosen[0], push, once)
+    trained = workflow.train(loaded, first, last, steps, model, seed, chosen[0], push, idempotency_key)
     _result(trained, push, _to_json(trained) if json_ else None)
 
 
@@ -104,7 +104,7 @@ def _again(run: Run, json_: bool) -> None:
     record = run.as_(TrainRecord)
     show({"run": run.id, "version": record.version, "metrics": record.metrics}, json_)
     became = f"version {record.version}" if record.version is not None else f"not pushed: {'; '.join(record.reasons)}"
-    screen.print(f"already trained for this --once key: {run.id}, {became}", highlight=False)
+    screen.print(f"already trained for this idempotency key: {run.id}, {became}", highlight=False)
     if record.version is None:
         raise typer.Exit(3)
 

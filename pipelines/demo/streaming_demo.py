@@ -109,7 +109,7 @@ class Ahead:
             layout.replay_clock(repo.data).unlink(missing_ok=True)  # of an earlier replay: the server is not to start there
             _topics(repo)
             if not self._left.is_set():
-                order = ("--name", NAME, "--from-run", self._run_id, "--anew", "--shards", "1")
+                order = ("--name", NAME, "--from-run", self._run_id, "--reset", "--shards", "1")
                 self._stream = self._ended.enter_context(_child(repo, "stream", *order, environment=PACE))
         except BaseException as error:
             self._error = error

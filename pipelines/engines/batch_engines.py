@@ -137,10 +137,7 @@ def _flink(repo: Repo, flags: EngineFlags, args: Sequence[str]) -> BatchEngine:
 
 
 def _reach_flink(master: str) -> None:
-    try:
-        Cluster(master).ask("GET", "overview")
-    except ConfigError as error:
-        raise ConfigError(str(error).replace("--flink-master", "--master", 1)) from None  # which is its flag at streams
+    Cluster(master).ask("GET", "overview")
 
 
 def _spark(repo: Repo, flags: EngineFlags, args: Sequence[str]) -> BatchEngine:

@@ -210,7 +210,7 @@ class TrainRecord(RunRecord):
     KIND = "train"
 
     once: str | None = None
-    """The text that this is the only training for (``tandem train --once``)."""
+    """The text that this is the only training for (``tandem train --idempotency-key``)."""
     training_set: str | None = None
     features: list[str] = field(default_factory=list)
     """What the model reads from the store, ``view:feature``."""

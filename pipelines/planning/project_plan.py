@@ -345,7 +345,7 @@ def _commands(
             name = "" if stream.name == "main" else f" --name {stream.name}"
             if stream.running:
                 out.append(f"tandem stream stop{name}")
-            out.append(f"tandem stream{name}{' --anew --from-run latest' if stream.misfit else ''}")
+            out.append(f"tandem stream{name}{' --reset --from-run latest' if stream.misfit else ''}")
     unfit = dict.fromkeys(m.version.model for m in models if m.in_use)
     other = {c.model: c.trained is not None for c in redefined if c.changes}
     for model in {**unfit, **other}:

@@ -148,7 +148,7 @@ class _Archive:
         self.identity = patiently(lambda: self.reader.identity(self.topic), self.say)
         if known and (known.get("topic"), known.get("identity")) != (self.topic, self.identity):
             raise DataError(
-                f"topic {self.topic!r} is not the topic that was archived before (it was recreated); --anew starts over and"
+                f"topic {self.topic!r} is not the topic that was archived before (it was recreated); --overwrite starts over and"
                 " deletes the earlier archive"
             )
         own = set(self.target.rglob(f"{PREFIX}*.parquet")) if self.target.is_dir() else set()

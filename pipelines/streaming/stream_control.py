@@ -92,7 +92,7 @@ def skip_record(data: Path, name: str, topics: Mapping[str, str], where: str, re
     for point in job_state.load_checkpoints().values():
         at = next_offset(point, topics[topic], partition)
         if at is not None and at > offset:
-            raise DataError(f"{where} was delivered (the stream is at {at}): take it out of its topic and start with --anew")
+            raise DataError(f"{where} was delivered (the stream is at {at}): take it out of its topic and start with --reset")
     job_state.skip(topic, partition, offset, reason)
     job_state.say(f"{where} is skipped: {reason}")
 

@@ -75,13 +75,13 @@ class StreamPlan:
         if start.begins_empty and (run := run_of(repo, graphs)) is not None:
             self.say(
                 f"windows begin empty: batch run {run.id} has history up to {run.head.range[1][:16]} that they do not hold, unless the"
-                " topics do; rows are short until the longest window has passed. '--anew --from-run latest' goes on from the run"
+                " topics do; rows are short until the longest window has passed. '--reset --from-run latest' goes on from the run"
             )
         elif options.from_run == "latest" and (newer := run_of(repo, graphs)) is not None and start.run != str(newer.folder):
             began = f"from run {Path(start.run).name}" if start.run else "with empty windows"
             self.say(
                 f"the checkpoint goes before --from-run latest: the stream began {began}, and what batch run {newer.id} corrects or has"
-                " beyond that is not in its windows; '--anew --from-run latest' goes on from that run"
+                " beyond that is not in its windows; '--reset --from-run latest' goes on from that run"
             )
         self.spec = JobSpec(
             repo=repo.path,

@@ -113,7 +113,7 @@ def _check(asked: _Asked, say: Callable[[str], None], wrong: Callable[[str], Non
     for what, why in kept.refused.items():
         say(f"{what} is checked again each time: {why}")
     if kept.used:
-        say(f"{kept.used} results are cached, since nothing they depend on changed; --anew checks again")
+        say(f"{kept.used} results are cached, since nothing they depend on changed; --no-cache checks again")
     return found
 
 

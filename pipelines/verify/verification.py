@@ -284,7 +284,7 @@ def short_windows(repo: Repo, record: StreamRecord, proof: Proof, log: EventLog)
         if short:
             out.append(
                 f"short windows: {short:,} rows of {name} reach back before {instant(first):%Y-%m-%d %H:%M}, where the topics begin; the"
-                f" stream began without run {run.id}, which has that history. Start it with '--anew --from-run latest'"
+                f" stream began without run {run.id}, which has that history. Start it with '--reset --from-run latest'"
             )
     return out
 

@@ -250,7 +250,7 @@ class EngineContract:
             with pytest.raises(ConfigError, match="--until latest"):
                 StreamOptions(runner=self.runner, given=given)
         if not self.engine.savepoints:
-            with pytest.raises(ConfigError, match="--savepoint"):
+            with pytest.raises(ConfigError, match="--from-savepoint"):
                 StreamOptions(runner=self.runner, until="latest", savepoint="/kept", given=given)
         if not self.engine.in_process:
             with pytest.raises(ConfigError, match="--runner direct"):

@@ -50,7 +50,7 @@ def test_a_cluster_recovers_keeps_savepoints_and_ends_the_job_of_a_killed_driver
     """``tandem stream`` there: a task manager is killed, savepoints are taken and used."""
     cluster, pool = started
     world = make_stream_world(tmp_path / "world", kafka.bootstrap_servers, topic="recovers")
-    flags = ["--flink-master", cluster.master, "--worker-pool", pool]
+    flags = ["--master", cluster.master, "--worker-pool", pool]
     logs = [events(500, seed, start=seed * 3600, seconds=3600) for seed in range(4)]
     world.produce(logs[0])
     driver = world.start(*flags)
@@ -64,11 +64,11 @@ def test_a_cluster_recovers_keeps_savepoints_and_ends_the_job_of_a_killed_driver
         stopped = world.stop(savepoint=True)
         assert stopped.returncode == 0, stopped.stderr
         assert driver.wait(60) == 0
-        path = stopped.stdout.rpartition("--savepoint ")[2].strip()
+        path = stopped.stdout.rpartition("--from-savepoint ")[2].strip()
         assert path.startswith("file:")
         assert Cluster(cluster.master).jobs("tandem-main") == []
         world.produce(logs[2])
-        driver = world.start(*flags, "--savepoint", path)
+        driver = world.start(*flags, "--from-savepoint", path)
         wait_for(lambda: world.delivered() == world.total(), 240, driver)
         assert "brought no state along" not in world.out()
         driver.kill()

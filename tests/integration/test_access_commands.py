@@ -157,7 +157,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, str]
         lambda w: "forgotten" not in (w.data / "events/trips/a.jsonl").read_text(),
     ),
     "vacuum": (
-        "stream", ("vacuum", "--older-than", "30d", "--keep", "0"), ("vacuum",), ("vacuum", ""),
+        "stream", ("vacuum", "--older-than", "30d", "--keep-last", "0"), ("vacuum",), ("vacuum", ""),
         lambda w: not any(r.kind == "batch" for r in runs.list_runs(w.data)),
     ),
     "skip": (

@@ -141,7 +141,7 @@ def test_what_was_corrected_is_gone_also_beyond_the_run(tmp_path: Path, store: d
 def test_killed_before_a_step_the_next_start_completes_it(
     corrected: Streamed, monkeypatch: pytest.MonkeyPatch, step: str, call: int
 ) -> None:
-    """Also without ``--anew``: from then on there is no checkpoint that it could go on from."""
+    """Also without ``--reset``: from then on there is no checkpoint that it could go on from."""
     world, stream = corrected
     made, calls = getattr(OrderedSqliteOnlineStore, step), 0
 

@@ -185,7 +185,7 @@ def test_erase_and_vacuum_as_commands(machine: Callable[[str], Machine], s3: dic
     cells = [text_of(p.name, p.read_bytes()) for p in one.data.rglob("*") if p.is_file()]
     assert not any(city in cell for cell in cells)
     before = objects(s3, one.url)
-    gone = tandem("vacuum", "--older-than", "1s", "--keep", "0", "--repo", str(one.repo_path))
+    gone = tandem("vacuum", "--older-than", "1s", "--keep-last", "0", "--repo", str(one.repo_path))
     kinds = {each["kind"] for each in gone["taken"]}
     assert "runs/apply" in kinds and "runs/batch" not in kinds, "what is applied stays"
     assert len(objects(s3, one.url)) < len(before)

@@ -390,7 +390,7 @@ def test_the_commands(tmp_path: Path, broker: Broker, options: dict[str, Any], r
         {"source": "departures", "reason": "out_of_range", "records": 1, "replayed": 0},
     ]
     assert [(a["record"], a["detail"]) for a in listed["latest"]] == [(f"{topic}/0/0", "delay: 50.5 is above 10"), (f"{topic}/0/1", "")]
-    text = run("list", "--reason", "no_json")
+    text = run("list", "--reject-reason", "no_json")
     assert f"{topic}/0/1" in text and f"{topic}/0/0" not in text
     assert "no dead letters" in run("list", "--since", "2100-01-01")
 
@@ -403,8 +403,8 @@ def test_the_commands(tmp_path: Path, broker: Broker, options: dict[str, Any], r
     text = run("show", f"{topic}/0/0")
     assert "header trace" in text and "delay: 50.5 is above 10" in text and "valid" in text
 
-    assert run("replay", "--dry-run", "--reason", "out_of_range").strip() == f"would replay 1 to {topic}"
-    assert run("replay", "--reason", "out_of_range").strip() == f"replayed 1 to {topic}"
+    assert run("replay", "--dry-run", "--reject-reason", "out_of_range").strip() == f"would replay 1 to {topic}"
+    assert run("replay", "--reject-reason", "out_of_range").strip() == f"replayed 1 to {topic}"
     assert run("replay").strip() == f"replayed 1 to {topic}; 1 already replayed"
     assert json.loads(run("replay", "--json"))["already"] == 2
     assert json.loads(run("show", f"{topic}/0/0", "--json"))["replayed"] is True

@@ -84,7 +84,7 @@ def test_dead_letters_of_a_batch_run(repo: Path) -> None:
 def test_choices_and_mistakes(repo: Path) -> None:
     """FAULTS 28."""
     first = make(repo)
-    count = json.loads(run(repo, "list", "--json", "--only", "batch", "--reason", "missing_field", "--latest", "1"))["batch"]
+    count = json.loads(run(repo, "list", "--json", "--only", "batch", "--reject-reason", "missing_field", "--limit", "1"))["batch"]
     assert (count["records"], len(count["first"])) == (2, 1)
     assert json.loads(run(repo, "list", "--json", "--only", "batch", "--source", "nobody"))["batch"]["records"] == 0
     assert json.loads(run(repo, "list", "--json", "--only", "batch", "--since", "2030-01-01"))["batch"]["records"] == 0

@@ -155,10 +155,10 @@ def test_nothing_is_left_when_the_driver_is_killed(tmp_path, out):
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ({"savepoint": "/tmp/sp"}, "the embedded Flink ignores savepoints; give --flink-master"),
-        ({"master": "cluster:8081"}, "--flink-master needs --worker-pool"),
+        ({"savepoint": "/tmp/sp"}, "the embedded Flink ignores savepoints; give --master"),
+        ({"master": "cluster:8081"}, "--master needs --worker-pool"),
         ({"master": "http://cluster:8081", "worker_pool": "a:1"}, "write host:port"),
-        ({"worker_pool": "a:1"}, "goes with --flink-master"),
+        ({"worker_pool": "a:1"}, "goes with --master"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, given, line):
@@ -167,7 +167,7 @@ def test_mistakes_are_one_line(tmp_path, given, line):
 
 
 def test_a_cluster_that_is_not_there_is_one_line():
-    with pytest.raises(ConfigError, match=r"--flink-master 127\.0\.0\.1:1: no Flink cluster answers there"):
+    with pytest.raises(ConfigError, match=r"--master 127\.0\.0\.1:1: no Flink cluster answers there"):
         Cluster("127.0.0.1:1").jobs("x")
 
 

@@ -82,7 +82,7 @@ class World(Orders):
             over = [datetime.fromisoformat(f"{t}+00:00" if "T" in t else f"{t}T00:00:00+00:00") for t in words if re.match(r"\d{4}-", t)]
             if words[1] == "batch":
                 repo = self.repo().only([w for flag, w in pairwise(words) if flag == "--group"])
-                run = workflow.batch(repo, over[0], over[1], self.steps, pinned="--pinned" in words, anew="--anew" in words)
+                run = workflow.batch(repo, over[0], over[1], self.steps, pinned="--pinned" in words, anew="--rerun" in words)
                 made.append(run.manifest)
             elif words[1] == "apply":
                 workflow.apply(self.repo(), words[3] if len(words) > 3 else None, self.steps)

@@ -158,7 +158,7 @@ def test_what_was_right_is_kept_while_all_that_it_follows_from_is_the_same(tmp_p
     assert (found, traced) == ([], [])
     assert "preprocessing" not in sys.modules and "model" not in sys.modules  # which import TensorFlow
     assert sum(line.endswith("(cached)") for line in said) == 3
-    assert said[-1] == "5 results are cached, since nothing they depend on changed; --anew checks again"
+    assert said[-1] == "5 results are cached, since nothing they depend on changed; --no-cache checks again"
     assert again(anew=True)[1] == everything
     change(folder, "features.py", "min=0, max=1_000_000", "min=0, max=999_999")  # of the source that both read
     assert again()[1] == everything

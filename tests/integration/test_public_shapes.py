@@ -51,7 +51,7 @@ def gone(tmp_path_factory: pytest.TempPathFactory) -> Gone:
     for name, more in INFER.items():
         folder = SHAPES[name].write(world.data / "events" / name, ROWS)
         module = world.path / f"{name}.py"
-        world.tandem_text("infer", str(folder), "--group", "--output", str(module), *more)
+        world.tandem_text("infer", str(folder), "--with-group", "--output", str(module), *more)
         text = module.read_text().replace(f'name="{name}",', f'name="{name}",\n    topic="t.{name}",', 1)
         module.write_text(text.replace("1577836800", str(int(BEGIN.timestamp()))))  # the day that its QUESTION asks for
         names, lines = payloads(folder)

@@ -49,12 +49,12 @@ def test_windows_that_begin_empty_are_told_by_stream_and_verify(tmp_path: Path, 
     if history == "from the run":
         assert told == short == [] and world.online("count_24h")[0] > 40
     else:
-        assert run in told[0] and "--anew --from-run latest" in told[0]
+        assert run in told[0] and "--reset --from-run latest" in told[0]
         said.clear()
         assert run_stream(world.repo(), replace(how, from_run="latest"), said.append)["code"] == 0
         (line,) = [line for line in said if "goes before --from-run latest" in line]
-        assert "began with empty windows" in line and run in line and "--anew --from-run latest" in line
-        assert len(short) == 2 and all(run in line and "--anew --from-run latest" in line for line in short)
+        assert "began with empty windows" in line and run in line and "--reset --from-run latest" in line
+        assert len(short) == 2 and all(run in line and "--reset --from-run latest" in line for line in short)
 
 
 def test_a_contract_that_accepts_more_meanwhile_is_no_defect_of_the_stream(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def gone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gone]:
                 folder.mkdir(parents=True)
                 system.write(made[name], folder)
                 what = str(folder)
-            world.tandem_text("infer", what, "--group", "--name", name, "--output", str(module), *system.infer)
+            world.tandem_text("infer", what, "--with-group", "--name", name, "--output", str(module), *system.infer)
             if system.write is not None:
                 module.write_text(module.read_text().replace(f'name="{name}",', f'name="{name}",\n    topic="t.{name}",', 1))
         (world.path / "features.py").write_text("\n".join(f"from {name} import *" for name in SYSTEMS))

@@ -201,8 +201,8 @@ class Soak:
         upto = datetime.fromtimestamp(now // 3.6e9 * 3.6e3, UTC)
         for words in (("batch", *_span(BEGIN, upto)), ("apply", "--reason", "the soak"), ("materialize", *_span(BEGIN, upto))):
             tandem(self.repo, *words)
-        self.start_stream("--anew", "--from-run", "latest", *_parts(3))
-        self.words = [w for w in self.words if w != "--anew"]
+        self.start_stream("--reset", "--from-run", "latest", *_parts(3))
+        self.words = [w for w in self.words if w != "--reset"]
         return f"before: {verdict}"
 
     def verify(self) -> str:

@@ -40,7 +40,7 @@ class Fleet:
         self.hours = 0
 
     def start(self, tasks: int) -> None:
-        words = ["--flink-master", self.flink.master, "--worker-command", str(self.worker)]
+        words = ["--master", self.flink.master, "--worker-command", str(self.worker)]
         self.driver = self.world.start(*words, "--parallelism", str(tasks), "--shards", str(tasks))
 
     def stop(self) -> None:

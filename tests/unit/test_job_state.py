@@ -187,7 +187,7 @@ def test_beam_state_of_another_version_ends_the_job_with_one_line(tmp_path: Path
     for data in (pickle.dumps((b"token", {}, {}, {}, {}, ())), b"no pickle", pickle.dumps((1, "x"))):
         with pytest.raises(TandemError, match="another version of Tandem"):
             decode_state(data, state)
-    assert "start without --savepoint" in str(state.failure())
+    assert "start without --from-savepoint" in str(state.failure())
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

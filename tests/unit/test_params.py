@@ -29,12 +29,12 @@ def parsed(words: list[str]) -> dict[str, Any]:
 CASES: list[tuple[str, dict[str, Any], list[str]]] = [
     ("batch", {"start": "2024-03-04", "end": "2024-03-05T06:00", "pinned": True, "group": ["a", "b"]},
      ["--start", "2024-03-04", "--end", "2024-03-05T06:00", "--pinned", "--group", "a", "--group", "b"]),
-    ("train", {"set": {"units": 8, "rate": 0.5, "wide": True}, "push": False, "seed": 7, "once": "x"},
-     ["--set", "units=8", "--set", "rate=0.5", "--set", "wide=true", "--no-push", "--seed", "7", "--once", "x"]),
+    ("train", {"set": {"units": 8, "rate": 0.5, "wide": True}, "push": False, "seed": 7, "idempotency-key": "x"},
+     ["--set", "units=8", "--set", "rate=0.5", "--set", "wide=true", "--no-push", "--seed", "7", "--idempotency-key", "x"]),
     ("train", {"set": ["units=8,16"], "push-best": True, "grid": None}, ["--set", "units=8,16", "--push-best"]),
     ("serve", {"port": 0, "tls_cert": "c.pem", "tls-key": "k.pem"}, ["--port", "0", "--tls-cert", "c.pem", "--tls-key", "k.pem"]),
     ("stream", {"from_run": "latest", "metrics_port": 9108}, ["--from-run", "latest", "--metrics-port", "9108"]),
-    ("runs list", {"kind": "train", "last": 3}, ["--kind", "train", "--last", "3"]),
+    ("runs list", {"kind": "train", "limit": 3}, ["--kind", "train", "--limit", "3"]),
 ]  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def test_a_date_of_yaml_is_its_text_and_flags_go_over_the_file(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("strat: 2024-03-04", "'strat' is not an option of this command; its options are anew, data, end"),
+        ("strat: 2024-03-04", "'strat' is not an option of this command; its options are data, end, from-run"),
         ("pinned: 3", "pinned is 3; write true or false"),
         ("start: [a, b]", "start takes one value, not 2"),
         ("start: a\nstart: b", "start"),

@@ -304,7 +304,7 @@ def test_a_stream_goes_on_from_one_run_of_all_groups(made: Shop) -> None:
     assert plan.commands[-1:] == ("tandem stream",) and "it resumes from its checkpoint" in "\n".join(lines(plan))
     made.replace("features.py", "hours(24)])", "days(7)])")
     plan = made.plan()
-    assert plan.commands[-1] == "tandem stream --anew --from-run latest"
+    assert plan.commands[-1] == "tandem stream --reset --from-run latest"
     assert to_dict(plan)["streams"][0]["checkpoint_fits"] is False and "was redefined since" in to_dict(plan)["streams"][0]["why"]
 
 

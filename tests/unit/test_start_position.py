@@ -114,7 +114,7 @@ def test_anew_forgets(repo, control):
 def test_other_definitions_cannot_go_on(repo, control, groups, line):
     save(control, point(0, 50, 20, shards=1))
     repo.groups = groups
-    with pytest.raises(DataError, match=f"{line}.*--anew"):
+    with pytest.raises(DataError, match=f"{line}.*--reset"):
         choose_start(repo, control, 1)
     assert control.load_checkpoints(), "nothing is forgotten"
 

@@ -107,8 +107,8 @@ class Engine(ABC):
         cls.settings_of(options)
         if options.savepoint is not None and not cls.savepoints:
             raise ConfigError(
-                f"--savepoint {options.savepoint}: engine {cls.name!r} has no savepoints; leave it out: the stream goes on from its own"
-                " checkpoint"
+                f"--from-savepoint {options.savepoint}: engine {cls.name!r} has no savepoints; leave it out: the stream resumes from"
+                " its own checkpoint"
             )
 
     @classmethod

@@ -31,7 +31,7 @@ class FlinkClusterEngine(Engine):
         """The cluster's address and a pool of workers beside it are needed."""
         given = read_settings(FlinkSettings, options, cls.name)
         if given.flink_master is None:
-            raise ConfigError(f"--runner {cls.name} needs --flink-master host:port, the cluster's REST interface, and --worker-pool")
+            raise ConfigError(f"--runner {cls.name} needs --master host:port, the cluster's REST interface, and --worker-pool")
         check_flags(given.flink_master, given.worker_pool, options.savepoint, given.worker_command)
 
     def parts(self, shards: int) -> int:

@@ -34,23 +34,23 @@ def check_flags(master: str | None, worker_pool: str | None, savepoint: str | No
     """Raise ConfigError for flags that do not go together. ``master`` None stands for the embedded Flink."""
     if savepoint and master is None:
         raise ConfigError(
-            f"--savepoint {savepoint}: the embedded Flink ignores savepoints; give --flink-master host:port,"
+            f"--from-savepoint {savepoint}: the embedded Flink ignores savepoints; give --master host:port,"
             " or leave it out: the stream resumes from its own checkpoint"
         )
     if master is not None and not re.fullmatch(r"[^\s:/]+:\d+", master):
-        raise ConfigError(f"--flink-master {master}: write host:port of the cluster's REST interface, such as localhost:8081")
+        raise ConfigError(f"--master {master}: write host:port of the cluster's REST interface, such as localhost:8081")
     if master is not None and not worker_pool and not worker:
         raise ConfigError(
-            "--flink-master needs --worker-pool host:port, where the task managers reach a pool of SDK workers;"
+            "--master needs --worker-pool host:port, where the task managers reach a pool of SDK workers;"
             " start one beside them: tandem -m pipelines.streaming.engines.worker_pool --service-port 50000;"
             " or give --worker-command tandem-worker, which they start themselves"
         )
     if worker_pool and worker:
         raise ConfigError(f"--worker-command {worker} and --worker-pool {worker_pool} are alternatives; remove one of them")
     if worker and master is None:
-        raise ConfigError(f"--worker-command {worker} goes with --flink-master; the embedded Flink starts its own")
+        raise ConfigError(f"--worker-command {worker} goes with --master; the embedded Flink starts its own")
     if worker_pool and master is None:
-        raise ConfigError(f"--worker-pool {worker_pool} goes with --flink-master; the embedded Flink has its own")
+        raise ConfigError(f"--worker-pool {worker_pool} goes with --master; the embedded Flink has its own")
 
 
 class Cluster:
@@ -81,7 +81,7 @@ class Cluster:
             except OSError as error:
                 reason = getattr(error, "reason", error)
                 raise ConfigError(
-                    f"--flink-master {self.master}: no Flink cluster answers there ({reason}); correct the address or start it"
+                    f"--master {self.master}: no Flink cluster answers there ({reason}); correct the address or start it"
                 ) from None
 
     def jobs(self, name: str) -> list[dict[str, Any]]:

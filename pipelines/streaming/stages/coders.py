@@ -86,7 +86,7 @@ def decode_state(data: bytes, job_state: JobState) -> Any:
             return value
     except (DataError, TypeError, ValueError):  # other bytes, or another value
         pass
-    line = "the engine restored state that another version of Tandem kept; stop, and start without --savepoint: at the stream's checkpoint"
+    line = "the engine restored state of another version of Tandem; stop, and start without --from-savepoint: at the stream's checkpoint"
     job_state.fail(line)
     raise TandemError(line)
 

@@ -307,7 +307,7 @@ class FoldShard(beam.DoFn):
                 return known
             output_watermark, partitions, counted, done, made_of = loads(cells)
             if made_of != self._hash():
-                line = "the engine restored the state of other definitions; stop, and start without --savepoint"
+                line = "the engine restored the state of other definitions; stop, and start without --from-savepoint"
                 self.job_state.fail(line)
                 raise TandemError(line)
             shard = Shard(self.spec.groups, output_watermark, done, dropped_late=self._dropped_late())

@@ -159,7 +159,7 @@ def _resumed(repo: Repo, job_state: JobState, checkpoints: Checkpoints, shards: 
         except DataError as error:
             raise DataError(
                 f"stream {job_state.folder.name!r} began from a batch run that is gone ({error});"
-                " start with --anew, and --from-run latest if there is another"
+                " start with --reset, and --from-run latest if there is another"
             ) from None
     # While shards are spread anew (below) records of both numbers lie side by side; the least of all holds then too.
     whole = [n for n in {int(p["shards"]) for p in points} if all(i in checkpoints for i in range(n))]
@@ -220,7 +220,7 @@ def check_same_definitions(repo: Repo, checkpoints: Checkpoints) -> None:
                 what = "was redefined" if made_of and name in present else "was added" if name in present else "was removed"
                 raise DataError(
                     f"group {name!r} {what} since the stream's checkpoint, which says nothing about the present one; run 'tandem batch'"
-                    " and 'tandem apply', then start with --anew --from-run latest (or only --anew: from the beginning of the topics)"
+                    " and 'tandem apply', then start with --reset --from-run latest (or only --reset: from the beginning of the topics)"
                 )
 
 
