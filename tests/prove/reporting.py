@@ -14,18 +14,23 @@ ROOT = Path(__file__).resolve().parents[2]
 PATH = ROOT / "data" / "prove" / "report.json"
 
 
+INTERRUPTED = "interrupted before its end"
+
+
 def keep_outcome(about: dict[str, Any], phase: Any, error: BaseException | None) -> None:
-    """``outcome`` of a test after each of its phases (pytest's report of it): what failed stays, whatever the phases after it say."""
+    """``outcome`` of a test after each of its phases (pytest's report of it): what failed stays, whatever the phases after it say; one
+    whose call has no end was interrupted."""
     if phase.when == "setup":
-        about.pop("outcome", None)
+        about["outcome"] = INTERRUPTED
+    open_yet = about.get("outcome", INTERRUPTED) == INTERRUPTED
     if phase.failed:
         line = (str(error).strip().splitlines() or [""])[0][:200]
         said = f"{'' if phase.when == 'call' else f'{phase.when}, '}{type(error).__name__}: {line}"
-        about["outcome"] = said if about.get("outcome", "passed") == "passed" else about["outcome"]
-    elif phase.skipped:
-        about.setdefault("outcome", "skipped")
-    elif phase.when == "call":
-        about.setdefault("outcome", "passed")
+        about["outcome"] = said if open_yet or about["outcome"] == "passed" else about["outcome"]
+    elif open_yet and phase.skipped:
+        about["outcome"] = "skipped"
+    elif open_yet and phase.when == "call":
+        about["outcome"] = "passed"
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -57,7 +57,8 @@ def test_a_lost_record_is_a_failed_trial_and_the_page_says_so() -> None:
 
 def test_a_part_whose_test_raised_or_whose_figures_rise_did_not_end_well() -> None:
     """Such a part was said to have ended well, as none of its trials had failed."""
-    made = report("2026-11-28T10:00:00+00:00", good=2, raised=2, older=2)
+    made = report("2026-11-28T10:00:00+00:00", good=2, raised=2, older=2, stopped=2)
+    keep_outcome(made.part("stopped").about, SimpleNamespace(when="setup", failed=False, skipped=False), None)  # Ctrl-C in its call
     phases = [SimpleNamespace(when=w, failed=w == "call", skipped=False) for w in ("setup", "call", "teardown")]
     for phase in phases:
         keep_outcome(made.part("raised").about, phase, RuntimeError("the stream | did not start\nat all") if phase.failed else None)
@@ -80,6 +81,7 @@ def test_a_part_whose_test_raised_or_whose_figures_rise_did_not_end_well() -> No
         "good": "yes",
         "older": "yes, by its figures",
         "raised": "no: RuntimeError: the stream / did not start",
+        "stopped": "no: interrupted before its end",
         "cut": "no: setup, OSError: no disk",
         "soak flat": "yes, by its figures",
         "soak rises 3 MB an hour": "no: memory rises",
