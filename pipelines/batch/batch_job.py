@@ -29,7 +29,8 @@ from pipelines.lake import layout, provenance, runs, shared
 from pipelines.lake.graphs import carried_over, graph_for, hash_of, remember_definitions, since
 from pipelines.project import recording
 from pipelines.project.repository import Repo
-from pipelines.sources.event_files import in_range, passed_over_record
+from pipelines.sources.event_files import passed_over_record
+from pipelines.sources.log_names import in_range
 from pipelines.sources.tables.snapshots import take_snapshot
 from transforms.data_folder import snapshot_name
 from transforms.definitions import FeatureGroup

@@ -18,7 +18,8 @@ from pipelines.lake import provenance, runs, shared
 from pipelines.lake.files import json_digest, sha256
 from pipelines.lake.run_records import BatchRecord
 from pipelines.project.repository import Repo
-from pipelines.sources.event_files import EventFile, Inventory, in_range, inventory
+from pipelines.sources.event_files import EventFile, Inventory, inventory
+from pipelines.sources.log_names import in_range
 from pipelines.sources.recorded_files import Recorded, digest_of, recorded
 from transforms.definitions import EventSource
 from transforms.errors import ConfigError, DataError

@@ -12,7 +12,6 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import date, datetime
 from pathlib import Path
 
 import apache_beam as beam
@@ -23,8 +22,9 @@ from pipelines.lake import layout
 from pipelines.lake.addresses import clear, opening, reading, unchanged, url_of, writing
 from pipelines.lake.files import write_json
 from pipelines.sources.archived_files import covered
-from pipelines.sources.event_files import EventFile, Inventory, PassedOver, in_range, inventory
-from pipelines.sources.file_records import partitions_of, unread
+from pipelines.sources.event_files import EventFile, Inventory, PassedOver, inventory
+from pipelines.sources.file_records import partitions_of
+from pipelines.sources.log_names import HIDDEN, day_in, enters, in_range, is_hidden, why_not
 from serving.object_store.base import ObjectStore
 from serving.object_store.cache import cache_of
 from serving.object_store.connecting import is_url
@@ -37,7 +37,6 @@ __all__ = ["far_files", "hashed", "stored_files"]
 BY_WORKERS = 32 << 30
 """So many bytes pass a driver's network in half a minute, which is what a cluster needs to begin a job."""
 _PIECE = 4 << 20
-_HIDDEN = "its name starts with . or _"
 
 
 def far_files(
@@ -83,31 +82,16 @@ def stored_files(store: ObjectStore, url: str, source: EventSource, start_us: in
         folder, _, name = head.key.rpartition("/")
         below = folder.removeprefix(top.removesuffix("/")).strip("/")
         folders = tuple(below.split("/")) if below else ()
-        out = next((i for i, f in enumerate(folders) if f.startswith((".", "_")) or not in_range(f"{f}/-", start_us, end_us)), None)
+        out = next((i for i, f in enumerate(folders) if is_hidden(f) or not enters(f, start_us, end_us)), None)
         if out is not None:  # nobody looks into it
-            if folders[out].startswith((".", "_")):
-                passed[f"{top}{'/'.join(folders[: out + 1])}/"] = _HIDDEN
-            continue
-        hidden, why = name.startswith((".", "_")), unread(name, source)
-        if name in merged[folder]:
-            passed[head.key] = f"merged into {merged[folder][name]}"
-        elif hidden or why:
-            passed |= {} if hidden and why else {head.key: why or _HIDDEN}
-        else:
-            said = partitions_of(folders)
-            files.append(EventFile(f"{url}/{head.key}", head.key, head.size, "", _day(head.key), said, head.version))
+            if is_hidden(folders[out]):
+                passed[f"{top}{'/'.join(folders[: out + 1])}/"] = HIDDEN
+        elif (why := why_not(name, merged[folder], source)) is None:
+            day, said = day_in(head.key.split("/")[:-1]), partitions_of(folders)
+            files.append(EventFile(f"{url}/{head.key}", head.key, head.size, "", day, said, head.version))
+        elif why:
+            passed[head.key] = why
     return Inventory(sorted(files, key=lambda f: f.name), [PassedOver(name, why) for name, why in sorted(passed.items())])
-
-
-def _day(key: str) -> date | None:
-    """The day of the innermost folder ``date=YYYY-MM-DD``."""
-    for part in reversed(key.split("/")[:-1]):
-        if part.startswith("date=") and len(part) == 15:
-            try:
-                return datetime.strptime(part, "date=%Y-%m-%d").date()
-            except ValueError:
-                continue
-    return None
 
 
 def hashed(file: EventFile) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from pipelines.lake.run_records import BatchRecord
 from pipelines.lake.runs import Run
-from pipelines.sources.event_files import in_range
+from pipelines.sources.log_names import in_range
 from transforms.definitions import FeatureGroup, duration_name
 from transforms.instants import instant, micros_of
 

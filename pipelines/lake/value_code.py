@@ -23,6 +23,7 @@ ENGINE_PARTS = (
     "pipelines/batch",
     "pipelines/sources/archived_files.py",
     "pipelines/sources/event_files.py",
+    "pipelines/sources/log_names.py",
     "pipelines/sources/file_records.py",
     "pipelines/sources/file_formats",
     "pipelines/sources/formats/avro_times.py",  # what their dates and times are,

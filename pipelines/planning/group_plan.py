@@ -14,7 +14,7 @@ from pipelines.planning.definition_changes import Change, definition_changes
 from pipelines.planning.definition_words import span
 from pipelines.planning.event_inputs import differences, event_inputs
 from pipelines.planning.present_state import Present, whole_range
-from pipelines.sources.event_files import in_range
+from pipelines.sources.log_names import in_range
 from pipelines.sources.recorded_files import recorded
 from transforms.definitions import FeatureGroup
 from transforms.instants import micros_of

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
@@ -27,12 +27,11 @@ from pipelines.sources.file_records import (
     partitions_of,
     payloads_of,
     read,
-    unread,
 )
+from pipelines.sources.log_names import HIDDEN, day_in, enters, in_range, is_hidden, why_not
 from transforms.contract import DEAD_LETTER_SCHEMA, dead_letters
-from transforms.definitions import EventSource, micros
+from transforms.definitions import EventSource
 from transforms.errors import DataError
-from transforms.instants import micros_of
 from transforms.reasons import UNREADABLE_FILE
 
 __all__ = ["DEAD_LETTER_SCHEMA", "EventFile", "Inventory", "PassedOver", "RawBatch", "UnreadableFileError", "events", "in_range"]
@@ -116,20 +115,18 @@ def inventory(
         entries = sorted(os.scandir(folder), key=lambda e: e.name)
         merged = covered(entry.name for entry in entries)
         for entry in entries:
-            path, hidden = Path(entry.path), entry.name.startswith((".", "_"))
+            path = Path(entry.path)
             if _is_folder(entry):
-                if hidden:
-                    passed.append(PassedOver(f"{_name(path, root)}/", "its name starts with . or _"))
+                if is_hidden(entry.name):
+                    passed.append(PassedOver(f"{_name(path, root)}/", HIDDEN))
                 elif not _is_text(entry.name):
                     passed.append(PassedOver(f"{_name(path, root)}/", _NO_TEXT))
-                elif _overlaps(_day_of(entry.name), start_us, end_us):
+                elif enters(entry.name, start_us, end_us):
                     walk(path, (*within, real))
-            elif entry.name in merged:
-                passed.append(PassedOver(_name(path, root), f"merged into {merged[entry.name]}"))
-            elif why := _no_event_file(entry, hidden, source):
-                passed.append(PassedOver(_name(path, root), why))
-            elif not hidden:
+            elif (why := _why_not(entry, merged, source)) is None:
                 found.append(path)
+            elif why:
+                passed.append(PassedOver(_name(path, root), why))
 
     walk(top, ())
     files: dict[str, Path] = {}
@@ -140,11 +137,6 @@ def inventory(
     with ThreadPoolExecutor(os.cpu_count() if hashes else 1) as pool:  # a hash holds no lock of Python's while it reads
         listed = list(pool.map(lambda path: _event_file(path, root, top, hashes), files.values()))
     return Inventory(sorted(listed, key=lambda f: f.name), sorted(passed, key=lambda p: p.name))
-
-
-def in_range(name: str, start_us: int | None, end_us: int | None) -> bool:
-    """Whether :func:`inventory` would come upon a file of this name, relative to the data folder: by its ``date=`` folders."""
-    return all(_overlaps(_day_of(part), start_us, end_us) for part in Path(name).parts[:-1])
 
 
 def _name(path: Path, root: Path) -> str:
@@ -165,21 +157,16 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _no_event_file(entry: os.DirEntry[str], hidden: bool, source: EventSource) -> str:
-    """Why an entry that is no folder is none ("": it is one, or a hidden file of another kind)."""
-    why = unread(entry.name, source)
-    if hidden:
-        return "" if why else "its name starts with . or _"
-    if why:
-        return why
-    if not _is_text(entry.name):
+def _why_not(entry: os.DirEntry[str], merged: Mapping[str, str], source: EventSource) -> str | None:
+    """As :func:`why_not`, of an entry that is no folder: by its name, and by what it is."""
+    why = why_not(entry.name, merged, source)
+    if why is None and not _is_text(entry.name):
         return _NO_TEXT
-    return "" if stat.S_ISREG(entry.stat().st_mode) else "no regular file"
+    return why if why is not None or stat.S_ISREG(entry.stat().st_mode) else "no regular file"
 
 
 def _event_file(path: Path, root: Path, top: Path, hashes: bool) -> EventFile:
-    inner = path.parent.relative_to(root)
-    day = next((d for part in reversed(inner.parts) if (d := _day_of(part))), None)
+    day = day_in(path.parent.relative_to(root).parts)
     size, version = file_version(path)  # before the hash: who changes the file while it is hashed, changes it before it is read
     digest = sha256_of_start(path, size) if hashes else ""
     folders = path.parent.relative_to(top).parts
@@ -250,19 +237,3 @@ def verdicts(
         one = {"source": source.name, "file": file, "reason": UNREADABLE_FILE, "detail": str(e)}
         letter = pa.RecordBatch.from_arrays([pa.array([one.get(f.name)], f.type) for f in DEAD_LETTER_SCHEMA], schema=DEAD_LETTER_SCHEMA)
         yield pa.RecordBatch.from_arrays([pa.array([], f.type) for f in source.arrow_schema], schema=source.arrow_schema), letter
-
-
-def _day_of(folder: str) -> date | None:
-    if not folder.startswith("date="):
-        return None
-    try:
-        return datetime.strptime(folder, "date=%Y-%m-%d").date() if len(folder) == 15 else None
-    except ValueError:
-        return None  # not a day: a folder as any other
-
-
-def _overlaps(day: date | None, start_us: int | None, end_us: int | None) -> bool:
-    if day is None:
-        return True
-    first = micros_of(datetime(day.year, day.month, day.day, tzinfo=UTC))
-    return (end_us is None or first < end_us) and (start_us is None or first + micros(timedelta(days=1)) > start_us)
