@@ -84,7 +84,7 @@ def run_batch(
     shared.send_files(data, [snapshot_name(n) for n in tables])
     progress("listing and hashing input files")
     with _in_one_line():
-        far = far_files(data, sources, begin_us, micros_of(end), engine) if before is None else None
+        far = far_files(data, sources, begin_us, micros_of(end), engine, before)
     for name, source in sources.items() if far is None else ():
         if source.table is None and source.files:
             first = begin_us[name] if before is None else None  # that the files of then are as they were is looked at, too

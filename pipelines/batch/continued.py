@@ -19,13 +19,13 @@ from pipelines.lake.files import json_digest, sha256
 from pipelines.lake.run_records import BatchRecord
 from pipelines.project.repository import Repo
 from pipelines.sources.event_files import EventFile, Inventory, inventory
-from pipelines.sources.log_names import in_range
+from pipelines.sources.log_names import day_in, in_range
 from pipelines.sources.recorded_files import Recorded, digest_of, recorded
 from transforms.definitions import EventSource
 from transforms.errors import ConfigError, DataError
 from transforms.instants import instant, micros_of
 
-__all__ = ["Continued", "Reading", "continued", "reading"]
+__all__ = ["Continued", "Reading", "continued", "looked_through_from", "reading"]
 
 _WHOLE = "omit --from-run and give --start to read all events that the rows need"
 _DAY_US = 86_400_000_000
@@ -151,17 +151,23 @@ def _tiles(run: runs.Run, record: BatchRecord, group: str) -> list[str]:
     return out
 
 
-def reading(data: Path, source: EventSource, then: Continued, begin: int, end: int) -> Reading:
+def looked_through_from(record: BatchRecord, source: EventSource, begin: int) -> int:
+    """From which day on the folders of ``source`` are looked through, for events from ``begin`` on (microseconds): a file may hold events
+    of other days than its folder's."""
+    spans = record.spans.get(source.name, {})
+    return min([begin, *(day for name, (_, hi) in spans.items() if hi >= begin and (day := _day_us(name)) is not None)])
+
+
+def reading(data: Path, source: EventSource, then: Continued, begin: int, end: int, far: Inventory | None = None) -> Reading:
     """What is to be read of ``source`` for rows after ``then.end`` and before ``end``, which need events from ``begin`` on (microseconds).
+    ``far``: what lies there, where somebody looked through it (:func:`looked_through_from`) and hashed what was touched.
 
     Raises DataError where a file whose events the tiles hold is not as it was, or gone.
     """
     record, ends = then.record, micros_of(then.end)
     known = recorded([record], source.name)
     spans = {name: (lo, hi) for name, (lo, hi) in record.spans.get(source.name, {}).items()}
-    # A file may hold events of other days than its folder's.
-    astray = [day for name, (_, hi) in spans.items() if hi >= begin and (day := _day_us(name)) is not None]
-    found = inventory(data, source, min([begin, *astray]), end, hashes=False)
+    found = far or inventory(data, source, looked_through_from(record, source, begin), end, hashes=False)
     files, begins, late, past = [], {}, [], []
     for file in found.files:
         lo, hi = spans.get(file.name) or _span(file.name)
@@ -195,13 +201,8 @@ def _changed(run: str, file: str, how: str) -> DataError:
 
 def _day_us(name: str) -> int | None:
     """The day of the innermost ``date=`` folder of a file's name."""
-    for part in reversed(name.split("/")[:-1]):
-        if part.startswith("date="):
-            try:
-                return micros_of(datetime.strptime(part, "date=%Y-%m-%d").replace(tzinfo=UTC))
-            except ValueError:
-                continue
-    return None
+    day = day_in(name.split("/")[:-1])
+    return None if day is None else micros_of(datetime(day.year, day.month, day.day, tzinfo=UTC))
 
 
 def _span(name: str) -> tuple[int, int]:

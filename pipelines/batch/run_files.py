@@ -45,7 +45,7 @@ def run_files(
             found = far[name] if far is not None else inventory(data, source, begin[name], end)
             parts[name] = Reading(found, found.files, {}, [], [])
         else:
-            parts[name] = reading(data, source, before, begin[name], end)
+            parts[name] = reading(data, source, before, begin[name], end, far[name] if far is not None else None)
     if line := passed_over_line({n: r.found.passed_over for n, r in parts.items()}):
         progress(line)
     if before is not None:

@@ -1,7 +1,8 @@
 """Event files as earlier runs recorded them: which are as they were, without reading them.
 
 A file of the name and size that a run recorded, that nobody touched since that run began, is taken for the same; one that was touched is
-hashed. Touched is what has a later time of change (of its content, or of its entry in the file system, which nobody sets by hand).
+hashed. Touched is what has a later time of change (of its content, or of its entry in the file system, which nobody sets by hand; of an
+object, of its upload).
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from pipelines.lake.run_records import BatchRecord
 from pipelines.sources.event_files import EventFile
 from transforms.instants import micros_of
 
-__all__ = ["Recorded", "as_inputs", "digest_of", "recorded"]
+__all__ = ["Recorded", "as_inputs", "digest_of", "recorded", "untouched"]
 
 _SLACK_US = 2_000_000
 """File systems note the time of a change by a clock that ticks more slowly than ours, some by the second."""
+_SLACK_OF_STORES_US = 3_600_000_000
+"""And object stores by a clock of their own, which nobody compared with that of the machine of the run."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +46,22 @@ def recorded(runs: Sequence[BatchRecord], source: str) -> dict[str, Recorded]:
     return out
 
 
-def digest_of(file: EventFile, known: Mapping[str, Recorded]) -> str:
-    """The SHA-256 of a file: the recorded one, where nobody touched it since."""
+def untouched(file: EventFile, known: Mapping[str, Recorded], uploaded: datetime | None = None) -> str:
+    """The recorded SHA-256 of a file that nobody touched since, else "". ``uploaded``: of an object; of others the file system is asked."""
     then = known.get(file.name)
-    if then is not None and then.size == file.size:
+    if then is None or then.size != file.size:
+        return ""
+    if uploaded is not None:
+        changed, slack = micros_of(uploaded), _SLACK_OF_STORES_US
+    else:
         stat = os.stat(file.path)
-        if max(stat.st_mtime_ns, stat.st_ctime_ns) // 1000 < then.since_us - _SLACK_US:
-            return then.sha256
-    return sha256(Path(file.path))
+        changed, slack = max(stat.st_mtime_ns, stat.st_ctime_ns) // 1000, _SLACK_US
+    return then.sha256 if changed < then.since_us - slack else ""
+
+
+def digest_of(file: EventFile, known: Mapping[str, Recorded]) -> str:
+    """The SHA-256 of a file: as somebody found it, the recorded one, where nobody touched it since, or that of its bytes."""
+    return file.sha256 or untouched(file, known) or sha256(Path(file.path))
 
 
 def as_inputs(files: Sequence[EventFile], known: Mapping[str, Recorded]) -> list[dict[str, Any]]:

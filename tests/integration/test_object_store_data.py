@@ -194,6 +194,32 @@ def test_many_bytes_are_hashed_by_workers_and_none_is_copied(machine: Callable[[
         run_batch(two.repo(), START, END, now=END, engine=engine, progress=replaced, anew=True)
 
 
+def test_a_continued_run_copies_none_of_many_bytes_either(machine: Callable[[str], Machine], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers hash what was put there since and what was touched; what the run before read must be as it was."""
+    later, engine = END + timedelta(hours=12), BeamEngine()
+    engine.elsewhere = True
+    monkeypatch.setattr(far_files, "BY_WORKERS", 1)
+    more = [order(f"more{n}", f"2024-05-02T{n % 12:02}:{n % 60:02}:00Z", shop=n % 5) for n in range(50)]
+    one = machine("one")
+    put_events(one.url)
+    first = run_batch(one.repo(), START, END, now=END, engine=engine).run
+    put_events(one.url, more, "2024-05-02")
+    run = run_batch(one.repo(), None, later, now=later, from_run=first.id, engine=engine).run
+    assert run.status == "complete" and not (one.data / "events").exists(), "nothing of the events was copied"
+    assert [f["file"] for f in run.manifest["inputs"]["orders"]] == ["events/orders/date=2024-05-02/all.jsonl"]
+    two = machine("two")
+    again = run_batch(two.repo(), None, later, now=later, from_run=first.id)
+    assert again.reused and again.run.id == run.id, "the driver's own copies have the same hashes"
+    for asked, past in ((EVENTS[::-1], "was changed after the run read it"), (None, "no longer exists, though the run read it")):
+        if asked is not None:
+            put_events(one.url, asked)
+        else:
+            connect(one.url).delete("events/orders/date=2024-05-01/all.jsonl")
+        one.here()
+        with pytest.raises(DataError, match=past):
+            run_batch(one.repo(), None, later, now=later, from_run=first.id, engine=engine, anew=True)
+
+
 def test_on_a_mounted_folder_workers_hash_what_the_driver_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = Orders(tmp_path / "plain")
     plain.log([*EVENTS, {"at": "never"}])
