@@ -115,6 +115,24 @@ def test_a_command_s_outcome_is_the_task_s(module: Any, shop: Path) -> None:
         module.tandem("train", "--json")
 
 
+def test_a_command_is_heard_as_it_speaks_and_ends_with_its_task(module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What stops a task is raised while the task runs: here by who prints the command's first line."""
+    ended = tmp_path / "ended"
+    module.COMMAND = ["sh", "-c", f"trap 'touch {ended}; exit 1' TERM; echo begun >&2; while :; do sleep 0.05; done"]
+
+    class Cleared(BaseException):
+        pass
+
+    def heard(line: str, **_: Any) -> None:
+        assert line == "begun\n"
+        raise Cleared
+
+    monkeypatch.setattr(module, "print", heard, raising=False)
+    with pytest.raises(Cleared):
+        module.tandem("batch")
+    assert ended.exists()
+
+
 def test_a_dvc_file_has_a_stage_for_each_step_and_follows_versions(shop: Path, tmp_path: Path) -> None:
     export("dvc", "--repo", str(shop), "--output", str(tmp_path / "dvc.yaml"), fails="paths without spaces")
     plain = tmp_path / "shop"

@@ -76,6 +76,10 @@ def test_kfp_compiles_the_pipeline(shop: Path, tmp_path: Path) -> None:
     after = {name: set(task.get("dependentTasks", [])) for name, task in tasks.items()}
     assert after["batch"] == {"events"} and "apply" in after["materialize"] and after["train"] >= {"batch", "materialize"}
     assert after["promote"] >= {"train", "evaluate"} and all(task["retryPolicy"]["maxRetryCount"] == 2 for task in tasks.values())
+    resources = [one["container"]["resources"] for one in spec["deploymentSpec"]["executors"].values()]
+    assert len(resources) == len(tasks) and all(
+        r["resourceMemoryRequest"] == "4Gi" and r["resourceMemoryLimit"] == "8Gi" for r in resources
+    )
     mounted = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert len(mounted) == len(tasks) and all(m["pvcMount"][0]["mountPath"] == "/repo/data" for m in mounted.values())
     assert ROOT.as_posix() not in (tmp_path / "pipeline.yaml").read_text()
