@@ -24,9 +24,23 @@ VALUES: dict[str, dict[str, Any]] = {
         "repo": {"existingClaim": "shop-repo"},
         "env": {"TANDEM_KAFKA__BOOTSTRAP_SERVERS": "kafka:9092", "TANDEM_STREAM__TICK_MS": 50},
         "secrets": {"settings": "shop-settings", "apiKey": {"secret": "shop-key"}, "tls": "shop-tls"},
-        "serve": {"args": ["--workers=2"], "nodeSelector": {"disk": "ssd"}, "tolerations": [{"key": "ml", "operator": "Exists"}]},
+        "podLabels": {"azure.workload.identity/use": "true"},
+        "serve": {
+            "args": ["--workers=2"],
+            "nodeSelector": {"disk": "ssd"},
+            "tolerations": [{"key": "ml", "operator": "Exists"}],
+            "priorityClassName": "serving",
+            "autoscaling": {
+                "metrics": [
+                    {"type": "Resource", "resource": {"name": "memory", "target": {"type": "Utilization", "averageUtilization": 80}}}
+                ],
+                "behavior": {"scaleDown": {"stabilizationWindowSeconds": 600}},
+            },
+        },
+        "jobDefaults": {"tolerations": [{"key": "spot", "operator": "Exists"}], "nodeSelector": {"pool": "batch"}},
         "networkPolicy": {
             "clients": [{"namespaceSelector": {"matchLabels": {"team": "pricing"}}}],
+            "monitoring": [{"namespaceSelector": {"matchLabels": {"team": "metrics"}}}],
             "egress": [{"to": [{"namespaceSelector": {}}], "ports": [{"protocol": "TCP", "port": 9092}]}],
         },
     },
@@ -40,7 +54,7 @@ VALUES: dict[str, dict[str, Any]] = {
     },
     "no server": {"serve": {"enabled": False}},
     "on an object store": {
-        "data": {"url": "s3://shop/tandem", "accessModes": ["ReadWriteOnce"]},
+        "data": {"url": "s3://shop/tandem", "accessModes": ["ReadWriteOnce"], "copiesLimit": "50Gi"},
         "env": {"REDIS": "redis:6379,ssl=true"},
         "secrets": {"env": {"REDIS_PASSWORD": {"secret": "shop-redis", "key": "password"}}},
     },
@@ -72,8 +86,8 @@ def validated(file: Path, version: str) -> str:
 
 
 def pods(parts: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The pod of each Deployment and CronJob, by its container's name."""
-    specs = [p["spec"]["template"]["spec"] for p in parts if p["kind"] == "Deployment"]
+    """The pod of each Deployment, StatefulSet and CronJob, by its container's name."""
+    specs = [p["spec"]["template"]["spec"] for p in parts if p["kind"] in ("Deployment", "StatefulSet")]
     specs += [p["spec"]["jobTemplate"]["spec"]["template"]["spec"] for p in parts if p["kind"] == "CronJob"]
     return {spec["containers"][0]["name"]: spec for spec in specs}
 
@@ -105,7 +119,8 @@ def test_a_field_that_the_api_does_not_know_would_be_found(tmp_path: Path) -> No
 
 def test_what_is_selected_is_there(tmp_path: Path) -> None:
     parts = rendered(VALUES["with secrets, TLS, a digest and rules"], tmp_path)
-    deployments = {p["metadata"]["name"]: p["spec"]["template"]["metadata"]["labels"] for p in parts if p["kind"] == "Deployment"}
+    running = [p for p in parts if p["kind"] in ("Deployment", "StatefulSet")]
+    deployments = {p["metadata"]["name"]: p["spec"]["template"]["metadata"]["labels"] for p in running}
     for part in parts:
         wanted = part.get("spec", {}).get("selector") or part.get("spec", {}).get("podSelector")
         if wanted is not None:
@@ -147,6 +162,10 @@ WRONG = [
     "serv.replicas=2",
     "data.size=big",
     "data.url=s3://user:key@bucket",
+    "serve.disruption.minAvailable=1",
+    "serve.disruption.maxUnavailable=0",
+    "serve.spread=always",
+    "podLabels.helm\\.sh/chart=mine",
 ]
 
 
@@ -164,7 +183,8 @@ def test_every_value_is_in_the_schema_and_the_version_is_the_package_s() -> None
 
     schema = json.loads((CHART / "values.schema.json").read_text())
     keys(yaml.safe_load((CHART / "values.yaml").read_text()), schema, "")
-    assert yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"] == tandem.__version__
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["appVersion"] == tandem.__version__ and chart["version"] == tandem.__version__
 
 
 def test_the_jobs_range_is_the_last_whole_days(tmp_path: Path) -> None:
@@ -176,3 +196,51 @@ def test_the_jobs_range_is_the_last_whole_days(tmp_path: Path) -> None:
     assert asked[:2] == ["tandem", "batch"] and asked[2::2] == ["--start", "--end", "--pinned"]
     days = [subprocess.run(["date", "-u", "-d", f"-{n} days", "+%F"], capture_output=True, text=True).stdout.strip() for n in (3, 0)]
     assert asked[3:6:2] == days
+
+
+def test_the_stream_is_one_pod_also_while_it_is_moved(tmp_path: Path) -> None:
+    long = "a-release-whose-name-is-as-long-as-helm-takes-a-name"
+    parts = yaml.safe_load_all(helm("template", long, CHART))
+    (stream,) = [p for p in parts if p and p["kind"] == "StatefulSet"]
+    assert stream["spec"]["replicas"] == 1 and stream["spec"].get("podManagementPolicy", "OrderedReady") == "OrderedReady"
+    # Its pods have a label of the name, a dash and a hash of ten characters, and labels end at 63.
+    assert len(stream["metadata"]["name"]) <= 52 and stream["spec"]["serviceName"] == stream["metadata"]["name"]
+
+
+def test_a_server_is_taken_from_its_service_before_it_stops(tmp_path: Path) -> None:
+    parts = rendered({"serve": {"drainSeconds": 7, "stopSeconds": 40}}, tmp_path)
+    pod = pods(parts)["serve"]
+    assert pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "7"]
+    assert pod["terminationGracePeriodSeconds"] == 47
+    (budget,) = [p for p in parts if p["kind"] == "PodDisruptionBudget"]
+    assert budget["spec"]["maxUnavailable"] == 1 and "minAvailable" not in budget["spec"]
+    assert {c["whenUnsatisfiable"] for c in pod["topologySpreadConstraints"]} == {"ScheduleAnyway"}
+
+
+def test_who_may_read_metrics_reaches_the_server_too(tmp_path: Path) -> None:
+    def admitted(values: dict[str, Any]) -> dict[str, Any]:
+        policies = [p for p in rendered({"networkPolicy": values}, tmp_path) if p["kind"] == "NetworkPolicy" and "ingress" in p["spec"]]
+        return {p["metadata"]["name"].rsplit("-", 1)[1]: p["spec"]["ingress"][0].get("from", "everybody") for p in policies}
+
+    clients, monitoring = ([{"namespaceSelector": {"matchLabels": {"team": name}}}] for name in ("pricing", "metrics"))
+    assert admitted({}) == {"serve": "everybody", "stream": "everybody"}
+    assert admitted({"monitoring": monitoring}) == {"serve": "everybody", "stream": monitoring}
+    assert admitted({"clients": clients}) == {"serve": clients, "stream": "everybody"}
+    assert admitted({"clients": clients, "monitoring": monitoring}) == {"serve": [*clients, *monitoring], "stream": monitoring}
+
+
+def test_no_image_is_the_latest_and_no_folder_of_a_pod_takes_a_node_s_whole_disk(tmp_path: Path) -> None:
+    for pod in pods(rendered(VALUES["on an object store"], tmp_path)).values():
+        assert pod["containers"][0]["image"].endswith(f":{tandem.__version__}")
+        folders = {v["name"]: v["emptyDir"] for v in pod["volumes"] if "emptyDir" in v}
+        assert folders and all("sizeLimit" in folder for folder in folders.values())
+
+
+def test_jobs_are_placed_and_begin_late_rather_than_never(tmp_path: Path) -> None:
+    parts = [p for p in rendered(VALUES["with secrets, TLS, a digest and rules"], tmp_path) if p["kind"] == "CronJob"]
+    assert len(parts) == 3
+    for part in parts:
+        template = part["spec"]["jobTemplate"]["spec"]["template"]
+        assert template["spec"]["nodeSelector"] == {"pool": "batch"} and template["spec"]["tolerations"]
+        assert template["metadata"]["labels"]["azure.workload.identity/use"] == "true"
+        assert part["spec"]["startingDeadlineSeconds"] > 3600

@@ -8,6 +8,14 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .part }}
 {{- end }}
 
+{{- /* Pods have labels of the user's besides: a cloud's identity or a mesh may want some. They are never selected by. */ -}}
+{{- define "tandem.podLabels" -}}
+{{ include "tandem.labels" . }}
+{{- with .root.Values.podLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
 {{- define "tandem.labels" -}}
 {{ include "tandem.selector" . }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
@@ -16,7 +24,8 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end }}
 
 {{- define "tandem.image" -}}
-{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag }}{{ end }}
+{{- $image := get .root.Values.images .target }}
+{{- $image.repository }}{{ if $image.digest }}@{{ $image.digest }}{{ else }}:{{ default .root.Chart.AppVersion $image.tag }}{{ end }}
 {{- end }}
 
 {{- define "tandem.account" -}}
@@ -47,12 +56,12 @@ securityContext:
 volumes:
   - name: data
     {{- if and .Values.data.url (ne $part "stream") }}
-    emptyDir: {}
+    emptyDir: {{ include "tandem.scratch" .Values.data.copiesLimit }}
     {{- else }}
     persistentVolumeClaim: {claimName: {{ include "tandem.claim" . }}}
     {{- end }}
   - name: tmp
-    emptyDir: {}
+    emptyDir: {{ include "tandem.scratch" .Values.tmpLimit }}
   {{- with .Values.repo.existingClaim }}
   - name: repo
     persistentVolumeClaim: {claimName: {{ . }}, readOnly: true}
@@ -62,6 +71,10 @@ volumes:
     secret: {secretName: {{ . }}, defaultMode: 0440}
   {{- end }}
 {{- end }}
+{{- end }}
+
+{{- define "tandem.scratch" -}}
+{{ if . }}{sizeLimit: {{ . }}}{{ else }}{}{{ end }}
 {{- end }}
 
 {{- define "tandem.container" -}}
@@ -105,6 +118,9 @@ securityContext:
 {{- end }}
 
 {{- define "tandem.placement" -}}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
 {{- with .nodeSelector }}
 nodeSelector: {{ toYaml . | nindent 2 }}
 {{- end }}
