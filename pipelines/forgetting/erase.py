@@ -28,12 +28,13 @@ import pyarrow.parquet as pq
 
 from pipelines.feature_store.store import open_store, ordered_store
 from pipelines.forgetting.found_files import Found, found_files
+from pipelines.forgetting.json_files import without_json
 from pipelines.forgetting.key_names import has_key
 from pipelines.forgetting.online_rows import without_online_rows
 from pipelines.forgetting.other_formats import is_other, other_holds, read_with_keys, without_records
 from pipelines.forgetting.store_copies import StoreCopies, store_copies
 from pipelines.forgetting.stream_tiles import tiles_have, tiles_hold, without_tiles
-from pipelines.forgetting.subject import LINES, UNREADABLE, Subject, holds, without_lines, without_rows
+from pipelines.forgetting.subject import LINES, UNREADABLE, Subject, holds, without_rows
 from pipelines.forgetting.waiting_letters import letters_hold, without_letters
 from pipelines.lake import layout, shared
 from pipelines.lake.counted import counted
@@ -308,7 +309,7 @@ def _one_file(file: Found, subject: Subject, dry_run: bool, report: Report, answ
         return
     elif _has_lines(file) and lines.endswith(LINES):
         try:
-            count = without_lines(path, subject, dry_run)
+            count = without_json(path, subject, dry_run)
         except UNREADABLE:
             report.unread.append(file.name)
             count = 0

@@ -18,6 +18,7 @@ from pipelines.forgetting.other_formats import is_other, named_columns
 from pipelines.forgetting.subject import LINES, UNREADABLE, opened, readings
 from pipelines.forgetting.waiting_letters import letters_have
 from pipelines.sources.file_formats.file_format import COMPRESSED, UnreadableFileError
+from pipelines.sources.file_formats.json_lines_file import json_texts
 from pipelines.sources.file_records import partitions_of
 from transforms.event_source import EventSource
 
@@ -40,8 +41,7 @@ def has_key(path: Path, folders: Iterable[str], name: str, source: EventSource |
         for ending in COMPRESSED:
             low = low.removesuffix(ending)
         if low.endswith(LINES):
-            with opened(path) as lines:
-                return any(json_has(line, name) for line in lines.read().splitlines())
+            return any(json_has(text, name) for text in json_texts(lambda: opened(path)))
     except (*UNREADABLE, UnreadableFileError):
         pass  # damaged: told by what reads it
     return False

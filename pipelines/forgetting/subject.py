@@ -33,6 +33,7 @@ import pyarrow.parquet as pq
 
 from pipelines.forgetting.column_types import cells, is_bytes, is_letters, is_text, may_name, names_in, types_in
 from pipelines.lake.files import replaced
+from pipelines.sources.file_formats.transcoded import marked_encoding
 from pipelines.sources.file_records import partitions_of
 from transforms.computed import compute
 from transforms.errors import ConfigError
@@ -40,7 +41,7 @@ from transforms.event_source import EventSource
 from transforms.fields import EVENT_MARK
 from transforms.mapping import Read, read_records, read_rows
 
-__all__ = ["LINES", "UNREADABLE", "Subject", "column_holds", "holds", "opened", "packed", "readings", "without_lines", "without_rows"]
+__all__ = ["LINES", "UNREADABLE", "Subject", "column_holds", "holds", "opened", "packed", "readings", "without_rows"]
 
 LINES = (".jsonl", ".ndjson", ".json")
 _PACKED = (".gz", ".zst")
@@ -382,18 +383,6 @@ def packed(path: Path, data: bytes) -> bytes:
     return gzip.compress(data, mtime=0) if path.name.lower().endswith(".gz") else data
 
 
-def without_lines(path: Path, subject: Subject, dry_run: bool = False) -> int:
-    """Rewrite a file of JSON lines without the subject's, in one step; how many there were."""
-    with opened(path) as file:
-        lines = file.read().splitlines(keepends=True)
-    asked = subject.within(path)
-    kept = [line for line, found in zip(lines, asked.in_texts(lines), strict=True) if not found]
-    if len(kept) < len(lines) and not dry_run:
-        with replaced(path.resolve(), durable=True) as out:
-            out.write(packed(path, b"".join(kept)))
-    return len(lines) - len(kept)
-
-
 def holds(path: Path, subject: Subject) -> bool:
     """Whether the bytes of all its values are in a file: unpacked, and decoded where it is Parquet."""
     if path.name.lower().endswith(".parquet"):
@@ -408,7 +397,8 @@ def holds(path: Path, subject: Subject) -> bool:
             data = unpacked.read()
     except UNREADABLE:  # damaged: as it is
         data = path.read_bytes()
-    return subject.stands_in(data)
+    encoding = marked_encoding(data)
+    return subject.stands_in(data.decode(encoding, "replace").encode() if encoding else data)
 
 
 def column_holds(column: pa.ChunkedArray, name: str, value: str) -> bool:

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 
@@ -24,7 +24,8 @@ from pipelines.lake.counted import counted
 from pipelines.sources.file_formats.compressed_file import opened
 from pipelines.sources.file_formats.csv_lines import NullSpellings
 from pipelines.sources.file_formats.file_format import COMPRESSED, UnreadableFileError, format_of, one_line
-from pipelines.sources.file_formats.json_lines_file import MAX_LINE_BYTES
+from pipelines.sources.file_formats.json_lines_file import MAX_LINE_BYTES, json_texts
+from pipelines.sources.file_formats.line_parts import section
 from pipelines.sources.file_records import partitions_of
 from transforms.definitions import Csv, EventSource, Field
 from transforms.errors import DataError
@@ -117,26 +118,12 @@ def sample_files(
         records += [{**dict(given), **r} for r in found] if given else found
         parts.append(len(found))
     if not records:
-        raise DataError(f"{path} holds no records{_not_lines(files)}; nothing can be inferred")
+        raise DataError(f"{path} holds no records; nothing can be inferred")
     made = flattened(records, explode, parts)
     made.kind, made.text, made.dialect, made.suffix = "file", dialect is not None, dialect, suffix
     made.kinds, made.folders = types, tuple(columns)
     made.words = words_of(made.columns, [file_places(file) for file in files if _suffix(file) == ".avro"])
     return made
-
-
-def _not_lines(files: Sequence[Path]) -> str:
-    """What JSON of another form the first file is, where it looks like one."""
-    if _suffix(files[0]) not in LINES:
-        return ""
-    with opened(files[0]) as f:
-        start = f.read(64)
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return f" of UTF-8: {files[0].name} is UTF-16 (iconv -f UTF-16 -t UTF-8)"
-    start = start.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if start.startswith(b"["):
-        return f", an object on each line: {files[0].name} is one array (jq -c '.[]')"
-    return f", an object on each line: those of {files[0].name} go over several (jq -c .)" if start.startswith(b"{") else ""
 
 
 def sample_records(
@@ -267,10 +254,9 @@ def _records(file: Path, dialect: Csv | None, types: dict[Steps, pa.DataType]) -
     if suffix in TEXTS and dialect is not None:
         yield from _text_records(file, dialect)
     elif suffix in LINES:
-        with opened(file) as f:
-            for line in _lines(f):
-                if (record := json_object(line)) is not None:
-                    yield record
+        for text in json_texts(lambda: section(lambda: opened(file), (0, MOST_BYTES))):
+            if (record := json_object(text)) is not None:
+                yield record
     else:
         found = format_of(suffix)
         if found is None:
@@ -323,14 +309,6 @@ def json_object(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def _lines(f: BinaryIO) -> Iterator[bytes]:
-    """The lines of a file, the longest ones in pieces, and no more bytes than :data:`MOST_BYTES`."""
-    left = MOST_BYTES
-    while left > 0 and (line := f.readline(MAX_LINE_BYTES)):
-        left -= len(line)
-        yield line
 
 
 def _text_records(file: Path, dialect: Csv) -> Iterator[Mapping[str, Any]]:

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.forgetting import subject as forgetting
-from pipelines.forgetting.subject import Subject, holds, without_lines, without_rows
+from pipelines.forgetting.json_files import without_json
+from pipelines.forgetting.subject import Subject, holds, without_rows
 from pipelines.sources.archive import archive_schema
 from transforms import mapping
 from transforms.definitions import Enum, EventSource, Field, RecordKey, Text, col
@@ -32,7 +33,7 @@ def test_lines_and_rows_of_a_mapped_source(tmp_path: Path) -> None:
         lines.write_text("".join(json.dumps(r) + "\n" for r in RECORDS))
         pq.write_table(pa.Table.from_pylist(RECORDS), rows)
         gone = without_rows(rows, subject)
-        assert without_lines(lines, subject) == want == (0 if gone is None else gone.num_rows)
+        assert without_json(lines, subject) == want == (0 if gone is None else gone.num_rows)
         left = [json.loads(line) for line in lines.read_text().splitlines()]
         assert left == pq.read_table(rows).to_pylist() and len(left) == 12 - want
 
@@ -59,7 +60,7 @@ def test_a_key_that_is_computed(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), file)
     subject = Subject(Subject.parse(["zone=north-side"]).keys, sources=(source,))
     gone = without_rows(file, subject)
-    assert gone is not None and gone.num_rows == without_lines(lines, subject) == 3
+    assert gone is not None and gone.num_rows == without_json(lines, subject) == 3
     assert pq.read_table(file)["place"].to_pylist() == ["South-Side"] * 3
 
 
@@ -92,7 +93,7 @@ def test_ids_that_are_whole_numbers_of_any_size(tmp_path: Path) -> None:
     subject = Subject(Subject.parse([f"user={2**64 - 1}"]).keys, sources=(source,))
     lines = tmp_path / "a.jsonl"
     lines.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    assert without_lines(lines, subject) == 3
+    assert without_json(lines, subject) == 3
     for kind, of in ((pa.uint64(), int), (pa.decimal128(20, 0), Decimal)):
         file, columns = tmp_path / f"{kind}.parquet", {"user": pa.array([of(r["user"]) for r in rows], kind), "n": range(6)}
         pq.write_table(pa.table({**columns, "at": [r["at"] for r in rows]}), file)

@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.forgetting.json_files import without_json
 from pipelines.forgetting.key_names import has_key
 from pipelines.forgetting.other_formats import without_records
-from pipelines.forgetting.subject import Subject, without_lines, without_rows
+from pipelines.forgetting.subject import Subject, without_rows
 from transforms.contract import DEAD_LETTER_SCHEMA
 from transforms.definitions import EventSource, Field
 
@@ -146,7 +147,7 @@ def test_each_format_loses_the_same_events(tmp_path_factory: pytest.TempPathFact
     for name in wanted:
         there = [has_key(path, (), name, SOURCE, False) for path in (lines, parquet)]
         assert there[0] == has_name(rows, name) and there[1] >= there[0]
-    without_lines(lines, subject)
+    without_json(lines, subject)
     without_rows(parquet, subject, made=False)
     without_records(stream, subject, SOURCE)
     without_records(avro, subject, SOURCE)

@@ -18,7 +18,8 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.forgetting.subject import Subject, holds, without_lines
+from pipelines.forgetting.json_files import without_json
+from pipelines.forgetting.subject import Subject, holds
 from pipelines.sources.event_files import events, inventory
 from pipelines.sources.file_formats import file_format
 from transforms.definitions import EventSource, Field
@@ -254,7 +255,7 @@ def test_lines_in_bzip2_are_forgotten_too(tmp_path: Path) -> None:
     path.write_bytes(bz2.compress(b'{"k":"a"}\n{"k":"b"}\n'))
     subject = Subject.parse(["k=a"])
     assert holds(path, subject)
-    assert without_lines(path, subject) == 1
+    assert without_json(path, subject) == 1
     assert bz2.decompress(path.read_bytes()) == b'{"k":"b"}\n'
     assert not holds(path, subject)
 

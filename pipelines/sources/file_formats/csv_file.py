@@ -11,7 +11,7 @@ import codecs
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO, ClassVar, cast
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -22,18 +22,13 @@ from pipelines.sources.file_formats.csv_lines import Record, Splitter
 from pipelines.sources.file_formats.file_format import FileFormat, Look, Opened, RawBatch, Stretch, UnreadableFileError, columns_of
 from pipelines.sources.file_formats.json_lines_file import CHUNK_BYTES, MAX_LINE_BYTES
 from pipelines.sources.file_formats.line_parts import line_count, line_parts, section
+from pipelines.sources.file_formats.transcoded import marked_encoding, transcoded
 from transforms.definitions import EventSource
 from transforms.file_formats import Csv
 from transforms.reasons import MALFORMED
 
 __all__ = ["CsvFile"]
 
-_MARKS = (
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 _DELIMITERS = {",": "','", ";": "';'", "\t": r"'\t'", "|": "'|'"}
 
 
@@ -110,7 +105,7 @@ class CsvFile(FileFormat):
         with opened() as f:
             start = f.read(4)
         encoding = self.dialect.encoding
-        marked = next((name for mark, name in _MARKS if start.startswith(mark)), None)
+        marked = marked_encoding(start)
         if marked is not None and not encoding.startswith(marked):
             raise UnreadableFileError(
                 f"it begins with the byte order mark of {marked.upper()}, and {encoding} is declared; declare Csv(encoding={marked!r})"
@@ -121,8 +116,8 @@ class CsvFile(FileFormat):
                     f.read(len(codecs.BOM_UTF8))
                 yield f
             else:
-                with io.BufferedReader(cast(Any, _Transcoded(f, encoding)), 1 << 20) as buffered:
-                    yield cast(BinaryIO, buffered)
+                with transcoded(f, encoding, "as is declared", "declare its encoding") as text:
+                    yield text
 
     def _skip(self, f: BinaryIO) -> None:
         for _ in range(self.dialect.skip):
@@ -278,34 +273,6 @@ class CsvFile(FileFormat):
             pa.array([None if (v := row[at]) is None else v.encode("utf-8", "surrogateescape") for row in rows], pa.binary())
             for at, _, _ in wanted
         ]
-
-
-class _Transcoded(io.RawIOBase):
-    """The bytes of a text in another encoding, in UTF-8. Raises UnreadableFileError where they are none of that encoding."""
-
-    def __init__(self, f: BinaryIO, encoding: str) -> None:
-        self.f, self.encoding, self.decoder = f, encoding, codecs.getincrementaldecoder(encoding)()
-        self.ready, self.done, self.at = b"", False, 0
-
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill a buffer; 0 at the end."""
-        while not self.ready and not self.done:
-            block = self.f.read(1 << 18)
-            self.done = not block
-            try:
-                self.ready = self.decoder.decode(block, final=self.done).encode("utf-8", "surrogatepass")
-            except UnicodeDecodeError as error:
-                raise UnreadableFileError(
-                    f"it is not {self.encoding}, as is declared: {error.reason} near byte {self.at + error.start:,}; declare its encoding"
-                ) from None
-            self.at += len(block)
-        n = min(len(buffer), len(self.ready))
-        buffer[:n], self.ready = self.ready[:n], self.ready[n:]
-        return n
 
 
 def _counted(count: int, width: int) -> str:

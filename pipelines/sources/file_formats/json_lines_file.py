@@ -1,39 +1,51 @@
-"""JSON lines: one object per line. A file is judged line by line, so one that was cut off ends with one malformed line."""
+"""JSON: one object per line, or records in any other form that :mod:`pipelines.sources.file_formats.json_documents` knows. A file of lines
+is judged line by line, so one that was cut off ends with one malformed line."""
 
 from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, BinaryIO, ClassVar
 
 import pyarrow as pa
 
 from pipelines.sources.file_formats.file_format import FileFormat, Look, Opened, RawBatch, Stretch
+from pipelines.sources.file_formats.json_documents import KEPT_OF_LONG_LINE, MAX_LINE_BYTES, divided_text, has_documents
 from pipelines.sources.file_formats.line_parts import line_count, line_parts, section
+from pipelines.sources.file_formats.transcoded import marked_encoding, transcoded
 
-__all__ = ["CHUNK_BYTES", "KEPT_OF_LONG_LINE", "MAX_LINE_BYTES", "JsonLinesFile"]
+__all__ = ["CHUNK_BYTES", "KEPT_OF_LONG_LINE", "MAX_LINE_BYTES", "JsonLinesFile", "json_texts", "utf8"]
 
-MAX_LINE_BYTES = 16 << 20
-KEPT_OF_LONG_LINE = 64 << 10
 CHUNK_BYTES = 32 << 20
-"""A batch of lines ends at this size, whatever ``batch_rows`` says."""
+"""A batch of records ends at this size, whatever ``batch_rows`` says."""
 
 
 class JsonLinesFile(FileFormat):
-    """A byte order mark before the first line is taken off. Blank lines are skipped but counted in row numbers. A line above 16 MiB is one
-    reject, whose dead letter keeps the first 64 KiB. Files are divided between lines."""
+    """A byte order mark before the first line is taken off. Blank lines are skipped but counted in row numbers. A record above 16 MiB is
+    one reject, whose dead letter keeps the first 64 KiB. Files are divided between lines, where their records are lines of UTF-8; in other
+    forms row numbers are those of records. UTF-16 and UTF-32 are known by their byte order marks, and such a file is used whole or not at
+    all."""
 
     divided: ClassVar[bool] = True
     grows: ClassVar[bool] = True
 
     def read(self, opened: Opened, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
         """See the base class."""
-        with opened() as f:
-            yield from _records(f, 0, batch_rows, given)
+        with utf8(opened) as (f, encoding):
+            while encoding and f.read(1 << 20):  # damage shows where it lies
+                pass
+        with utf8(opened) as (f, _):
+            documents = has_documents(f)
+        with utf8(opened) as (f, _):
+            yield from _batches(_documents(f) if documents else _lines(f, 0), batch_rows, given)
 
     def parts(self, opened: Opened, most: int) -> list[Stretch]:
         """Between lines."""
+        with utf8(opened) as (f, encoding):
+            if encoding or has_documents(f):
+                return []
         with opened() as f:
             return line_parts(f, 0, most)
 
@@ -45,15 +57,46 @@ class JsonLinesFile(FileFormat):
     def read_part(self, opened: Opened, part: Stretch, first: int, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
         """See the base class."""
         with section(opened, part) as lines:
-            yield from _records(lines, first, batch_rows, given)
+            yield from _batches(_lines(lines, first), batch_rows, given)
 
 
-def _records(f: BinaryIO, first: int, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
-    """The lines of an open file, of which the next has the number ``first``."""
-    lines: list[bytes] = []
-    numbers: list[int] = []
-    too_long: dict[int, int] = {}
-    number, held = first - 1, 0
+@contextmanager
+def utf8(opened: Opened) -> Iterator[tuple[BinaryIO, str]]:
+    """The bytes of a JSON file in UTF-8, and the other encoding that it is in ("": none)."""
+    with opened() as f:
+        encoding = marked_encoding(f.read(4))
+    with opened() as f:
+        if encoding is None:
+            yield f, ""
+        else:
+            with transcoded(f, encoding, "as its byte order mark says", "write it again, best as UTF-8") as text:
+                yield text, encoding
+
+
+def json_texts(opened: Opened) -> Iterator[bytes]:
+    """The texts of a JSON file's records, as a source reads them, long ones as their beginnings. Raises UnreadableFileError."""
+    with utf8(opened) as (f, _):
+        documents = has_documents(f)
+    with utf8(opened) as (f, _):
+        for _, text, _ in _documents(f) if documents else _lines(f, 0):
+            yield text
+
+
+Numbered = tuple[int, bytes, int]
+"""A record's number in its file, its text, and how long it is, where that is above the limit (else 0)."""
+
+
+def _documents(f: BinaryIO) -> Iterator[Numbered]:
+    number = 0
+    for text, length, record in divided_text(f):
+        if record:
+            yield number, text.removeprefix(codecs.BOM_UTF8).strip(), length if length > MAX_LINE_BYTES else 0
+            number += 1
+
+
+def _lines(f: BinaryIO, first: int) -> Iterator[Numbered]:
+    """The lines of an open file, of which the next has the number ``first``, without blank ones."""
+    number = first - 1
     while line := f.readline(MAX_LINE_BYTES + 1):
         number += 1
         if not number:
@@ -62,22 +105,29 @@ def _records(f: BinaryIO, first: int, batch_rows: int, given: Mapping[str, Any])
         if length > MAX_LINE_BYTES and not line.endswith(b"\n"):
             while (rest := f.readline(CHUNK_BYTES)) and not rest.endswith(b"\n"):
                 length += len(rest)
-            too_long[len(lines)] = length + len(rest.rstrip(b"\n"))
-            line = line[:KEPT_OF_LONG_LINE]
+            yield number, line[:KEPT_OF_LONG_LINE], length + len(rest.rstrip(b"\n"))
         else:
             line = line.removesuffix(b"\n").removesuffix(b"\r")
-            if not line.strip():
-                continue
-            if given:
-                line = _with(line, given)
-        lines.append(line)
+            if line.strip():
+                yield number, line, 0
+
+
+def _batches(records: Iterable[Numbered], batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
+    texts: list[bytes] = []
+    numbers: list[int] = []
+    too_long: dict[int, int] = {}
+    held = 0
+    for number, text, length in records:
+        if length:
+            too_long[len(texts)] = length
+        texts.append(_with(text, given) if given and not length else text)
         numbers.append(number)
-        held += len(line)
-        if len(lines) >= batch_rows or held >= CHUNK_BYTES:
-            yield RawBatch(pa.array(numbers, pa.int64()), payloads=pa.array(lines, pa.binary()), too_long=too_long)
-            lines, numbers, too_long, held = [], [], {}, 0
-    if lines:
-        yield RawBatch(pa.array(numbers, pa.int64()), payloads=pa.array(lines, pa.binary()), too_long=too_long)
+        held += len(texts[-1])
+        if len(texts) >= batch_rows or held >= CHUNK_BYTES:
+            yield RawBatch(pa.array(numbers, pa.int64()), payloads=pa.array(texts, pa.binary()), too_long=too_long)
+            texts, numbers, too_long, held = [], [], {}, 0
+    if texts:
+        yield RawBatch(pa.array(numbers, pa.int64()), payloads=pa.array(texts, pa.binary()), too_long=too_long)
 
 
 def _with(line: bytes, given: Mapping[str, Any]) -> bytes:

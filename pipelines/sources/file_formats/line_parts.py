@@ -50,7 +50,8 @@ class _Section(io.RawIOBase):
 
     def __init__(self, f: BinaryIO, begin: int, end: int) -> None:
         self.f, self.left = f, end - begin
-        f.seek(begin)
+        if begin:  # what is decompressed is at its beginning, and may not be able to go there
+            f.seek(begin)
 
     def readable(self) -> bool:
         """Always."""
