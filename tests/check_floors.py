@@ -79,6 +79,7 @@ FLOOR0 = tuple(
         "hashing",
         "json_columns",
         "json_flat",
+        "json_forms",
         "json_payload",
         "json_shapes",
         "reasons",

@@ -41,6 +41,7 @@ from transforms.columns import (
     all_ok,
     as_bytes,
     float64_values,
+    is_text,
     is_valid,
     json_values,
     raw_value,
@@ -53,6 +54,7 @@ from transforms.event_verdicts import judge_events
 from transforms.fields import EVENT_MARK
 from transforms.instants import MAX_US, MIN_US, instant
 from transforms.json_columns import read_columns
+from transforms.json_forms import form_of
 from transforms.json_payload import MAX_DEPTH, Refused, parse_json
 from transforms.json_schemas import columns_of
 from transforms.mapping import MAX_AT_ONCE, TooMuchAtOnce, read_records, read_rows
@@ -267,7 +269,9 @@ def encode_json(batch: pa.RecordBatch, source: EventSource | None = None) -> pa.
     mapped = source is not None and source.mapped and marked is None
     dtypes = {} if source is None else {f.name: f.dtype for f in source.all_fields if not mapped or (f.path is None and f.parse is None)}
     lists = [json_values(column, dtypes.get(name)) for name, column in zip(names, batch.columns, strict=True)]
-    if mapped and source is not None:  # a number would be read in the unit of its field, and not as the moment that it is
+    if mapped and source is not None:
+        lists = _forms(batch, source, lists, dtypes)
+        # A number would be read in the unit of its field, and not as the moment that it is.
         zones = {f.place[0]: f.parse for f in source.all_fields if isinstance(f.place, tuple) and len(f.place) == 1 and f.parse}
         each = zip(names, batch.columns, lists, strict=True)
         lists = [_moments(c, v, zones.get(name)) if pa.types.is_timestamp(c.type) else v for name, c, v in each]
@@ -276,6 +280,20 @@ def encode_json(batch: pa.RecordBatch, source: EventSource | None = None) -> pa.
     rows = zip(*lists, strict=True) if lists else [()] * batch.num_rows
     texts = [encode(dict(zip(names, row, strict=True))).encode("utf-8", "surrogateescape") for row in rows]
     return pa.array(texts, type=pa.binary())
+
+
+def _forms(batch: pa.RecordBatch, source: EventSource, lists: list[list[Any]], own: Mapping[str, Any]) -> list[list[Any]]:
+    """The values of columns that are no fields as they are, in the form that the fields within them are read from."""
+    parses = {
+        tuple(s for s in f.place if isinstance(s, str) and s != "[]"): f.parse for f in source.all_fields if isinstance(f.place, tuple)
+    }
+    out = list(lists)
+    for at, (name, column) in enumerate(zip(batch.schema.names, batch.columns, strict=True)):
+        form = None if name in own or pa.types.is_timestamp(column.type) else form_of(column.type, name, parses)
+        if form is not None:
+            values = as_bytes(column) if is_text(column.type) else lists[at]
+            out[at] = [v if v is None or isinstance(v, str) else form(v) for v in values]
+    return out
 
 
 def _moments(column: pa.Array, values: list[Any], parse: Parse | None) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Changes of rows as Debezium writes them: each record says what was done, from where, and the row before and after it."""
+"""Changes of rows as programs write them that follow a database's log: each record says what was done, when, and the row after it."""
 
 from __future__ import annotations
 
@@ -6,73 +6,127 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Envelope", "envelope_of"]
+__all__ = ["FORMS", "Envelope", "Form", "envelope_of"]
 
-OPS = frozenset("crudtm")
-"""Created, read for a snapshot, updated, deleted, truncated, a message."""
-_WITH_ROW = frozenset("cru")
-_PLACES = ("lsn", "pos", "scn", "change_lsn")
-"""What a source calls the place of a change in its log."""
+Steps = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a ``program`` writes changes: ``op`` is where it says what was done, ``row`` the row after it, for the ops ``with_row``;
+    ``others`` are ops without one. ``times`` are where the moment of a change may stand, the best first, ``places`` where its place in the
+    log does. ``needs``: what stands in every record beside these. ``before`` says where what was deleted is."""
+
+    program: str
+    op: Steps
+    row: Steps
+    with_row: frozenset[str]
+    others: frozenset[str]
+    times: tuple[Steps, ...]
+    places: tuple[Steps, ...]
+    needs: tuple[Steps, ...]
+    before: Steps
+
+    def is_change(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record is written so."""
+        op = _at(record, self.op)
+        shaped = isinstance(op, str) and op in self.with_row | self.others and all(_at(record, steps) is not None for steps in self.needs)
+        return shaped and all(isinstance(_at(record, steps), Mapping | None) for steps in (self.row, self.before))
+
+    def has_row(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record has a row after its change."""
+        return _at(record, self.op) in self.with_row and isinstance(_at(record, self.row), Mapping)
+
+
+FORMS = (
+    Form(
+        "Debezium", ("op",), ("after",), frozenset("cru"), frozenset("dtm"), (("source", "ts_ms"),),
+        tuple(("source", name) for name in ("lsn", "pos", "scn", "change_lsn")), (("source", "ts_ms"),), ("before",),
+    ),
+    Form(
+        "Maxwell", ("type",), ("data",), frozenset({"insert", "update", "bootstrap-insert"}),
+        frozenset({"delete", "bootstrap-start", "bootstrap-complete"}), (("ts",),), (("position",), ("xid",), ("xoffset",)),
+        (("database",), ("table",), ("ts",)), ("data",),
+    ),
+    Form(
+        "MongoDB", ("operationType",), ("fullDocument",), frozenset({"insert", "update", "replace"}),
+        frozenset({"delete", "drop", "rename", "dropDatabase", "invalidate"}), (("wallTime",), ("clusterTime",)), (("_id", "_data"),),
+        (("_id",),), ("documentKey",),
+    ),
+    Form(
+        "GoldenGate", ("op_type",), ("after",), frozenset("IU"), frozenset("DT"), (("op_ts",),), (("pos",),), (("table",), ("op_ts",)),
+        ("before",),
+    ),
+    Form(
+        "DynamoDB", ("eventName",), ("dynamodb", "NewImage"), frozenset({"INSERT", "MODIFY"}), frozenset({"REMOVE"}),
+        (("dynamodb", "ApproximateCreationDateTime"),), (("eventID",), ("dynamodb", "SequenceNumber")), (("dynamodb", "Keys"),),
+        ("dynamodb", "Keys"),
+    ),
+)  # fmt: skip
+"""Debezium's ops: created, read for a snapshot, updated; deleted, truncated, a message."""
 
 
 @dataclass(frozen=True)
 class Envelope:
-    """``at`` is where the envelope stands in each record: () or ``("payload",)``, beside its schema. ``ops`` are those of records with a
-    row after them; ``passed`` says how many of the ``rows`` have none, such as deletes."""
+    """``at`` is where the envelope stands in each record: () or ``("payload",)``, beside its schema. ``passed`` says how many of the
+    ``rows`` have no row after them, such as deletes; ``ops`` are those that have one, and ``bare`` says that some of these lack it at
+    times, as MongoDB's updates do; ``time`` is where the moments of changes stand."""
 
-    at: tuple[str, ...]
-    ops: tuple[str, ...]
+    form: Form
+    at: Steps
     passed: int
     rows: int
+    ops: frozenset[str]
+    bare: bool
+    time: Steps
+
+    @property
+    def op(self) -> Steps:
+        """Where what was done stands."""
+        return (*self.at, *self.form.op)
 
     def has_row(self, record: Mapping[str, Any]) -> bool:
         """Whether a record has a row after its change."""
-        inside = _inside(record, self.at)
-        return inside is not None and inside.get("op") in _WITH_ROW and isinstance(inside.get("after"), Mapping)
+        inside = _at(record, self.at)
+        return isinstance(inside, Mapping) and self.form.has_row(inside)
 
-    def keeps(self, steps: tuple[Any, ...]) -> bool:
+    def keeps(self, steps: Steps) -> bool:
         """Whether what stands there is the event's: the row, what was done, and when and where in its database."""
-        own = steps[len(self.at) :]
-        if steps[: len(self.at)] != self.at or not own:
-            return False
-        return own[0] == "after" or self.is_time(steps) or self.is_place(steps) or own == ("op",)
+        return bool(self.of_row(steps)) or self.is_time(steps) or self.is_place(steps) or steps == self.op
 
-    def of_row(self, steps: tuple[Any, ...]) -> tuple[Any, ...]:
+    def of_row(self, steps: Steps) -> Steps:
         """The place of a column within its row; () where it is none of the row's."""
-        own = steps[len(self.at) :]
-        return own[1:] if own[0] == "after" else ()
+        row = (*self.at, *self.form.row)
+        return steps[len(row) :] if steps[: len(row)] == row else ()
 
-    def is_time(self, steps: tuple[Any, ...]) -> bool:
+    def is_time(self, steps: Steps) -> bool:
         """Whether it is the moment of the change in its database."""
-        return steps == (*self.at, "source", "ts_ms")
+        return steps[: len(self.time)] == self.time and steps[-1] != "i"  # of MongoDB's timestamps the number within a second
 
-    def is_place(self, steps: tuple[Any, ...]) -> bool:
+    def is_place(self, steps: Steps) -> bool:
         """Whether it is the place of the change in its database's log."""
-        return steps[len(self.at) : -1] == ("source",) and steps[-1] in _PLACES
+        return steps[: len(self.at)] == self.at and steps[len(self.at) :] in self.form.places
 
 
 def envelope_of(records: Sequence[Mapping[str, Any]]) -> Envelope | None:
     """The envelope that all records have; None where some have none, or no record has a row."""
-    for at in ((), ("payload",)):
-        found = [_inside(record, at) for record in records]
-        if not found or not all(each is not None and _is_change(each) for each in found):
-            continue
-        ops = [str(each["op"]) for each in found if each is not None and each["op"] in _WITH_ROW and each.get("after") is not None]
-        if ops:
-            return Envelope(at, tuple(sorted(set(ops))), len(found) - len(ops), len(found))
+    for form in FORMS:
+        for at in ((), ("payload",)):
+            found = [_at(record, at) for record in records]
+            if not found or not all(isinstance(each, Mapping) and form.is_change(each) for each in found):
+                continue
+            rows = [each for each in found if form.has_row(each)]
+            if rows:
+                has, lacks = ({_at(each, form.op) for each in some} for some in (rows, [r for r in found if not form.has_row(r)]))
+                time = next((steps for steps in form.times if _at(rows[0], steps) is not None), form.times[0])
+                ops = form.with_row - (lacks - has)
+                return Envelope(form, at, len(found) - len(rows), len(found), ops, bool(lacks & has), (*at, *time))
     return None
 
 
-def _inside(record: Mapping[str, Any], at: tuple[str, ...]) -> Mapping[str, Any] | None:
-    for step in at:
-        record = record.get(step)  # type: ignore[assignment]
+def _at(record: Any, steps: Steps) -> Any:
+    for step in steps:
         if not isinstance(record, Mapping):
             return None
+        record = record.get(step)
     return record
-
-
-def _is_change(record: Mapping[str, Any]) -> bool:
-    rows = [record.get(part) for part in ("before", "after")]
-    source = record.get("source")
-    shaped = all(row is None or isinstance(row, Mapping) for row in rows) and isinstance(source, Mapping) and "ts_ms" in source
-    return shaped and isinstance(record.get("op"), str) and record["op"] in OPS

@@ -199,7 +199,7 @@ def _goes_on(column: Column, described: list[Column], sample: Sample) -> bool:
 def _of_change(columns: list[Column], envelope: Envelope) -> Column | None:
     """The moment of a change. What is done to rows is more than what was seen."""
     for column in columns:
-        if column.steps == (*envelope.at, "op"):
+        if column.steps == envelope.op:
             column.domain = None
     return next((c for c in columns if envelope.is_time(c.steps) and c.required and c.dtype == "timestamp"), None)
 

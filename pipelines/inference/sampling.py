@@ -29,6 +29,7 @@ from pipelines.sources.file_formats.line_parts import section
 from pipelines.sources.file_records import partitions_of
 from transforms.definitions import Csv, EventSource, Field
 from transforms.errors import DataError
+from transforms.json_forms import objects_of
 from transforms.json_payload import too_deep
 from transforms.nested import entries_of
 
@@ -47,6 +48,8 @@ MOST_DEPTH = 64
 """As the contract takes JSON."""
 _ESCAPED = ("\\", "", *"NZbfnrtv0")
 """What MySQL and PostgreSQL write behind an escape beside delimiters and quotes."""
+_MARKS = ("-", "--", "?", ".", "*", "n/a", "#N/A", "<NA>", "M")
+"""What stands for nothing where numbers would; elsewhere it may be a word."""
 MOST_BEFORE = 50
 """Lines before a header."""
 LINES = (".jsonl", ".ndjson", ".json")
@@ -270,23 +273,9 @@ def _records(file: Path, dialect: Csv | None, types: dict[Steps, pa.DataType]) -
 
 def maps_as_objects(rows: pa.RecordBatch) -> Iterator[dict[str, Any]]:
     """Rows as Python has them, but maps, at any depth, are objects, not lists of pairs."""
-    forms = {name: form for name, kind in zip(rows.schema.names, rows.schema.types, strict=True) if (form := _form(kind)) is not None}
+    forms = {name: form for name, kind in zip(rows.schema.names, rows.schema.types, strict=True) if (form := objects_of(kind)) is not None}
     for row in rows.to_pylist():
         yield {**row, **{name: form(row[name]) for name, form in forms.items() if row[name] is not None}}
-
-
-def _form(kind: pa.DataType) -> Callable[[Any], Any] | None:
-    """What makes objects of the maps in a value of a type; None: there are none."""
-    if pa.types.is_map(kind):
-        inner = _form(kind.item_type)
-        return lambda v: {str(key): each if inner is None or each is None else inner(each) for key, each in v}
-    if pa.types.is_struct(kind):
-        forms = {f.name: form for f in (kind[i] for i in range(kind.num_fields)) if (form := _form(f.type)) is not None}
-        return (lambda v: {**v, **{n: form(v[n]) for n, form in forms.items() if v[n] is not None}}) if forms else None
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        inner = _form(kind.value_type)
-        return None if inner is None else lambda v: [None if each is None else inner(each) for each in v]
-    return None
 
 
 def types_of(kind: pa.DataType, at: Steps, types: dict[Steps, pa.DataType]) -> None:
@@ -331,6 +320,8 @@ def text_records(lines: Iterable[str], dialect: Csv) -> Iterator[Mapping[str, An
     """The records of lines in a dialect; those of another number of values are left out."""
     how: Any = {"quotechar": dialect.quote} if dialect.quote else {"quoting": csv.QUOTE_NONE}
     nulls = NullSpellings(dialect)
+    if dialect.comment is not None:
+        lines = (line for line in lines if not line.startswith(dialect.comment))
     reader = _rows(csv.reader(map(nulls.mark, lines), **_how(dialect.delimiter, dialect.escape), **how))
     names: Sequence[str] = dialect.columns or [n.strip().lstrip("\ufeff") for n in next(reader, [])]
     once = {name for name in names if names.count(name) == 1}  # which of several is meant nobody can say
@@ -366,7 +357,9 @@ def dialect_of(start: bytes, encoding: str | None, what: str, header: bool | Non
         raise DataError(f"{what} is empty; nothing can be said of it")
     best: tuple[float, int, bool, str] | None = None
     behind = {found for line in lines for found in re.findall(r"\\(.?)", line)}
-    for delimiter in (",", ";", "\t", "|"):
+    for delimiter in (",", ";", "\t", "|", " "):
+        if delimiter == " " and best is not None and best[1] > 1:
+            break  # words have blanks, too
         escaped = bool(behind & {delimiter, '"'}) and behind <= {delimiter, '"', *_ESCAPED}  # not in C:\d1\
         for escape in (None, "\\") if escaped else (None,):  # where both cut all alike a mark behind it is none
             widths = [len(row) for row in _rows(csv.reader(lines, **_how(delimiter, escape)))]
@@ -381,13 +374,15 @@ def dialect_of(start: bytes, encoding: str | None, what: str, header: bool | Non
     rows = [row for row in _rows(csv.reader(lines, **how)) if len(row) == best[1]]
     more: dict[str, Any] = {"escape": "\\"} if best[2] else {}
     if header is None and (skip := _before(raw, how, best[1])):
-        more["skip"] = skip
+        more |= {"comment": "#"} if all(line.startswith("#") for line in raw[:skip]) else {"skip": skip}
     header = _has_header(rows) if header is None else header
-    values = {value for row in rows[1 if header else 0 :] for value in row}
+    rows = rows[1 if header else 0 :]
+    values = {value for row in rows for value in row}
     spellings = NullSpellings(Csv(delimiter=delimiter, nulls=["\\N"], **more))
     if best[2] and any(None in spellings.read(row) for row in _rows(csv.reader(map(spellings.mark, lines), **how))):
         values.add("\\N")
     nulls = ["", *(n for n in ("\\N", "NULL", "null", "NA", "N/A", "NaN", "nan", "None") if n in values)]
+    nulls += [n for n in _MARKS if n in values and _among_numbers(n, rows)]
     numbers: dict[str, Any] = {}
     for mark, group in ((",", "."), (".", ","), (",", " "), (",", "\u00a0"), (",", "\u202f"), (".", "'")):
         if any(re.fullmatch(rf"[+-]?\d{{1,3}}({re.escape(group)}\d{{3}})+{re.escape(mark)}\d+", value) for value in values):
@@ -406,6 +401,12 @@ def dialect_of(start: bytes, encoding: str | None, what: str, header: bool | Non
 def _how(delimiter: str, escape: str | None) -> dict[str, Any]:
     """What Python's reader is told of a dialect with quotes."""
     return {"delimiter": delimiter} if escape is None else {"delimiter": delimiter, "escapechar": escape, "doublequote": False}
+
+
+def _among_numbers(mark: str, rows: Sequence[Sequence[str]]) -> bool:
+    """Whether a mark stands in a column that is of numbers otherwise."""
+    columns = [{value for value in column if value} for column in zip(*rows, strict=True)]
+    return any(mark in column and len(column) > 2 and all(map(_is_number, column - {mark})) for column in columns)
 
 
 def _before(raw: Sequence[str], how: dict[str, Any], width: int) -> int:
@@ -434,13 +435,20 @@ def _has_header(rows: list[list[str]]) -> bool:
     """Whether the first row is of names: no value of it is a number, and none is there twice or empty, unless there are numbers below it
     where it has names."""
     first = rows[0]
-    if any(map(_is_number, first)):
+    if any(_is_number(value) or _DAY.match(value) for value in first):
         return False
+    columns = list(zip(*(row for row in rows if row != first), strict=True))
+    if any(value and value in column for value, column in zip(first, columns, strict=False)):
+        return False  # a value as those below it: names are not among their values
     named = {at for at, value in enumerate(first) if value}
     if len({first[at] for at in named}) == len(first):
         return True
     # A spreadsheet's: a column without a name, or of another's.
     return any(all(_begins_as_number(row[at]) for row in rows[1:] if row[at]) and any(row[at] for row in rows[1:]) for at in named)
+
+
+_DAY = re.compile(r"\d{4}-\d\d-\d\d|\d{1,2}[./]\d{1,2}[./]\d{2,4}")
+"""What a time begins with, and no name."""
 
 
 def _is_number(value: str) -> bool:

@@ -77,6 +77,7 @@ _FORMATS = (
         ("", ""), (r" \d\d:\d\d", " %H:%M"), (rf" {_CLOCK}", " %H:%M:%S"), (rf" {_CLOCK}\.\d{{1,6}}", " %H:%M:%S.%f"),
     )),
     (r"^\d{4}-W[0-5]\d-[1-7]$", "%G-W%V-%u"),
+    (rf"^\d{{8}}-{_CLOCK}$", "%Y%m%d-%H:%M:%S"), (rf"^\d{{8}}-{_CLOCK}\.\d{{1,6}}$", "%Y%m%d-%H:%M:%S.%f"),  # FIX
     # Logs of web servers; mail and HTTP; what C, Java and Twitter print; Oracle and DB2.
     (rf"^\d\d/{_MONTH}/\d{{4}}:{_CLOCK} [+-]\d{{4}}$", "%d/%b/%Y:%H:%M:%S %z"),
     (rf"^\[\d\d/{_MONTH}/\d{{4}}:{_CLOCK} [+-]\d{{4}}\]$", "[%d/%b/%Y:%H:%M:%S %z]"),
@@ -186,10 +187,15 @@ def _of_sap(word: str) -> bool:
     return len(word) <= 5 and word.endswith(("dat", "zet"))
 
 
+def _perhaps_time(name: str) -> bool:
+    """Whether a name does not say that it is no time: none at all, or a begin and an end, which may be of anything."""
+    return name.startswith("column_") or bool({"start", "end", "begin", "started", "ended", "updated", "modified"} & set(words(name)))
+
+
 def epoch(column: Column, values: list[Any]) -> None:
     """Integers of a time, by their size and name."""
     name = column.called
-    timed = time_like(name) or "$date" in column.steps or _of_moment(column.steps) or (name.startswith("column_") and _rising(values))
+    timed = time_like(name) or "$date" in column.steps or _of_moment(column.steps) or (_perhaps_time(name) and _rising(values))
     unit_named = _UNIT_NAMES.get(words(name)[-1]) if words(name) else None  # event_ms: a time only if it is one in that unit
     timed |= column.asked
     if not (timed or unit_named) or not isinstance(column.low, (int, float)):

@@ -101,7 +101,7 @@ def _table(table: Table) -> str:
 def _csv(dialect: Csv) -> str:
     plain = Csv()
     parts = []
-    for key in ("delimiter", "skip", "header", "columns", "quote", "escape", "nulls", "decimal", "thousands", "encoding"):
+    for key in ("delimiter", "skip", "comment", "header", "columns", "quote", "escape", "nulls", "decimal", "thousands", "encoding"):
         value = getattr(dialect, key)
         if value != getattr(plain, key):
             parts.append(f"{key}={_value(value)}")
@@ -240,13 +240,13 @@ def _envelope_lines(made: Proposal, used: set[str]) -> list[str]:
     if envelope is None:
         return []
     used.add("col")
-    op = next(c.name for c in made.columns if c.steps == (*envelope.at, "op"))
+    op = next(c.name for c in made.columns if c.steps == envelope.op)
     passed = f" ({envelope.passed / envelope.rows:.0%} of the records)" if envelope.passed else ""
-    before = ".".join((*envelope.at, "before"))
+    bare = next((f' & col("{c.name}").not_null()' for c in made.columns if c.required and envelope.of_row(c.steps)), "")
     return [
-        f"    # Changes of rows, as Debezium writes them: the row after each. A delete has none, and is passed over{passed}.",
-        f"    # What a row was before is at {before}.",
-        f'    where=col("{op}").isin([{", ".join(_text(each) for each in sorted({*envelope.ops, "c", "r", "u"}))}]),',
+        f"    # Changes of rows, as {envelope.form.program} writes them: the row after each. Deletes are passed over{passed};",
+        f"    # what was deleted is at {'.'.join((*envelope.at, *envelope.form.before))}.",
+        f'    where=col("{op}").isin([{", ".join(_text(each) for each in sorted(envelope.ops))}]){bare if envelope.bare else ""},',
     ]
 
 

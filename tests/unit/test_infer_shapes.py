@@ -153,10 +153,50 @@ def test_changes_of_rows(tmp_path: Path, nested: bool) -> None:
         f'Field("order_date", "timestamp", required=True, path="{inside}after.order_date", parse=Date())', "unscaled=True",
     ):  # fmt: skip
         assert part in text, text
-    assert "transaction" not in text and "before_" not in text and f"What a row was before is at {inside}before" in text
+    assert "transaction" not in text and "before_" not in text and f"what was deleted is at {inside}before." in text
     kept = [n for n in range(N) if n < 20 or "cud"[n % 3] != "d"]
     assert [event["order_id"] for event in found] == [1000 + n % 150 for n in kept]
     assert [event["changed_at"] for event in found] == [datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms(n)) for n in kept]
+
+
+def of_maxwell(n: int) -> tuple[dict[str, Any], bool]:
+    kind = ("insert", "update", "delete", "bootstrap-start")[n % 4]
+    row = {"id": n % 50, "who": f"w{n % 20}"} if kind != "bootstrap-start" else {}
+    return {"database": "shop", "table": "t", "type": kind, "ts": ms(n) // 1_000, "xid": n, "data": row}, n % 4 < 2
+
+
+def of_mongo(n: int) -> tuple[dict[str, Any], bool]:
+    """Updates have no document unless it is asked for, and none where it is gone meanwhile; of replacements there are some without."""
+    kind = ("insert", "update", "delete", "replace")[n % 4]
+    whole = kind == "insert" or (kind == "replace" and n % 8 == 3)
+    more = {"fullDocument": {"_id": {"$oid": f"{n:024x}"}, "id": n % 50, "who": f"w{n % 20}"} if whole else None}
+    at = {"clusterTime": {"$timestamp": {"t": ms(n) // 1_000, "i": 1}}}
+    return {"_id": {"_data": f"82{n:05X}"}, "operationType": kind, **at, "documentKey": {"_id": {"$oid": f"{n:024x}"}}, **more}, whole
+
+
+def of_golden_gate(n: int) -> tuple[dict[str, Any], bool]:
+    row = {"id": n % 50, "who": f"w{n % 20}"}
+    rows = {"after": row} if n % 3 else {"before": row}
+    return {"table": "S.T", "op_type": "DIU"[n % 3], "op_ts": z(n), "pos": f"{n:09d}", **rows}, n % 3 > 0
+
+
+def of_dynamo(n: int) -> tuple[dict[str, Any], bool]:
+    row = {"id": {"N": str(n % 50)}, "who": {"S": f"w{n % 20}"}}
+    inside = {"ApproximateCreationDateTime": ms(n) // 1_000, "Keys": {"id": row["id"]}, "SequenceNumber": str(10**20 + n)}
+    return {
+        "eventID": f"{n:05d}",
+        "eventName": "INSERT" if n % 3 else "REMOVE",
+        "dynamodb": {**inside, **({"NewImage": row} if n % 3 else {})},
+    }, n % 3 > 0
+
+
+@pytest.mark.parametrize("made", [of_maxwell, of_mongo, of_golden_gate, of_dynamo])
+def test_changes_as_others_write_them(tmp_path: Path, made: Callable[[int], tuple[dict[str, Any], bool]]) -> None:
+    """What has no row after it, such as a delete, is no event, and no dead letter either."""
+    records, whole = zip(*(made(n) for n in range(N)), strict=True)
+    text, found = inferred(tmp_path, records)
+    assert "# Changes of rows, as " in text, text
+    assert [int(event["changed_at"].timestamp()) for event in found] == [ms(n) // 1_000 for n in range(N) if whole[n]]
 
 
 @pytest.mark.parametrize("nested", [False, True])

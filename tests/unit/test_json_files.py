@@ -127,6 +127,8 @@ def test_memory_is_bounded_and_a_long_record_is_one_reject(tmp_path: Path, monke
     one, two = texts(2)
     long = '{"k": "' + "x\\\\" * (48 << 18) + '"}'
     path = tmp_path / "a.json"
+    path.write_text(f"[{one},{two}]")
+    harvest(path)  # what is imported at first use
     for odd in (long, '{"k": [' + "[]," * (8 << 20) + "0]}"):
         path.write_text(f"[{one},{odd},{two}]")
         with grown() as most:

@@ -6,7 +6,7 @@ import decimal
 import json
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 from unittest import mock
 
@@ -21,6 +21,7 @@ from pipelines.sources.broker import REPLAYED_TIME, FetchResult, KeptRecords
 from transforms import contract
 from transforms.contract import Checked, Origin, check, check_json, check_records, encode_json, field_of
 from transforms.definitions import (
+    Base64,
     BigEndian,
     Decimal,
     ElementIndex,
@@ -29,10 +30,12 @@ from transforms.definitions import (
     EventSource,
     Field,
     Header,
+    Hex,
     Number,
     RecordKey,
     RecordTimestamp,
     TimeFormat,
+    TimeOfDay,
 )
 from transforms.json_shapes import whole
 
@@ -411,6 +414,38 @@ def test_rows_of_files_are_the_same_events_as_payloads() -> None:
         )
         by_row = check(rows, source, NOW, 0)
         assert by_row.valid.num_rows == 1 and check_json(encode_json(rows, source), source, NOW, 0).valid.equals(by_row.valid)
+
+
+PARIS = TimeFormat("%Y-%m-%d %H:%M:%S", zone="Europe/Paris")
+NOON = datetime(2024, 5, 1, 12, 0, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "dtype", "parse"),
+    [
+        *((pa.timestamp(unit, zone), NOON if zone else NOON.replace(tzinfo=None), "timestamp", parse)
+          for unit in ("s", "ns") for zone in (None, "UTC", "Europe/Paris") for parse in (None, Epoch("ms"), PARIS)),
+        (pa.binary(), b"\x01\xff", "string", Hex()), (pa.large_binary(), b"\x01\xff", "string", Base64()),
+        (pa.binary(), b"ab", "string", None),
+        (pa.binary(2), b"\x01\xff", "int64", Decimal(2, unscaled=True)), (pa.duration("us"), timedelta(hours=25), "int64", TimeOfDay()),
+        (pa.time64("us"), time(10, 15), "int64", TimeOfDay()), (pa.map_(pa.string(), pa.int64()), [("q", 5)], "int64", None),
+    ],
+)  # fmt: skip
+def test_what_stands_within_a_column_of_a_file_is_the_same_in_its_payload(kind: pa.DataType, value: Any, dtype: Any, parse: Any) -> None:
+    """As a replay sends it, and as a dead letter keeps it: in a struct, a list, a map, and alone."""
+    end = ".q" if pa.types.is_map(kind) else ""
+    for path, column in {
+        f"o{end}": pa.array([value, None], kind),
+        f"o.x{end}": pa.array([{"x": value}, None], pa.struct([("x", kind)])),
+        f"o[1]{end}": pa.array([[None, value], None], pa.list_(kind)),
+        f"o.m{end}": pa.array([[("m", value)], None], pa.map_(pa.string(), kind)),
+    }.items():
+        fields = [Field("k", "string", required=True), Field("v", dtype, path=path, parse=parse)]
+        source = EventSource("s", fields, event_time="at", tie_breaker="k")
+        rows = pa.RecordBatch.from_arrays([pa.array([NOON] * 2), pa.array(["a", "b"]), column], ["at", "k", "o"])
+        by_row, by_payload = (check(rows, source, NOW, 0), check_json(encode_json(rows, source), source, NOW, 0))
+        assert by_row.valid.column("v").null_count == 1 and by_row.valid.num_rows == 2, (path, by_row.details.to_pylist())
+        assert by_payload.valid.equals(by_row.valid) and by_payload.reasons.equals(by_row.reasons)
 
 
 json_texts = st.one_of(
