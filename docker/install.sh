@@ -8,7 +8,7 @@ into=/opt/tandem/bin/python
 cd "$(dirname "$0")"
 work=$(mktemp -d)
 # The certificates of the base: a company adds its own there.
-export PATH="$PWD/uv/bin:$PATH" UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never UV_NO_CACHE=1 UV_SYSTEM_CERTS=1
+export PATH="$PWD/uv/bin:$PATH" UV_LINK_MODE=hardlink UV_PYTHON_DOWNLOADS=never UV_NO_CACHE=1 UV_SYSTEM_CERTS=1
 locks="--constraints requirements-modern.lock --constraints tensorflow-cpu.lock"
 
 # What ships with packages and nobody runs: headers, static libraries, symbols for debuggers, their own tests, the page of Feast's UI, Arrow's
