@@ -12,15 +12,21 @@ export PATH="$PWD/uv/bin:$PATH" UV_LINK_MODE=hardlink UV_PYTHON_DOWNLOADS=never 
 locks="--constraints requirements-modern.lock --constraints tensorflow-cpu.lock"
 
 # What ships with packages and nobody runs: headers, static libraries, symbols for debuggers, their own tests, the page of Feast's UI, Arrow's
-# RPC, TensorFlow's reader of StableHLO, colours for languages that no traceback is in, and what TensorFlow and Feast ask for and never import
-# (setuptools: where Beam is not, which packs its jobs with it). Libraries that auditwheel has moved (*.libs) do not stand being stripped.
+# RPC, TensorFlow's reader of StableHLO and its client of other processes' profilers, colours for languages that no traceback is in, and what
+# TensorFlow and Feast ask for and never import (setuptools: where Beam is not, which packs its jobs with it; TensorBoard reads logs without
+# its data server, too). Libraries that auditwheel has moved (*.libs) do not stand being stripped.
 trim() {
-    uv pip uninstall --quiet --python $into mypy libclang
+    uv pip uninstall --quiet --python $into mypy libclang tensorboard-data-server
     [ -d "$(echo /opt/tandem/lib/python3.*/site-packages/apache_beam)" ] || uv pip uninstall --quiet --python $into setuptools
     site=$(echo /opt/tandem/lib/python3.*/site-packages)
     rm -rf "$site"/tensorflow/include "$site"/pyarrow/include "$site"/numpy/_core/include "$site"/feast/ui/build/static "$site"/pyarrow/*flight*
     rm -rf "$site"/requirements # Feast's own, of its development
     rm -f "$site"/tensorflow/compiler/mlir/stablehlo/stablehlo_extension.so
+    # 80 MB behind tf.profiler.experimental.client alone, which "import tensorflow" imports: what it would call says that it is not there.
+    profiler="$site"/tensorflow/python/profiler/internal/_pywrap_profiler_plugin
+    rm "$profiler.so"
+    printf '%s\n' 'def monitor(*_, **__):' '    raise NotImplementedError("this image has no client of other profilers")' 'trace = monitor' \
+        >"$profiler.py"
     find "$site"/pygments/lexers -type f ! -name '__init__.*' ! -name '_mapping.*' ! -name 'python.*' ! -name 'special.*' ! -name 'text.*' -delete
     find "$site" -type f \( -name '*.a' -o -name '*.h' -o -name '*.hpp' -o -name '*.pxd' -o -name '*.pyx' \) -delete
     find "$site" -depth -type d -name tests ! -path '*/tensorflow/*' -exec rm -rf {} +
