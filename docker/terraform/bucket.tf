@@ -26,8 +26,10 @@ resource "aws_s3_bucket_server_side_encryption_configuration" "data" {
 
   rule {
     apply_server_side_encryption_by_default {
-      sse_algorithm = "AES256"
+      sse_algorithm     = var.bucket.kms_key_arn == null ? "AES256" : "aws:kms"
+      kms_master_key_id = var.bucket.kms_key_arn
     }
+    bucket_key_enabled = var.bucket.kms_key_arn != null # one call of KMS for many objects
   }
 }
 
@@ -52,6 +54,9 @@ resource "aws_s3_bucket_lifecycle_configuration" "data" {
     }
     noncurrent_version_expiration {
       noncurrent_days = var.bucket.noncurrent_days
+    }
+    expiration {
+      expired_object_delete_marker = true # of a deleted object a marker stays, which lists walk over
     }
     abort_incomplete_multipart_upload {
       days_after_initiation = 1

@@ -1,4 +1,4 @@
-# The online store. One shard: rows are ordered by a script, and one server holds them all. Who may speak to it is said by security groups, over TLS.
+# The online store. One shard: rows are ordered by a script, and one server holds them all. Who may speak to it is said by security groups, over TLS; and by users and passwords, where redis.user_group_ids names their groups.
 locals {
   family = "valkey${split(".", var.redis.engine_version)[0]}"
   redis  = "${aws_elasticache_replication_group.online.primary_endpoint_address}:6379"
@@ -57,6 +57,7 @@ resource "aws_elasticache_replication_group" "online" {
   parameter_group_name       = aws_elasticache_parameter_group.online.name
   subnet_group_name          = aws_elasticache_subnet_group.online.name
   security_group_ids         = [aws_security_group.redis.id]
+  user_group_ids             = var.redis.user_group_ids
   transit_encryption_enabled = true
   at_rest_encryption_enabled = true
   snapshot_retention_limit   = var.redis.snapshot_days

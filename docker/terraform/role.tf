@@ -32,7 +32,7 @@ resource "aws_iam_role_policy" "data" {
 
   policy = jsonencode({
     Version = "2012-10-17"
-    Statement = [
+    Statement = concat([
       {
         Effect    = "Allow"
         Action    = "s3:ListBucket"
@@ -44,6 +44,10 @@ resource "aws_iam_role_policy" "data" {
         Action   = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"]
         Resource = "${local.bucket_arn}/${var.bucket.prefix}/*"
       },
-    ]
+      ], var.bucket.kms_key_arn == null ? [] : [{
+        Effect   = "Allow"
+        Action   = ["kms:Decrypt", "kms:GenerateDataKey"]
+        Resource = var.bucket.kms_key_arn
+    }])
   })
 }

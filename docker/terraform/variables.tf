@@ -18,13 +18,15 @@ variable "bucket" {
   description = <<-E
     The bucket that is the data folder. name: of the bucket; prefix: the place in it. noncurrent_days: how long what was replaced or deleted can be
     had back (pointers and leases are replaced all the time, so not for ever; what `tandem erase` removes stays as long). requests_days: how long the
-    servers' request logs are kept; 0: for ever. force_destroy: whether the bucket goes with its content.
+    servers' request logs are kept; 0: for ever. kms_key_arn: the key of KMS that encrypts it (default: S3's own); the role may use that key.
+    force_destroy: whether the bucket goes with its content.
   E
   type = object({
     name            = string
     prefix          = optional(string, "tandem")
     noncurrent_days = optional(number, 7)
     requests_days   = optional(number, 0)
+    kms_key_arn     = optional(string)
     force_destroy   = optional(bool, false)
   })
 
@@ -39,6 +41,10 @@ variable "bucket" {
   validation {
     condition     = var.bucket.noncurrent_days >= 1 && var.bucket.requests_days >= 0
     error_message = "bucket.noncurrent_days is at least 1, bucket.requests_days at least 0 (for ever)."
+  }
+  validation {
+    condition     = var.bucket.kms_key_arn == null || can(regex("^arn:[a-z-]+:kms:[a-z0-9-]+:[0-9]{12}:key/.+$", var.bucket.kms_key_arn))
+    error_message = "bucket.kms_key_arn: arn:aws:kms:REGION:ACCOUNT:key/ID"
   }
 }
 
@@ -57,12 +63,16 @@ variable "network" {
 }
 
 variable "redis" {
-  description = "The online store: node type, replicas (with one or more a failover is by itself), Valkey's version, daily snapshots kept."
+  description = <<-E
+    The online store: node type, replicas (with one or more a failover is by itself), Valkey's version, daily snapshots kept. user_group_ids: the
+    ElastiCache user group that may come in, made by you, as passwords would lie in the state; feature_store.yaml then has username and password.
+  E
   type = object({
     node_type      = optional(string, "cache.t4g.small")
     replicas       = optional(number, 1)
     engine_version = optional(string, "8.0")
     snapshot_days  = optional(number, 3)
+    user_group_ids = optional(list(string))
   })
   default = {}
 

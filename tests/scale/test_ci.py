@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+import tandem
 from tests.scale.containers import ROOT
 from tests.scale.tools import LINTERS, go_tool, python_tools
 
@@ -26,4 +27,6 @@ def test_the_workflows_are_clean(tmp_path: Path) -> None:
 def test_the_dockerfile_is_clean_and_each_image_is_one_of_ours() -> None:
     subprocess.run([python_tools("tools", LINTERS) / "hadolint", CI / "Dockerfile"], check=True)
     targets = yaml.safe_load((CI / "github.yml").read_text())["jobs"]["image"]["strategy"]["matrix"]["target"]
+    assert yaml.safe_load((CI / "github.yml").read_text())["env"]["TANDEM_VERSION"] == tandem.__version__
+    assert f"name: 'TANDEM_VERSION', defaultValue: '{tandem.__version__}'" in (CI / "Jenkinsfile").read_text()
     assert targets == ["serve", "worker", "train"] and "for target in serve worker train" in (CI / "Jenkinsfile").read_text()

@@ -76,9 +76,9 @@ class Tofu:
         assert (done.returncode != 0) == fails, done.stdout + done.stderr
         return done.stdout + done.stderr if fails else done.stdout
 
-    def plan(self) -> dict[str, Any]:
+    def plan(self, **changes: Any) -> dict[str, Any]:
         """What would be made, by address within the module, and the outputs."""
-        (self.folder / "terraform.tfvars.json").write_text(json.dumps(GIVEN))
+        (self.folder / "terraform.tfvars.json").write_text(json.dumps({**GIVEN, **changes}))
         self.run("plan", "-input=false", "-no-color", "-out=plan")
         found: dict[str, Any] = json.loads(self.run("show", "-json", "plan"))
         made = {
@@ -132,7 +132,7 @@ def test_a_plan_makes_bucket_redis_topics_and_release(plan: dict[str, Any]) -> N
     assert plan["aws_s3_bucket.data"]["bucket"] == "shop-tandem" and not plan["aws_s3_bucket.data"]["force_destroy"]
     assert all(plan["aws_s3_bucket_public_access_block.data"][name] for name in ("block_public_acls", "restrict_public_buckets"))
     first, second = plan["aws_s3_bucket_lifecycle_configuration.data"]["rule"]
-    assert first["noncurrent_version_expiration"][0]["noncurrent_days"] == 7
+    assert first["noncurrent_version_expiration"][0]["noncurrent_days"] == 7 and first["expiration"][0]["expired_object_delete_marker"]
     assert second["filter"][0]["prefix"] == "tandem/requests/" and second["expiration"][0]["days"] == 90
     redis = plan["aws_elasticache_replication_group.online"]
     assert redis["num_cache_clusters"] == 2 and redis["automatic_failover_enabled"] and redis["transit_encryption_enabled"]
@@ -154,6 +154,20 @@ def test_the_pods_may_use_their_prefix_and_nothing_else(plan: dict[str, Any]) ->
     listing, objects = json.loads(plan["aws_iam_role_policy.data"]["policy"])["Statement"]
     assert listing["Resource"] == "arn:aws:s3:::shop-tandem" and objects["Resource"] == "arn:aws:s3:::shop-tandem/tandem/*"
     assert objects["Action"] == ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"]
+
+
+def test_a_key_and_users_of_one_s_own(module: Tofu, plan: dict[str, Any]) -> None:
+    def encryption(plan: dict[str, Any]) -> tuple[str, Any]:
+        (rule,) = plan["aws_s3_bucket_server_side_encryption_configuration.data"]["rule"]
+        (default,) = rule["apply_server_side_encryption_by_default"]
+        return default["sse_algorithm"], default.get("kms_master_key_id")
+
+    key = "arn:aws:kms:eu-central-1:123456789012:key/1234"
+    own = module.plan(bucket={**GIVEN["bucket"], "kms_key_arn": key}, redis={"user_group_ids": ["shop"]})
+    assert encryption(plan) == ("AES256", None) and encryption(own) == ("aws:kms", key)
+    last = json.loads(own["aws_iam_role_policy.data"]["policy"])["Statement"][-1]
+    assert last == {"Effect": "Allow", "Action": ["kms:Decrypt", "kms:GenerateDataKey"], "Resource": key}
+    assert own["aws_elasticache_replication_group.online"]["user_group_ids"] == ["shop"]
 
 
 def test_the_chart_takes_what_the_module_gives_it(alone: Tofu, tmp_path: Path) -> None:
@@ -179,6 +193,7 @@ def test_the_chart_takes_what_the_module_gives_it(alone: Tofu, tmp_path: Path) -
         ({"name": "Shop_"}, "A name is 2 to 32"),
         ({"bucket": {"name": "Shop"}}, "bucket.name"),
         ({"bucket": {"name": "shop", "prefix": "/a/"}}, "bucket.prefix"),
+        ({"bucket": {"name": "shop", "kms_key_arn": "alias/shop"}}, "bucket.kms_key_arn"),
         ({"redis": {"node_type": "db.small"}}, "redis.node_type"),
         ({"kafka": {"bootstrap_servers": "kafka"}}, "host:port"),
         ({"topics": {"payments": {"retention_days": 0}}}, "retention_days"),
