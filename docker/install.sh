@@ -16,7 +16,7 @@ locks="--constraints requirements-modern.lock --constraints tensorflow-cpu.lock"
 # TensorFlow and Feast ask for and never import (setuptools: where Beam is not, which packs its jobs with it; TensorBoard reads logs without
 # its data server, too). Libraries that auditwheel has moved (*.libs) do not stand being stripped.
 trim() {
-    uv pip uninstall --quiet --python $into mypy libclang tensorboard-data-server
+    uv pip uninstall --quiet --python $into mypy ast-serialize libclang tensorboard-data-server
     [ -d "$(echo /opt/tandem/lib/python3.*/site-packages/apache_beam)" ] || uv pip uninstall --quiet --python $into setuptools
     site=$(echo /opt/tandem/lib/python3.*/site-packages)
     rm -rf "$site"/tensorflow/include "$site"/pyarrow/include "$site"/numpy/_core/include "$site"/feast/ui/build/static "$site"/pyarrow/*flight*

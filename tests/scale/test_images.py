@@ -82,10 +82,16 @@ def test_an_image_holds_no_more_than_it_says(serve: str) -> None:
 
 
 def test_what_was_taken_from_tensorflow_is_missed_by_who_asks_for_it_alone(serve: str) -> None:
-    asked = "import tensorflow as tf; print(float(tf.reduce_sum(tf.ones(3)))); tf.profiler.experimental.client.monitor('grpc://x:1', 1)"
-    done = subprocess.run(["podman", "run", "--rm", "--entrypoint", "python", serve, "-c", asked], capture_output=True, text=True)
-    assert done.returncode == 1 and done.stdout == "3.0\n"
-    assert done.stderr.splitlines()[-1] == "NotImplementedError: this image has no client of other profilers", done.stderr
+    asked = """
+import tensorflow as tf
+print(float(tf.reduce_sum(tf.ones(3))))
+try:
+    tf.profiler.experimental.client.monitor("grpc://x:1", 1)
+except NotImplementedError as error:
+    print(error)
+"""
+    said = podman("run", "--rm", "--entrypoint", "python", serve, "-c", asked)
+    assert said.splitlines() == ["3.0", "this image has no client of other profilers"]
 
 
 def sbom(image: str) -> dict[str, Any]:
