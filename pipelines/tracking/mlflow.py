@@ -7,7 +7,9 @@ import os
 import socket
 import sqlite3
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,7 +20,7 @@ from pipelines.tracking.stores import artifact_root, shown
 from pipelines.tracking.tracked_run import Record
 from pipelines.tracking.tracker import Tracker
 
-__all__ = ["MlflowTracker"]
+__all__ = ["MlflowTracker", "make_whole"]
 
 # A server that is down is asked again by the outbox, which does not wait minutes for it. Read when MLflow makes a request.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -91,7 +93,7 @@ class MlflowTracker(Tracker):
 
         if uri not in self._clients:
             if uri.startswith("sqlite:///"):
-                Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+                make_whole(Path(uri.removeprefix("sqlite:///")))
             self._clients[uri] = MlflowClient(uri, registry_uri=uri)
         return self._clients[uri]
 
@@ -187,6 +189,23 @@ class MlflowTracker(Tracker):
         ]
         if sets:
             client.log_inputs(number, sets)
+
+
+def make_whole(store: Path) -> None:
+    """Make a store (SQLite) that is not there, with all of its tables or not at all.
+
+    MLflow makes them one after the other and goes on with none that it finds half made, so whoever is killed meanwhile would leave a store
+    that takes no run any more; and what a container's first process has started is killed when that one ends."""
+    from mlflow.tracking import MlflowClient
+
+    store.parent.mkdir(parents=True, exist_ok=True)
+    if store.exists():
+        return
+    with TemporaryDirectory(prefix=".mlflow-", dir=store.parent) as folder:
+        made = Path(folder) / store.name
+        MlflowClient(f"sqlite:///{made}").search_experiments(max_results=1)
+        with suppress(FileExistsError):  # somebody else was first
+            os.link(made, store)
 
 
 def _cut(tags: Mapping[str, str]) -> dict[str, str]:

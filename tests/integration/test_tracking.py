@@ -17,6 +17,7 @@ import pytest
 from pipelines.lake.runs import find
 from pipelines.project.recording import ProjectRef, recorded
 from pipelines.tracking import background
+from pipelines.tracking.mlflow import make_whole
 from pipelines.tracking.outbox import Outbox
 from pipelines.tracking.stores import tracking_uri
 from pipelines.tracking.sync import deliver
@@ -227,3 +228,24 @@ def test_a_tracker_that_is_not_installed_or_not_wanted_any_more(tmp_path: Path, 
     failed = deliver(place.data, place.settings.tracking.model_copy(update={"trackers": ["wandb"]}), uri, 0)
     assert failed is not None and "not installed" in failed["wandb"] and len(outbox.notes()) == 1
     assert deliver(place.data, place.settings.tracking, uri, 0) == {} and outbox.notes() == []
+
+
+def test_who_is_killed_while_a_store_is_made_leaves_none(tmp_path: Path) -> None:
+    """MLflow goes on with no store that it finds half made."""
+    store = tmp_path / "data" / "mlflow.db"
+    code = "import sys; from pathlib import Path; from pipelines.tracking.mlflow import make_whole; make_whole(Path(sys.argv[1]))"
+    making = subprocess.Popen([sys.executable, "-c", code, str(store)], cwd=ROOT)
+    end = time.monotonic() + 120
+    while not any(file.stat().st_size for file in store.parent.glob(".mlflow-*/*.db")):
+        assert making.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+    making.kill()
+    making.wait()
+    assert not store.exists()
+    make_whole(store)
+    with sqlite3.connect(store) as made:
+        tables = {name for (name,) in made.execute("SELECT name FROM sqlite_master")}
+    assert {"alembic_version", "runs", "experiments", "registered_models"} <= tables
+    inode = store.stat().st_ino
+    make_whole(store)
+    assert store.stat().st_ino == inode
