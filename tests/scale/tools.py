@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,12 +111,15 @@ def _go(*words: str, **changes: str) -> str:
 
 def _compiled(name: str, build: Callable[[Path], object]) -> Path:
     program = SCALE / "bin" / name
+    if program.exists():  # and is whole: nobody waits for who compiles another one
+        return program
     program.parent.mkdir(parents=True, exist_ok=True)
-    with lock(SCALE / ".go"):
+    with lock(SCALE / ".go"), tempfile.TemporaryDirectory(dir=program.parent) as folder:
         if not program.exists():
             if not shutil.which("go"):
                 pytest.fail(
                     f"{name} was not found in {program.parent} and there is no go to compile it; install Go, or put it there", pytrace=False
                 )
-            build(program)
+            build(Path(folder) / name)
+            (Path(folder) / name).rename(program)
     return program
