@@ -6,6 +6,8 @@ UV     := .cache/boot/bin/uv
 READY  := .venv/.ready
 LINE   := .cache/line
 TRIALS ?= 20
+# How many examples properties are tried on when they are proved (tests/examples.py): all that they ask for, or ten times that (explore).
+EXAMPLES ?= full
 WORKERS ?= 4
 # What .ci/run proves of the modern line on a machine whose own line is the older one; `make modern` alone runs everything.
 SMOKE := tests/unit tests/contract tests/integration/test_batch.py tests/integration/test_training.py tests/integration/test_flink_engine.py
@@ -56,7 +58,9 @@ docs: $(READY) ## the API reference, from the docstrings, in build/api
 bench: $(READY) ## speeds side by side (never a test), or those of ARGS='--only windows,stream:tandem --quick --publish'
 	$(BIN)/python -m tests.bench $(ARGS)
 
-prove: $(READY) ## parity over two weeks, crash trials (TRIALS=20 of each kind), negative control, the loop over a month; data/prove/report.json
+prove: $(READY) ## all examples of each property (EXAMPLES=explore: ten times as many), parity over two weeks, crash trials (TRIALS=20 of each kind), negative control, the loop over a month; data/prove/report.json
+	TANDEM_HYPOTHESIS=$(EXAMPLES) $(BIN)/pytest tests/unit tests/contract tests/integration -m hypothesis
+	$(BIN)/pytest tests/e2e -m prove
 	$(BIN)/pytest tests/prove --trials $(TRIALS)
 
 scale: $(READY) ## images, chart and workflows by their real tools (as root; Debian: apt-get install podman buildah runc catatonit), or ARGS=

@@ -1,6 +1,7 @@
 """What all tests share: a quiet, CPU-only process that asks nobody on the network who it is."""
 
 import gc
+import importlib
 import logging
 import os
 import signal
@@ -9,13 +10,13 @@ import warnings
 from collections.abc import Generator
 from pathlib import Path
 
-import hypothesis
 import prometheus_client  # noqa: F401  # before a test imports Feast, as serving.app has it: else two servers of one process count together
 import pytest
 
 from tandem.quick_imports import quicken_imports
+from tests import examples  # noqa: F401  # how often properties are tried
+from tests.made_once import made_once
 from tests.outside import install
-from transforms import source_imports
 from transforms.tensorflow_settings import settle_tensorflow
 
 collect_ignore = ["outside_package"]  # the tests of a package that is not installed here
@@ -25,9 +26,6 @@ pytest_plugins = ["tests.prove.reporting"]
 quicken_imports()
 # Before any test module imports TensorFlow (its C++ side reads these once), and inherited by child processes.
 settle_tensorflow()
-# A property holds however slow the machine is that looks for a counterexample.
-hypothesis.settings.register_profile("tandem", deadline=None)
-hypothesis.settings.load_profile("tandem")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("GLOG_minloglevel", "2")
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
@@ -80,18 +78,6 @@ def umask() -> Generator[None, None, None]:
     assert after == before, f"the test leaves the umask {after:03o}, it was {before:03o}"
 
 
-def without_new_repositories() -> Generator[None, None, None]:
-    """Each repository that is loaded comes first on ``sys.path``, and stays: of some hundred each import and look-up asks all."""
-    before = set(sys.path)
-    yield
-    loaded = set(map(str, source_imports._folders))
-    sys.path[:] = [p for p in sys.path if p in before or p not in loaded]
-
-
-of_a_test = pytest.fixture(autouse=True)(without_new_repositories)
-of_a_module = pytest.fixture(autouse=True, scope="module")(without_new_repositories)
-
-
 @pytest.fixture(autouse=True)
 def log_level() -> None:
     """Of the process: a command that a test runs in it makes the root logger quiet, and the next test would see no warnings."""
@@ -101,4 +87,7 @@ def log_level() -> None:
 @pytest.fixture(scope="session")
 def outside_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``tandem_outside`` can be imported, and its entry points can be found; the folder that it is installed in."""
-    return install(tmp_path_factory.mktemp("outside"))
+    site = made_once(tmp_path_factory, "outside", install)
+    sys.path.append(str(site))
+    importlib.invalidate_caches()
+    return site

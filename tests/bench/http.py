@@ -73,13 +73,12 @@ def _naive(feast: Any, instances: list[dict[str, Any]]) -> Callable[[], Any]:
 
 def run(quick: bool = False) -> list[Part]:
     """1 and 100 instances per request, one client, one request after another."""
-    from tests.integration.serving_world import GOOD, make_repo, push
+    from tests.integration.serving_world import GOOD, make_repo, make_world
 
     calls, parts = 50 if quick else 300, []
     with tempfile.TemporaryDirectory(prefix="tandem-bench-") as temp:
         root = Path(temp)
-        make_repo(root)
-        push(root, root, 1)
+        make_world(root, 1)
         stock = make_repo(root / "stock", store="sqlite")
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))

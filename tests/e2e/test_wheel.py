@@ -212,7 +212,7 @@ def dry_run(wheel: Path, extra: str, venv: Path) -> subprocess.CompletedProcess[
     return subprocess.run(command, cwd=venv.parent, env=environment(), capture_output=True, text=True, timeout=PIP_SECONDS)
 
 
-@pytest.mark.parametrize(("extra", "brings"), [("serve", "fastapi"), ("batch", "apache-beam")])
+@pytest.mark.parametrize(("extra", "brings"), [("serve", "fastapi"), pytest.param("batch", "apache-beam", marks=pytest.mark.prove)])
 def test_pip_finds_what_an_extra_needs(wheel: Path, tmp_path: Path, extra: str, brings: str) -> None:
     done = dry_run(wheel, extra, tmp_path / "venv")
     assert done.returncode == 0, done.stderr[-4000:]
@@ -221,6 +221,7 @@ def test_pip_finds_what_an_extra_needs(wheel: Path, tmp_path: Path, extra: str, 
     assert ("apache-beam" in found) == (extra == "batch")
 
 
+@pytest.mark.prove
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="the TFX of the modern line says that it is for this Python")
 def test_pip_refuses_the_extras_for_which_the_docs_say_uv(wheel: Path, tmp_path: Path) -> None:
     done = dry_run(wheel, "train", tmp_path / "venv")

@@ -1,4 +1,4 @@
-"""What several modules start from and none changes, made once in each process; a module with other needs has fixtures of its own."""
+"""What several modules start from and none changes, made once in each run; a module with other needs has fixtures of its own."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pipelines.sources.broker import PartitionReader
 from pipelines.sources.kafka.partition_reader import KafkaPartitionReader
 from tests.integration.kafka_world import options_of
 from tests.kafka_server import kafka_server
+from tests.made_once import made_once
 
 if TYPE_CHECKING:
     from tests.integration.verify_world import Expected, Setting
@@ -44,9 +45,11 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with the event logs of a few days of flights."""
     from tests.integration.flights import make_logs
 
-    data = tmp_path_factory.mktemp("logs")
-    make_logs(data)
-    return data
+    def make(data: Path) -> Path:
+        make_logs(data)
+        return data
+
+    return made_once(tmp_path_factory, "logs", make)
 
 
 @pytest.fixture(scope="session")
@@ -54,18 +57,21 @@ def plain(logs: Path, tmp_path_factory: pytest.TempPathFactory) -> Setting:
     """For the tests of verify: the light repository; events come disordered, some too late."""
     from tests.integration.verify_world import setting
 
-    return setting(tmp_path_factory.mktemp("plain"), logs, light=True)
+    return made_once(tmp_path_factory, "plain", lambda folder: setting(folder, logs, light=True))
 
 
 @pytest.fixture(scope="session")
 def honest(plain: Setting, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a stream over it that does as it should."""
-    folder = tmp_path_factory.mktemp("honest") / "stream"
-    plain.stream(folder)
-    return folder
+
+    def make(folder: Path) -> Path:
+        plain.stream(folder / "stream")
+        return folder / "stream"
+
+    return made_once(tmp_path_factory, "honest", make)
 
 
 @pytest.fixture(scope="session")
 def expected(plain: Setting, honest: Path, tmp_path_factory: pytest.TempPathFactory) -> Expected:
     """The events that it read, and the rows that batch makes of them."""
-    return plain.expected(honest, tmp_path_factory.mktemp("scratch"))
+    return made_once(tmp_path_factory, "expected", lambda scratch: plain.expected(honest, scratch))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ from typing import Any
 import uvicorn
 
 from serving.server import uvicorn_config
+
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""``verify`` of a request by httpx to a server without TLS: else each loads all certificate authorities, the work of a hundred."""
 
 
 @contextmanager

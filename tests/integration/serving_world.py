@@ -175,6 +175,14 @@ def push(root: Path, tmp: Path, version: int, **changes: Any) -> Path:
     return made.rename(folder / str(version))
 
 
+def make_world(root: Path, *versions: int) -> Path:
+    """``root`` with the repository and these versions of ``delay`` pushed."""
+    make_repo(root)
+    for version in versions:
+        push(root, root, version)
+    return root
+
+
 def settings(root: Path, **changes: Any) -> Any:
     from serving.settings import ServingSettings
 

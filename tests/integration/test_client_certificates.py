@@ -20,17 +20,14 @@ from serving.errors import UnauthenticatedError
 from serving.server import Reload
 from tests.certificates import Authority
 from tests.integration.http_server import read_all, running
-from tests.integration.serving_world import GOOD, make_repo, push, settings
+from tests.integration.serving_world import GOOD, make_world, settings
 
 BODY = {"instances": [GOOD]}
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("certificates")
-    make_repo(root)
-    push(root, root, 1)
-    return root
+    return make_world(tmp_path_factory.mktemp("certificates"), 1)
 
 
 def test_tls_client_certificates_and_a_certificate_that_changes(world: Path, tmp_path: Path) -> None:

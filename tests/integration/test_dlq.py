@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -27,11 +25,10 @@ from pipelines.sources.kafka import dead_letter_replay as dlq
 from pipelines.sources.kafka.dead_letters import KafkaDeadLetters, Value
 from pipelines.sources.kafka.kafka_client import KafkaBroker
 from pipelines.sources.letters import Choice, list_letters, replayed
+from tests.integration.dlq_victim import victim
 from tests.integration.kafka_world import drain, new_topic, produce, producer
 from transforms.definitions import EventSource, Field, RecordTimestamp
 from transforms.errors import StoreError
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def reject(
@@ -220,20 +217,6 @@ def test_a_source_topic_that_is_gone(options: dict[str, Any], reader: PartitionR
     assert replayed(reader, letters) == set()
 
 
-def victim(broker: Broker, letters: str, point: str, number: int) -> subprocess.Popen[str]:
-    """A replay in a process of its own."""
-    command = [sys.executable, "-m", "tests.integration.dlq_victim", broker.bootstrap, letters, point, str(number)]
-    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def wait_for(process: subprocess.Popen[str], line: str) -> None:
-    assert process.stdout is not None
-    for found in process.stdout:
-        if found.startswith(line):
-            return
-    pytest.fail(f"the replay ended without {line!r}")
-
-
 @pytest.mark.parametrize(
     ("point", "number", "committed"),
     [
@@ -248,12 +231,11 @@ def test_killed_within_and_between_transactions(
     broker: Broker, options: dict[str, Any], reader: PartitionReader, point: str, number: int, committed: int
 ) -> None:
     topic, letters = reject(options, reader, 25, again=4)
-    process = victim(broker, letters, point, number)
+    replay = victim(broker.bootstrap, letters, point, number)
     try:
-        wait_for(process, "reached")
+        replay.wait_for("reached")
     finally:
-        process.kill()
-        process.communicate()
+        replay.kill()
     assert sum(replays(reader, topic).values()) <= committed, "nothing of an open transaction is seen"
     done = dlq.replay(KafkaBroker(options), letters, Choice())
     assert done["already"] == committed and sum(done["replayed"].values()) == 50 - committed
@@ -268,16 +250,13 @@ def test_killed_at_random_moments(broker: Broker, options: dict[str, Any], reade
     for _ in range(2):
         topic, letters = reject(options, reader, 200, again=20)
         for _ in range(3):
-            process, last = victim(broker, letters, "never", 0), chance.randint(1, 9)
+            last = chance.randint(1, 9)
+            replay = victim(broker.bootstrap, letters, "never", 0, turns=last + 1)
             try:
-                assert process.stdin is not None
-                process.stdin.write("go on\n" * (last + 1))
-                process.stdin.flush()
-                wait_for(process, f"transaction {last}\n")
+                replay.wait_for(f"transaction {last}")
                 time.sleep(chance.uniform(0, 0.3))  # anywhere in it, or in the next one: the moment is what is tested
             finally:
-                process.kill()
-                process.communicate()
+                replay.kill()
         done = dlq.replay(KafkaBroker(options), letters, Choice())
         left.append(sum(done["replayed"].values()))
         assert replays(reader, topic) == once(reader, topic, 200)
@@ -318,9 +297,10 @@ def test_a_second_replay_fences_the_first(options: dict[str, Any], reader: Parti
 @pytest.mark.slow
 def test_many_replays_at_once(broker: Broker, options: dict[str, Any], reader: PartitionReader) -> None:
     topic, letters = reject(options, reader, 300, again=10)
-    processes = [victim(broker, letters, "never", 0) for _ in range(4)]
-    for process in processes:
-        process.communicate(timeout=120)
+    started = [victim(broker.bootstrap, letters, "never", 0, turns=1_000) for _ in range(4)]
+    for one in started:
+        one.process.join(120)
+        assert one.process.exitcode is not None
     dlq.replay(KafkaBroker(options), letters, Choice())
     assert replays(reader, topic) == once(reader, topic, 300)
 
@@ -329,14 +309,13 @@ def test_many_replays_at_once(broker: Broker, options: dict[str, Any], reader: P
 def test_the_broker_is_killed_in_the_middle(broker: Broker, options: dict[str, Any], reader: PartitionReader) -> None:
     topic, letters = reject(options, reader, 100)
     for point, number in (("sent", 2), ("committed", 4)):
-        process = victim(broker, letters, point, number)
+        replay = victim(broker.bootstrap, letters, point, number)
         try:
-            wait_for(process, "reached")
+            replay.wait_for("reached")
             broker.kill()
             broker.restart()
         finally:
-            process.kill()
-            process.communicate()
+            replay.kill()
     with_patience = time.monotonic() + 30
     while True:
         try:

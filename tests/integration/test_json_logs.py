@@ -16,7 +16,8 @@ import pytest
 
 from pipelines.lake.processes import free_ports
 from pipelines.lake.runs import list_runs
-from tests.integration.serving_world import GOOD, make_repo, push, settings
+from tests.integration.http_server import NO_TLS
+from tests.integration.serving_world import GOOD, make_world, settings
 from transforms.own_program import module_command, tandem_command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -170,8 +171,7 @@ def test_a_stream_says_which_run_and_trace_it_is(tmp_path: Path) -> None:
 
 
 def test_a_server_answers_within_the_trace_of_the_request(tmp_path: Path) -> None:
-    make_repo(tmp_path)
-    push(tmp_path, tmp_path, 1)
+    make_world(tmp_path, 1)
     (port,) = free_ports(1)
     given = settings(tmp_path, port=port, workers=2).model_dump_json()
     with open(tmp_path / "said", "w") as out:
@@ -181,16 +181,18 @@ def test_a_server_answers_within_the_trace_of_the_request(tmp_path: Path) -> Non
         end = time.monotonic() + 180
         while True:
             try:
-                if httpx.get(f"{address}/v2/health/ready", timeout=10).status_code == 200:
+                if httpx.get(f"{address}/v2/health/ready", timeout=10, verify=NO_TLS).status_code == 200:
                     break
             except httpx.TransportError:
                 pass
             assert server.poll() is None and time.monotonic() < end, (tmp_path / "said").read_text()
             time.sleep(0.1)
         predict = f"{address}/v1/models/delay:predict"
-        good = httpx.post(predict, json={"instances": [GOOD]}, headers={"traceparent": GIVEN, "authorization": "Bearer hunter2222222"})
-        bad = httpx.post(predict, json={"instances": [{}]})
-        away = httpx.get(f"{address}/v1/models/none", headers={"traceparent": "nonsense"})
+        good = httpx.post(
+            predict, json={"instances": [GOOD]}, headers={"traceparent": GIVEN, "authorization": "Bearer hunter2222222"}, verify=NO_TLS
+        )
+        bad = httpx.post(predict, json={"instances": [{}]}, verify=NO_TLS)
+        away = httpx.get(f"{address}/v1/models/none", headers={"traceparent": "nonsense"}, verify=NO_TLS)
         assert (good.status_code, bad.status_code, away.status_code) == (200, 422, 404)
         assert good.headers["traceresponse"].startswith(f"00-{TRACE}-") and SPAN not in good.headers["traceresponse"]
     finally:

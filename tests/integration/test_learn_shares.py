@@ -32,11 +32,19 @@ def workers(mode: str) -> BeamEngine:
     return BeamEngine(args=["--direct_num_workers=2", f"--direct_running_mode={mode}"])
 
 
+@pytest.fixture(scope="module")
+def in_shares(tmp_path_factory: pytest.TempPathFactory) -> tuple[Orders, BatchResult]:
+    """Learnt share by share in this process."""
+    world = prepared(tmp_path_factory.mktemp("shares"), learn_rows=200)
+    return world, made(world)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["multi_threading", pytest.param("multi_processing", marks=pytest.mark.scale)])
-def test_workers_learn_the_bits_that_one_process_learns(tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = prepared(tmp_path / "here", learn_rows=200)
-    here = made(world)
+def test_workers_learn_the_bits_that_one_process_learns(
+    in_shares: tuple[Orders, BatchResult], tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, here = in_shares
     seen: list[tuple[str, int]] = []
     genuine = learn_steps.Workers.accumulated
 
@@ -55,11 +63,12 @@ def test_workers_learn_the_bits_that_one_process_learns(tmp_path: Path, mode: st
 
 
 @pytest.mark.slow
-def test_what_is_exact_is_that_of_all_rows_and_the_rest_is_as_near_as_its_sums(tmp_path: Path) -> None:
-    world = prepared(tmp_path / "whole", learn_rows=10**9)
+def test_what_is_exact_is_that_of_all_rows_and_the_rest_is_as_near_as_its_sums(
+    in_shares: tuple[Orders, BatchResult], tmp_path: Path
+) -> None:
+    other, shares = in_shares
+    world = twin(other, tmp_path / "whole", learn_rows=10**9)
     whole = made(world)
-    other = twin(world, tmp_path / "shares", learn_rows=150)
-    shares = made(other)
     a, b = rows(world, whole, "shop_orders"), rows(other, shares, "shop_orders")
     assert a.num_rows == b.num_rows > 1000
     assert a.drop(["number_z", "mean_bucket", "total"]) == b.drop(["number_z", "mean_bucket", "total"]), "extremes, also of each key"

@@ -18,6 +18,7 @@ from pipelines.streaming.stages import tile_saver
 from pipelines.streaming.state import tile_store
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.tile_store import TileStore
+from tests.examples import examples
 from tests.integration.saved_world import Run, named, path_of, rows_of, world_of
 from tests.integration.stages_world import HOUR, T0, World, payment
 
@@ -215,7 +216,7 @@ def damaged(path: Path, r: random.Random) -> None:
 
 
 @given(st.integers(0, 2**32), st.sampled_from([1, 1, 2, 3]), st.booleans())
-@settings(max_examples=10)
+@settings(max_examples=examples(10))
 def test_snapshots_and_deltas_give_the_state_of_any_history(tmp_path_factory: Any, seed: int, shards: int, damage: bool) -> None:
     """Stops, kills, an engine that goes back, files that are damaged: the rows are those of a stream that never stopped. Where no file
     is, nothing is read again but what came after the last one that a checkpoint names: the topic forgets the rest."""

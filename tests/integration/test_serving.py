@@ -16,16 +16,12 @@ from fastapi.testclient import TestClient
 from serving.app import create_app
 from serving.online_store.base import Covered
 from serving.request_log import read_requests
-from tests.integration.serving_world import GOOD, NOW, PRINT, eventually, make_repo, predict, push, settings, write_rows
+from tests.integration.serving_world import GOOD, NOW, PRINT, eventually, make_repo, make_world, predict, push, settings, write_rows
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("world")
-    make_repo(root)
-    push(root, root, 1)
-    push(root, root, 2)
-    return root
+    return make_world(tmp_path_factory.mktemp("world"), 1, 2)
 
 
 @pytest.fixture(scope="module")
@@ -202,8 +198,7 @@ def test_rows_of_another_fingerprint_are_refused_or_served_counted_and_logged_on
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("WARNING")  # a command run in this process before has made the root logger quiet
-    feast = make_repo(tmp_path)
-    push(tmp_path, tmp_path, 1)
+    feast = make_world(tmp_path, 1)
     row = {"origin": "JFK", "event_timestamp": NOW - timedelta(minutes=1), "count_1h": 8, "mean_1h": 1.0}
     write_rows(feast, "origin_traffic", [row], fingerprint="c" * 64)
     with TestClient(create_app(settings(tmp_path))) as client:
@@ -317,6 +312,8 @@ def test_serving_imports_neither_beam_nor_pipelines(tmp_path: Path) -> None:
     make_repo(tmp_path, offline="serving.offline_store.AsofOfflineStore")
     push(tmp_path, tmp_path, 1)
     code = f"""
+from tandem.quick_imports import quicken_imports
+quicken_imports()  # as every server of ours begins
 import sys
 from pathlib import Path
 from fastapi.testclient import TestClient
@@ -378,8 +375,7 @@ def test_a_store_that_is_filled_beyond_the_clock_is_told_of_when_it_is_first_see
 
 def test_a_prediction_that_is_no_number_is_said_to_be_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """FAULTS 15: null for a prediction that is infinite said nothing; the number itself is in the request log."""
-    make_repo(tmp_path)
-    push(tmp_path, tmp_path, 1)
+    make_world(tmp_path, 1)
     huge = {**GOOD, "distance": 1e300}
     with TestClient(create_app(settings(tmp_path, request_log=tmp_path / "log"))) as client:
         assert "not_finite" not in predict(client, GOOD)

@@ -21,7 +21,7 @@ from serving.errors import UnauthenticatedError
 from serving.request_log import read_requests
 from serving.settings import OidcSettings, ServingSettings
 from serving.tokens import Tokens
-from tests.integration.serving_world import GOOD, make_repo, push, settings
+from tests.integration.serving_world import GOOD, make_world, settings
 from tests.unit.test_tokens import ISSUER, RSA, Provider, published, token
 from transforms.errors import ConfigError
 
@@ -32,10 +32,7 @@ TRAFFIC = {"features": ["origin_traffic:count_1h"], "entities": {"origin": ["JFK
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("access")
-    make_repo(root)
-    push(root, root, 1)
-    return root
+    return make_world(tmp_path_factory.mktemp("access"), 1)
 
 
 def key(file: Path, name: str, *scopes: str) -> dict[str, str]:
@@ -122,8 +119,7 @@ def test_which_services_there_are_and_what_they_read_is_told_to_none_who_may_not
     without the scopes they are one. A form that somebody else asked before is no way around that."""
     from feast import FeatureService, FeatureStore
 
-    make_repo(tmp_path)
-    push(tmp_path, tmp_path, 1)
+    make_world(tmp_path, 1)
     feast = FeatureStore(repo_path=str(tmp_path / "repo"))
     traffic, aircraft = feast.get_feature_view("origin_traffic"), feast.get_feature_view("aircraft")
     feast.apply(

@@ -23,7 +23,7 @@ from pipelines.registry.alias_file import change
 from serving.aliases import ALIASES_FILE
 from serving.app import create_app
 from serving.request_log import read_requests
-from tests.integration.serving_world import GOOD, PRINT, make_repo, push, settings
+from tests.integration.serving_world import GOOD, PRINT, make_world, push, settings
 from transforms.own_program import module_command
 
 
@@ -33,10 +33,7 @@ def aliases(world: Path, champion: int | None, challenger: int | None = None, ac
 
 @pytest.fixture
 def world(tmp_path: Path) -> Path:
-    make_repo(tmp_path)
-    for version in (1, 2, 3):
-        push(tmp_path, tmp_path, version)
-    return tmp_path
+    return make_world(tmp_path, 1, 2, 3)
 
 
 @pytest.fixture

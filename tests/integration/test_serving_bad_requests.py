@@ -13,16 +13,15 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from serving.app import create_app
-from tests.integration.serving_world import GOOD, make_repo, push, settings
+from tests.examples import examples
+from tests.integration.serving_world import GOOD, make_world, settings
 
 PREDICT, ONLINE, INFER = "/v1/models/delay:predict", "/get-online-features", "/v2/models/delay/infer"
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    root = tmp_path_factory.mktemp("bad")
-    make_repo(root)
-    push(root, root, 1)
+    root = make_world(tmp_path_factory.mktemp("bad"), 1)
     with TestClient(create_app(settings(root, max_body_bytes=4_000_000)), raise_server_exceptions=False) as c:
         yield c
 
@@ -177,7 +176,7 @@ asked = st.fixed_dictionaries(
 )
 
 
-@hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@hypothesis_settings(max_examples=examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(path=st.sampled_from([PREDICT, ONLINE, INFER]), body=anything | instances | asked | st.binary(max_size=30))
 def test_no_body_makes_a_500(client: TestClient, path: str, body: Any) -> None:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()

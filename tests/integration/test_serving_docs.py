@@ -14,16 +14,12 @@ from fastapi.testclient import TestClient
 
 from serving.api_keys import add_key
 from serving.app import create_app
-from tests.integration.serving_world import make_repo, push, settings
+from tests.integration.serving_world import make_world, settings
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("docs")
-    make_repo(root)
-    push(root, root, 1)
-    push(root, root, 2)
-    return root
+    return make_world(tmp_path_factory.mktemp("docs"), 1, 2)
 
 
 @pytest.fixture(scope="module")

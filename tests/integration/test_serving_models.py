@@ -18,14 +18,12 @@ from fastapi.testclient import TestClient
 from serving.app import create_app
 from serving.features import OnlineFeatures
 from serving.models import ModelSpec, load_model
-from tests.integration.serving_world import GOOD, PRINT, make_repo, push, settings, spec
+from tests.integration.serving_world import GOOD, PRINT, make_repo, make_world, push, settings, spec
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> Path:
-    make_repo(tmp_path)
-    push(tmp_path, tmp_path, 1)
-    return tmp_path
+    return make_world(tmp_path, 1)
 
 
 @pytest.fixture

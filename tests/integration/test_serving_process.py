@@ -23,8 +23,8 @@ import httpx
 import pytest
 
 from serving.request_log import files_of, read_requests
-from tests.integration.http_server import connect
-from tests.integration.serving_world import GOOD, make_repo, push, settings
+from tests.integration.http_server import NO_TLS, connect
+from tests.integration.serving_world import GOOD, make_world, settings
 from tests.listening import descendants, listeners
 from transforms.own_program import module_command
 
@@ -33,10 +33,7 @@ PREDICT = "/v1/models/delay:predict"
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("process")
-    make_repo(root)
-    push(root, root, 1)
-    return root
+    return make_world(tmp_path_factory.mktemp("process"), 1)
 
 
 def free_port() -> int:
@@ -57,7 +54,7 @@ def served(given: Any, *before: str, **popen: Any) -> Iterator[tuple[subprocess.
             end = time.monotonic() + 180
             while True:
                 with contextlib.suppress(httpx.TransportError):
-                    if httpx.get(f"http://127.0.0.1:{port}/v2/health/ready", timeout=10).status_code == 200:
+                    if httpx.get(f"http://127.0.0.1:{port}/v2/health/ready", timeout=10, verify=NO_TLS).status_code == 200:
                         break
                 if process.poll() is not None or time.monotonic() > end:
                     said.seek(0)
@@ -72,7 +69,7 @@ def served(given: Any, *before: str, **popen: Any) -> Iterator[tuple[subprocess.
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_server_is_reached_from_this_machine_alone_unless_told(world: Path, workers: int) -> None:
     """SECURITY C1: as ``ss -ltnp`` shows it."""
-    with served(settings(world, workers=workers)) as (process, port):
+    with served(settings(world, workers=workers, models=world / "none", needs_model=False)) as (process, port):
         ours = descendants(process.pid)
         assert {(address, at) for _, address, at in listeners(ours)} == {("127.0.0.1", port)}
 
@@ -88,7 +85,7 @@ def test_1100_idle_connections_do_not_end_service_with_1024_files(world: Path, t
         try:
             for i in range(30):
                 begun = time.monotonic()
-                answer = httpx.post(f"http://127.0.0.1:{port}{PREDICT}", json={"instances": [GOOD]}, timeout=20)
+                answer = httpx.post(f"http://127.0.0.1:{port}{PREDICT}", json={"instances": [GOOD]}, timeout=20, verify=NO_TLS)
                 assert answer.status_code == 200, answer.text
                 assert time.monotonic() - begun < 10
                 idle.append(connect(port))
@@ -167,7 +164,7 @@ def test_the_log_is_all_that_a_server_writes(world: Path) -> None:
         given = settings(root / "data", request_log=root / "log", request_log_seconds=0.05)
         before = {p: p.stat().st_mtime_ns for p in root.rglob("*") if "log" not in p.relative_to(root).parts[0]}
         with served(given, *bounded) as (_, port):
-            answer = httpx.post(f"http://127.0.0.1:{port}{PREDICT}", json={"instances": [GOOD]}, timeout=20)
+            answer = httpx.post(f"http://127.0.0.1:{port}{PREDICT}", json={"instances": [GOOD]}, timeout=20, verify=NO_TLS)
             assert answer.status_code == 200 and answer.json()["predictions"] == [0.5 * (3 + 100 + 12.5 - 3)]
             end = time.monotonic() + 30
             while not files_of(root / "log"):

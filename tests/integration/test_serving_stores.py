@@ -8,7 +8,7 @@ from pathlib import Path
 from fastapi.testclient import TestClient
 
 from serving.app import create_app
-from tests.integration.serving_world import GOOD, NOW, eventually, make_repo, predict, push, settings, write_rows
+from tests.integration.serving_world import GOOD, NOW, eventually, make_repo, make_world, predict, push, settings, write_rows
 from tests.redis_server import redis_server
 
 
@@ -48,8 +48,7 @@ def test_a_server_starts_without_registry_store_or_model_and_takes_them_when_the
 
 
 def test_a_store_that_is_away_is_not_ready_and_becomes_ready_by_itself(tmp_path: Path) -> None:
-    make_repo(tmp_path)
-    push(tmp_path, tmp_path, 1)
+    make_world(tmp_path, 1)
     online, away = tmp_path / "online.db", tmp_path / "away.db"
     with TestClient(create_app(settings(tmp_path, poll_seconds=0.05))) as client:
         assert client.get("/v2/health/ready").status_code == 200

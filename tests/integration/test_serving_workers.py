@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from serving.request_log import read_requests
+from tests.integration.http_server import NO_TLS
 from tests.integration.serving_world import make_repo, settings
 from transforms.own_program import module_command
 
@@ -49,7 +50,7 @@ def _strange(folder: Path) -> Path:
 
 def _answers(address: str) -> bool:
     try:
-        return httpx.get(f"{address}/v2/health/ready", timeout=20).status_code == 200
+        return httpx.get(f"{address}/v2/health/ready", timeout=20, verify=NO_TLS).status_code == 200
     except httpx.HTTPError:
         return False
 
@@ -76,11 +77,11 @@ def _gone(pid: int) -> bool:
 
 def _ask(address: str) -> int:
     """By a connection of its own."""
-    return httpx.post(f"{address}/get-online-features", json=BODY, timeout=60).status_code
+    return httpx.post(f"{address}/get-online-features", json=BODY, timeout=60, verify=NO_TLS).status_code
 
 
 def _counted(address: str) -> float:
-    page = httpx.get(f"{address}/metrics", timeout=60).text
+    page = httpx.get(f"{address}/metrics", timeout=60, verify=NO_TLS).text
     found = re.search(r'^tandem_requests_total\{route="/get-online-features",status="200"\} (\S+)$', page, re.MULTILINE)
     return float(found[1]) if found else 0.0
 

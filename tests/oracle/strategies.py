@@ -1,16 +1,11 @@
-"""Hypothesis strategies: feature groups, events made to hurt them, and random ways to split and order a log.
-
-The profile ``ci`` (the default) repeats exactly; ``TANDEM_HYPOTHESIS=explore`` looks for new examples.
-"""
+"""Hypothesis strategies: feature groups, events made to hurt them, and random ways to split and order a log."""
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import pyarrow as pa
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from transforms.definitions import (
@@ -53,12 +48,6 @@ __all__ = [
     "to_batches",
     "values",
 ]
-
-_SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
-_COMMON: dict[str, Any] = {"deadline": None, "suppress_health_check": _SLOW}
-settings.register_profile("ci", derandomize=True, print_blob=True, database=None, **_COMMON)
-settings.register_profile("explore", print_blob=True, max_examples=1000, **_COMMON)
-settings.load_profile(os.environ.get("TANDEM_HYPOTHESIS", "ci"))
 
 T = TypeVar("T")
 Event = dict[str, Any]

@@ -24,7 +24,7 @@ import pytest
 
 from serving.request_log import read_requests
 from tests.certificates import Authority
-from tests.integration.serving_world import GOOD, make_repo, push, settings
+from tests.integration.serving_world import GOOD, make_world, settings
 from tests.integration.test_serving_process import PREDICT, served
 from tests.prove.report import Part
 from tests.prove.rig import children, until
@@ -39,10 +39,7 @@ CLIENTS = 4
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("server")
-    make_repo(root)
-    push(root, root, 1)
-    return root
+    return make_world(tmp_path_factory.mktemp("server"), 1)
 
 
 def right(i: int) -> list[float]:

@@ -15,7 +15,7 @@ import pytest
 
 from pipelines.lake.processes import free_ports
 from tests.integration.http_server import running
-from tests.integration.serving_world import GOOD, make_repo, push, settings
+from tests.integration.serving_world import GOOD, make_world, settings
 from tests.scale.containers import ROOT
 from tests.scale.tools import python_tools
 
@@ -26,8 +26,7 @@ TANDEM = Path(sys.executable).with_name("tandem")
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
-    make_repo(tmp_path)
-    push(tmp_path, tmp_path, 1)
+    make_world(tmp_path, 1)
     with running(settings(tmp_path)) as (_, host, port):
         yield f"http://{host}:{port}"
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.integration.http_server import running
-from tests.integration.serving_world import GOOD, PRINT, make_repo, push, settings
+from tests.integration.serving_world import GOOD, PRINT, make_world, settings
 from tests.scale.tools import python_tools
 
 KSERVE = ("kserve==0.21.0",)
@@ -129,8 +129,7 @@ print(json.dumps(said))
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     root: Path = tmp_path_factory.mktemp("open")
-    make_repo(root)
-    push(root, root, 1)
+    make_world(root, 1)
     with running(settings(root)) as (_, host, port):
         yield f"http://{host}:{port}"
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from transforms.acceptance import accepts_more
 from transforms.contract import check_json
 from transforms.definitions import Count, Entity, EventSource, FeatureGroup, Field, Mean, hours, minutes
@@ -86,7 +87,7 @@ PAYLOADS = [json.dumps(event).encode() for event in EVENTS]
 
 
 @given(contracts(), contracts())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 def test_what_was_accepted_is_accepted_by_a_contract_that_accepts_more(before: FeatureGroup, now: FeatureGroup) -> None:
     was, is_ = (set(taken(g)) for g in (before, now))
     assert compared(before, now) is None or was <= is_

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.oracle import rows
 from tests.oracle.compare import assert_same_rows, differences, to_dicts
 from tests.oracle.features import order
@@ -91,7 +92,7 @@ def ranges(draw: st.DrawFn, log: Log, group: FeatureGroup, count: int) -> list[i
 
 
 @given(st.data())
-@settings(max_examples=120)
+@settings(max_examples=examples(120))
 def test_rows_equal_the_oracle(data: st.DataObject) -> None:
     group = data.draw(groups())
     log = data.draw(event_lists(group))
@@ -100,7 +101,7 @@ def test_rows_equal_the_oracle(data: st.DataObject) -> None:
 
 
 @given(st.data())
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 def test_no_split_order_or_merge_tree_changes_a_bit(data: st.DataObject) -> None:
     group = data.draw(groups())
     log = data.draw(event_lists(group))
@@ -115,7 +116,7 @@ def test_no_split_order_or_merge_tree_changes_a_bit(data: st.DataObject) -> None
 
 
 @given(st.data())
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_merged_tiles_are_equal_themselves(data: st.DataObject) -> None:
     group = data.draw(groups(max_aggregates=3))
     log = data.draw(event_lists(group))
@@ -133,7 +134,7 @@ def test_merged_tiles_are_equal_themselves(data: st.DataObject) -> None:
 
 
 @given(st.data())
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_shards_of_keys_are_independent(data: st.DataObject) -> None:
     group = data.draw(groups(max_aggregates=3))
     log = data.draw(event_lists(group))
@@ -150,7 +151,7 @@ def test_shards_of_keys_are_independent(data: st.DataObject) -> None:
 
 
 @given(st.data())
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_emitting_step_by_step_gives_the_rows_of_one_run(data: st.DataObject) -> None:
     """The stream's way: rows as the watermark passes, from the tiles known by then, against all rows at the end."""
     group = data.draw(groups(max_aggregates=3))
@@ -179,7 +180,7 @@ def test_emitting_step_by_step_gives_the_rows_of_one_run(data: st.DataObject) ->
 @pytest.mark.parametrize("where", [None, ANY_FILTER], ids=["all", "filtered"])
 @pytest.mark.parametrize("keys", [("origin",), ("gate", "origin")], ids=["simple", "composite"])
 @given(st.data())
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 def test_every_aggregate_at_once(where: Predicate | None, keys: tuple[str, ...], data: st.DataObject) -> None:
     group = make_group(every_aggregate([hours(1), hours(3), hours(12)], where), keys=keys, source=make_source(delay_us=60_000_000))
     log = data.draw(event_lists(group, max_size=20))
@@ -224,7 +225,7 @@ def test_a_busy_week_of_every_aggregate(seed: int) -> None:
 
 
 @given(predicates(), st.data())
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_filters(where: Predicate, data: st.DataObject) -> None:
     group = make_group([Count(over=hours(2), where=where), Sum("n", over=hours(1), where=where, name="s")])
     check(data.draw(event_lists(group, max_size=12)), group)
@@ -364,7 +365,7 @@ def test_a_slice_of_a_batch_is_a_batch() -> None:
 
 
 @given(st.data())
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_rows_made_in_small_pieces_equal_the_oracle(data: st.DataObject) -> None:
     """Few tiles at a time: some keys each, or a part of the time of a key that has many."""
     group = data.draw(groups(max_aggregates=3))

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from pipelines.lake import layout
 from pipelines.lake.audit import AuditLog, user
+from tests.examples import examples
 from transforms.errors import ConfigError, DataError
 
 NOW = datetime(2024, 5, 1, tzinfo=UTC)
@@ -168,7 +169,7 @@ def test_an_empty_key_file_is_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyP
         AuditLog(tmp_path / "audit").append(NOW, {"action": "apply"})
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(60))
 @given(cut=st.integers(1, 400), more=st.integers(0, 2))
 def test_a_tail_torn_by_a_kill_is_no_tampering_and_the_log_goes_on(tmp_path: Path, cut: int, more: int) -> None:
     """A kill within the write leaves a part of a line, and HEAD at the entry before."""

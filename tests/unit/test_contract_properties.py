@@ -14,6 +14,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.unit.contract_records import AHEAD, ARROW_CASES, GOOD, NAMES, NOW, SIXTY_DAYS, SOURCE, T, arrow, judge, payload, verdicts
 from transforms import contract, json_columns
 from transforms.contract import Checked, check, check_json, encode_json
@@ -33,7 +34,7 @@ def same(one: Checked, many: list[Checked]) -> None:
     assert pa.Table.from_batches([one.valid]).equals(pa.Table.from_batches([c.valid for c in many]))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(st.lists(any_payload, min_size=1, max_size=12), st.data())
 def test_the_verdict_on_payloads_is_that_of_any_split(payloads: list[bytes | None], data: st.DataObject) -> None:
     cuts = sorted({0, len(payloads), *data.draw(st.lists(st.integers(0, len(payloads)), max_size=4))})
@@ -42,7 +43,7 @@ def test_the_verdict_on_payloads_is_that_of_any_split(payloads: list[bytes | Non
     same(whole, [judge(p) for p in payloads])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(st.data())
 def test_the_verdict_on_rows_is_that_of_any_split(data: st.DataObject) -> None:
     name, column, _ = data.draw(st.sampled_from(ARROW_CASES))
@@ -105,7 +106,7 @@ changes = st.lists(st.tuples(st.sampled_from(KEYS), st.sampled_from(TOKENS)), ma
 texts = st.builds(text, changes, st.sampled_from([""] * 20 + BEFORE), st.sampled_from(["", "", " "]), st.sampled_from([""] * 20 + AFTER))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(st.lists(st.one_of(texts, texts, texts, any_payload), min_size=1, max_size=20))
 def test_reading_any_batch_by_columns_changes_no_verdict(payloads: list[bytes | None]) -> None:
     judged_alike(payloads)
@@ -160,7 +161,7 @@ valid_rows = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(valid_rows)
 def test_a_valid_batch_survives_check_and_json_exactly(rows: list[dict[str, Any]]) -> None:
     columns = [pa.array([r[f.name] for r in rows], f.type) for f in SOURCE.arrow_schema]

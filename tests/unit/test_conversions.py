@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from transforms.columns import OK
@@ -258,7 +258,6 @@ FORMATS = ["%Y-%m-%d", "%d/%m/%Y %H:%M", "%Y%m%dT%H%M%S", "%Y-%m-%d %H:%M:%S.%f"
     st.sampled_from(FORMATS),
     st.randoms(use_true_random=False),
 )
-@settings(deadline=None)
 def test_formats_read_what_strptime_reads(moments: list[datetime], form: str, random: Any) -> None:
     texts = [at.strftime(form) for at in moments]
     for text in list(texts):
@@ -302,7 +301,6 @@ money = st.one_of(
 @given(st.lists(money, max_size=20), st.integers(0, 15), st.sampled_from(["int64", "float64"]))
 @example(["1.10", "1.1", "1.100", "-0.00", "1e2", "0.1e1", "12.345", "9007199254740993", ""], 2, "float64")
 @example([0.1, 0.3, 1e15 + 0.3, 9999999999999.99, 99999999999999.99, 1.005, -0.0], 2, "int64")
-@settings(deadline=None)
 def test_decimals_against_python_s(values: list[Any], scale: int, dtype: str) -> None:
     got = same(values, Decimal(scale), dtype)
     for kind in (float, str, int):
@@ -387,7 +385,6 @@ def test_what_is_no_hex_or_base64() -> None:
 
 
 @given(st.lists(st.one_of(ints, st.integers(-(10**40), 10**40)), min_size=1, max_size=20), st.integers(0, 15))
-@settings(deadline=None)
 def test_decimals_as_kafka_connect_writes_them(units: list[int], scale: int) -> None:
     """Bytes of the unscaled number, or base64 of these; what is a number or a decimal already is that."""
     raw = [u.to_bytes(u.bit_length() // 8 + 1, "big", signed=True) for u in units]

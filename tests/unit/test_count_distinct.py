@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.oracle import features as oracle
 from tests.oracle import rows as oracle_rows
 from tests.oracle.compare import differences, to_dicts
@@ -55,7 +56,7 @@ def test_above_it_is_hyperloglogs_estimate() -> None:
 
 @pytest.mark.parametrize("exact", [1, 3, 8])
 @given(data=st.data())
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_however_it_is_split_it_is_the_oracles(exact: int, data: st.DataObject) -> None:
     """FAULTS 31: the border between both ways is crossed inside tiles, between tiles and between windows; keys lie beside each other."""
     log = [

@@ -22,6 +22,7 @@ from pipelines.replay.event_log import EventLog
 from pipelines.sources.event_files import events, inventory
 from pipelines.sources.file_formats.cells import cell, typed_column
 from pipelines.sources.file_formats.csv_lines import Splitter
+from tests.examples import examples
 from transforms.contract import check_json
 from transforms.definitions import Base64, Csv, Date, Decimal, Enum, EventSource, Field, Hex
 from transforms.errors import DefinitionError
@@ -246,7 +247,7 @@ CELLS = st.one_of(
     st.sampled_from(["int64", "float64", "bool", "timestamp"]),
     st.sampled_from([None, ".", "\xa0"]),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 def test_a_column_reads_as_each_of_its_cells(texts: list[str | None], dtype: str, thousands: str | None) -> None:
     dialect = Csv(delimiter=";", decimal=",", thousands=thousands) if thousands else Csv(delimiter=";")
     column, good = typed_column(pa.array([None if t is None else t.encode() for t in texts], pa.binary()), dtype, dialect)
@@ -260,7 +261,7 @@ def test_a_column_reads_as_each_of_its_cells(texts: list[str | None], dtype: str
 
 
 @given(st.lists(st.lists(st.text(alphabet='ab",\n\r ;', max_size=5), min_size=2, max_size=4), min_size=1, max_size=8), st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 def test_what_pythons_writer_writes_is_read(rows: list[list[str]], every: bool) -> None:
     rows = [["x", *row] for row in rows]
     out = io.StringIO()

@@ -19,6 +19,7 @@ from pipelines.forgetting.json_files import without_json
 from pipelines.forgetting.key_names import has_key
 from pipelines.forgetting.other_formats import without_records
 from pipelines.forgetting.subject import Subject, without_rows
+from tests.examples import examples
 from transforms.contract import DEAD_LETTER_SCHEMA
 from transforms.definitions import EventSource, Field
 
@@ -126,7 +127,7 @@ def has_name(value: Any, name: str) -> bool:
     return isinstance(value, dict) and (name in value or any(has_name(each, name) for each in value.values()))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(log=logs(), keys=st.sampled_from(KEYS))
 def test_each_format_loses_the_same_events(tmp_path_factory: pytest.TempPathFactory, log: tuple[Any, Any], keys: tuple[str, ...]) -> None:
     """Of lists of two, maps, payloads of long texts and records beside a column of the key's name Parquet kept what JSON lost."""

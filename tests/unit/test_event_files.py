@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from pipelines.sources.event_files import DEAD_LETTER_SCHEMA, UnreadableFileError, events, list_files, read
 from pipelines.sources.file_formats import file_format, json_lines_file
+from tests.examples import examples
 from transforms.contract import check_json
 from transforms.definitions import EventSource, Field
 from transforms.errors import DataError
@@ -270,7 +271,7 @@ def test_a_log_without_a_folder(tmp_path: Path) -> None:
         list_files(tmp_path, nowhere, None, None)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30))
 @given(st.lists(st.sampled_from(["good", "bad", "blank"]), max_size=20), st.integers(1, 7), st.integers(1, 7))
 def test_batches_never_change_what_a_file_holds(tmp_path_factory: pytest.TempPathFactory, kinds: list[str], a: int, b: int) -> None:
     lines = {"good": json.dumps(good(1)), "bad": "{", "blank": ""}

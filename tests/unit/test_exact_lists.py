@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.oracle import strategies as _profile  # noqa: F401  (the Hypothesis profile)
 from transforms import exact, exact_lists, exact_windows
 from transforms.exact_lists import Lists, Values, bulk_of
@@ -37,7 +38,7 @@ EXTREMES = [1.7e308, -1.7e308, 5e-324, 1e100, -1e-200]
     wide=st.sampled_from([0, exact_windows.WIDE, 200]),
     few=st.sampled_from([0, exact_windows.FEW]),
 )
-@settings(max_examples=6)
+@settings(max_examples=examples(6))
 def test_folds_and_windows_are_those_of_the_matrices(
     kind: str, extreme: bool, seed: int, chunk: int, narrow: int, wide: int, few: int
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import sys
 from dataclasses import replace
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 
+from tests.examples import examples
 from tests.oracle import expressions as oracle
 from transforms.definitions import Count, Entity, EventSource, FeatureGroup, Field, hours
 from transforms.errors import DefinitionError
@@ -194,7 +194,7 @@ def same(a: list[Any], b: list[Any]) -> bool:
 
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-TOGETHER = settings(max_examples=int(os.environ.get("EXPRESSION_EXAMPLES", "60")), deadline=None, suppress_health_check=SLOW)
+TOGETHER = settings(max_examples=examples(60), suppress_health_check=SLOW)
 
 
 @pytest.mark.parametrize("dtype", [t for t in ARROW if not t.startswith("list")])
@@ -307,7 +307,7 @@ def test_what_has_no_value_does_not_pass_a_filter() -> None:
 
 
 @given(log=st.lists(events, min_size=1, max_size=8), where=expression("bool"))
-@settings(max_examples=40, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=examples(40), suppress_health_check=SLOW)
 def test_masks_are_what_is_true(log: list[dict[str, Any]], where: Expression) -> None:
     for event in log:  # as events come out of the contract
         event.update({n: 0.5 for n in ("x", "y") if event[n] is not None and not abs(event[n]) < float("inf")})

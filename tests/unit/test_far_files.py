@@ -13,6 +13,7 @@ from pipelines.batch.far_files import hashed, stored_files
 from pipelines.sources.event_files import Inventory, inventory
 from pipelines.sources.recorded_files import Recorded
 from serving.object_store.local_folder import LocalFolder
+from tests.examples import examples
 from tests.unit.test_event_files import DAY, SOURCE
 from transforms.errors import DataError
 from transforms.instants import micros_of
@@ -31,7 +32,7 @@ def plain(found: Inventory) -> Inventory:
     return Inventory(files, found.passed_over)
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(tree=TREES, range_=st.sampled_from([(0, 1), (0, 2), (1, 2), (-9, 0)]))
 def test_names_say_of_objects_what_they_say_of_files(
     tree: dict[tuple[tuple[str, ...], str], bytes], range_: tuple[int, int], tmp_path_factory: pytest.TempPathFactory

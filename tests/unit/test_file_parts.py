@@ -16,13 +16,14 @@ from pipelines.batch.divide import FilePart, division, in_parts, look_at
 from pipelines.sources.file_formats import json_lines_file, parquet_file
 from pipelines.sources.file_formats.line_parts import line_parts
 from pipelines.sources.file_formats.physical import plain_columns
+from tests.examples import examples
 from tests.unit.file_parts import NOW, file_of, line, refused_damages, same, source_of, written_parquet
 from transforms.file_formats import Csv
 
 ODD = [b"", b"   ", b"{", b"\xef\xbb\xbf{}", b"\xff\xfe", b"no json", b"[1]", line(1, "99"), line(2, '"late"'), line(3) + b"\r", b"\r"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(
     st.lists(st.one_of(st.sampled_from(ODD), st.integers(0, 99).map(line)), max_size=30),
     st.booleans(), st.booleans(), st.integers(1, 400),
@@ -45,7 +46,7 @@ def test_lines_that_are_too_long_count_once_wherever_a_part_ends(tmp_path: Path,
 VALUES = ["a", "", "b b", '"q"', '"a,b"', '"two\nlines"', '"say ""so"""', "#no", 'x"y', '"never', "é"]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80))
 @given(
     st.lists(st.tuples(st.integers(0, 9), st.sampled_from(VALUES)), max_size=30),
     st.sampled_from([Csv(), Csv(header=False, columns=("key", "value", "note", "at")), Csv(skip=2), Csv(comment="#"), Csv(quote=None)]),

@@ -11,6 +11,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.oracle import newest, rows
 from tests.oracle.compare import differences, to_dicts
 from tests.oracle.strategies import HOUR, aggregates, events, make_group, make_source
@@ -126,7 +127,7 @@ def check(case: Case, out: Emitted, begin: int | None = None, *, late: bool = Fa
 
 
 @given(cases())
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_rows_equal_the_oracle_in_any_order(case: Case) -> None:
     out = Emitted()
     stream = Stream(case.rng, case.groups, case.logs, case.shards, out)
@@ -143,7 +144,7 @@ def test_rows_equal_the_oracle_in_any_order(case: Case) -> None:
 
 
 @given(cases(max_size=12))
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 def test_an_engine_that_goes_back_to_its_checkpoint_changes_nothing(case: Case) -> None:
     out = Emitted()
     stream = Stream(case.rng, case.groups, case.logs, case.shards, out)
@@ -160,7 +161,7 @@ def test_an_engine_that_goes_back_to_its_checkpoint_changes_nothing(case: Case) 
 
 
 @given(cases(max_size=24))
-@settings(max_examples=70)
+@settings(max_examples=examples(70))
 def test_a_resume_gives_what_no_stop_would_have(case: Case) -> None:
     out, stop = Emitted(), None
     for _ in range(case.rng.choice([1, 1, 2, 3])):
@@ -198,7 +199,7 @@ def nothing_needed_lies_before(case: Case, stop: Stop) -> None:
 
 
 @given(cases(max_size=24), st.sampled_from([0, 1, -1, 3]))
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_a_stream_goes_on_after_a_batch_run(case: Case, beside: int) -> None:
     times = [e["departed_at"] for ps in case.logs.values() for p in ps for _, e in p.records if e is not None]
     begin = max(0, case.rng.choice(times or [0]) + beside)
@@ -220,7 +221,7 @@ def test_a_stream_goes_on_after_a_batch_run(case: Case, beside: int) -> None:
 
 
 @given(cases(max_size=24))
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 def test_behind_an_idle_or_new_partition_events_correct_rows_or_are_late(case: Case) -> None:
     """One shard, as each finds for itself what is final. Stopped and restarted, what was late stays so."""
     out, stop = Emitted(), None

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pipelines.project.config import KafkaSettings
 from pipelines.sources.formats.fault_injection import AVRO_KINDS, UNKNOWN_ID, break_avro
 from pipelines.sources.formats.record_format import Decode, record_format
+from tests.examples import examples
 from tests.schema_registry import SchemaRegistry, schema_registry
 from tests.unit.format_messages import AHEAD, GOOD, NOW, OWN, SOURCE, T, message, settings_of, verdict, written
 from transforms.contract import check_json, encode_json
@@ -143,7 +144,7 @@ any_message = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)  # over real HTTP, and the first example imports the format
+@settings(max_examples=examples(60))  # over real HTTP, and the first example imports the format
 @given(st.lists(st.one_of(any_message, st.none(), st.just(b"\0\0\0\0\1")), min_size=1, max_size=12), st.integers(0, 12))
 def test_the_verdict_on_avro_is_that_of_any_split(items: list[Any], cut: int) -> None:
     good = bytearray(message(1, OWN, GOOD))

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines.batch.analysis import analyze_groups, check_row_by_row, graph_inputs
+from tests.examples import examples
 from tests.unit import graph_build
 from transforms.errors import GraphError
 from transforms.graph import TransformGraph, save_graph
@@ -108,7 +109,7 @@ def test_every_small_batch_size_gives_the_same_bits(graph, whole, size):
     same(graph.apply(batch.slice(size * 11, size)), out.slice(size * 11, size))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(seed=st.integers(0, 10_000), cuts=st.lists(st.integers(0, 300), max_size=8), n=st.integers(0, 300))
 def test_any_split_gives_the_same_bits(graph, seed, cuts, n):
     batch = graph_build.rows(n, seed=seed)

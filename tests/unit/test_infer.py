@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.inference.infer_source import infer_files
@@ -270,7 +270,6 @@ def test_names(name: str, wanted: str) -> None:
 
 
 @given(st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=10))
-@settings(deadline=None)
 def test_any_names_become_different_ones_that_fields_may_have(names: list[str]) -> None:
     taken: set[str] = set()
     made = [taken_from((name,), taken) for name in names]

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pipelines.inference import sampling
 from pipelines.inference.infer_source import infer_files
 from tandem.testing.memory import grown
+from tests.examples import examples
 from transforms.definitions import EventSource
 from transforms.errors import DataError
 from transforms.json_payload import MAX_DEPTH
@@ -102,7 +103,7 @@ def test_a_given_name_that_is_none(tmp_path: Path, name: str) -> None:
 @given(
     st.lists(st.dictionaries(st.text(max_size=12), st.text(max_size=8) | st.none() | st.integers() | st.floats(), max_size=4), min_size=3)
 )
-@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(15), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_names_and_values(tmp_path: Path, records: list[dict[str, Any]]) -> None:
     path = lines(tmp_path / "log.jsonl", [{**r, **record(i)} for i, r in enumerate(records)])
     is_a_definition(infer_files(path).text)

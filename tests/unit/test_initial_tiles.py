@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pipelines.batch.run_key import seed_start
 from pipelines.batch.steps import Tile, WindowRows, from_ipc, slice_us, to_ipc
 from pipelines.streaming.state.initial_tiles import batch_run_end, load_tiles
+from tests.examples import examples
 from tests.oracle import strategies as make
 from transforms.aggregates import merge, rows_between, tile
 from transforms.definitions import FeatureGroup, hours
@@ -48,7 +49,7 @@ def as_set(rows: pa.Table | pa.RecordBatch) -> list[str]:
     return sorted(repr(r) for r in rows.to_pylist())
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(data=st.data())
 def test_batch_then_stream_is_batch_over_everything(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
     group = data.draw(make.groups())
@@ -134,7 +135,7 @@ def test_a_run_that_cannot_be_started_from_is_one_clear_line(tmp_path: Path) -> 
         batch_run_end(tmp_path)
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(data=st.data())
 def test_tiles_are_merged_as_they_come(data: Any) -> None:
     """However few bytes may wait for the others, the tiles are those of one merge, to the byte."""

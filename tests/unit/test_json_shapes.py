@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.unit.test_contract_properties import TOKENS
 from tests.unit.test_mapped_sources import ORDER, ORDERS, T, verdicts
 from transforms import contract, json_columns, json_payload, json_shapes
@@ -48,7 +49,7 @@ def varied(value: Any, draw: st.DataObject) -> Any:
 
 
 @given(st.lists(objects, min_size=1, max_size=3), st.sampled_from([(",", ":"), (", ", ": "), (" , ", " : ")]), st.integers(1, 4), st.data())
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=examples(150))
 def test_no_payloads_have_more_keys_than_were_counted(
     kinds: list[Any], separators: tuple[str, str], least: int, data: st.DataObject
 ) -> None:
@@ -137,7 +138,7 @@ slots = st.dictionaries(
 
 
 @given(st.lists(slots.map(lambda values: sale(**values)), min_size=1, max_size=12))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=examples(150))
 @example([sale(), b'{"ts":1,"saleId":"a","saleId":"b"}', b"", sale()])
 def test_any_values_in_records_of_few_shapes(payloads: list[bytes]) -> None:
     judged_alike([sale(), *payloads, None])
@@ -149,7 +150,7 @@ pieces = st.tuples(
 
 
 @given(st.lists(st.lists(pieces, max_size=2), min_size=1, max_size=8))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=examples(150))
 def test_records_with_bytes_changed(changes: list[list[tuple[int, int, str]]]) -> None:
     payloads: list[bytes | None] = [sale(), sale()]
     for own in changes:

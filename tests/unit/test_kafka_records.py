@@ -19,6 +19,7 @@ from kafka.record.memory_records import MemoryRecords
 from kafka.structs import TopicPartition
 
 from pipelines.sources.kafka.record_batches import Columns, decode
+from tests.examples import examples
 from transforms.errors import DataError
 from transforms.origin import HEADERS
 
@@ -84,7 +85,7 @@ def by_kafka_python(raw: bytes, offset: int, aborted: list[tuple[int, int]]) -> 
     return [(r.offset, r.timestamp * 1000, r.value, r.key, r.value, r.headers) for r in found], reading.next_fetch_offset
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=examples(80))
 @given(st.lists(batches, max_size=6), st.lists(st.booleans(), max_size=6), st.integers(0, 400), st.integers(0, 60))
 def test_as_kafka_python_reads_them(plan: list[Any], ends: list[bool], offset: int, cut: int) -> None:
     """Any batches (gaps as compaction leaves them, compressed, in transactions), read from any offset, cut off anywhere."""
@@ -174,7 +175,7 @@ def test_damage_is_noticed() -> None:
         decode(bytes(old), 0)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=examples(80))
 @given(st.integers(61, 160), st.integers(0, 255))
 def test_nonsense_under_a_right_checksum_is_one_line(at: int, byte: int) -> None:
     """A producer that writes nonsense: either it can be read as records, or it is a DataError; nothing else."""

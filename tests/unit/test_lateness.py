@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.oracle.compare import differences, to_dicts
 from tests.oracle.strategies import HOUR, make_source, to_batch
 from tests.unit.stream_log import Partition, checked, judged
@@ -41,7 +42,7 @@ def cases(draw: st.DrawFn) -> tuple[Any, Partition]:
 
 @pytest.mark.parametrize("pace", [(16_384, 64), (5, 2), (2, 1)])
 @given(cases(), st.lists(st.integers(0, 60), max_size=6), st.sampled_from([None, 9 * HOUR, 10 * HOUR, 10 * HOUR + 1, 99 * HOUR]))
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(200), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_verdict_is_the_logs_however_it_is_cut(
     monkeypatch: pytest.MonkeyPatch, pace: tuple[int, int], case: tuple[Any, Partition], cuts: list[int], begin: int | None
 ) -> None:

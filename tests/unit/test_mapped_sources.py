@@ -18,6 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipelines.sources.broker import REPLAYED_TIME, FetchResult, KeptRecords
+from tests.examples import examples
 from transforms import contract
 from transforms.contract import Checked, Origin, check, check_json, check_records, encode_json, field_of
 from transforms.definitions import (
@@ -182,7 +183,7 @@ orders = st.fixed_dictionaries(
 
 
 @given(st.lists(orders, min_size=1, max_size=5))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 def test_batch_and_stream_say_the_same_of_any_record(records: list[dict[str, Any]]) -> None:
     together = judged([*records, ORDER], ORDERS)
     rows = arrow_rows([*records, ORDER])
@@ -197,7 +198,7 @@ def test_batch_and_stream_say_the_same_of_any_record(records: list[dict[str, Any
 
 
 @given(st.lists(orders, min_size=1, max_size=5))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=examples(25))
 def test_events_that_were_read_come_back_as_they_are(records: list[dict[str, Any]]) -> None:
     """A valid batch, as rows of a file of its own schema or as payloads, is read as what it is and not mapped once more."""
     valid = judged([ORDER, *records], ORDERS).valid
@@ -320,7 +321,7 @@ visits = st.fixed_dictionaries(
 
 
 @given(st.lists(visits, min_size=1, max_size=5))
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=examples(80))
 @example([{"visit": "v", "at": T, "labels": [0]}, {"visit": "v", "at": T, "labels": []}])
 @example(
     [{"visit": "v", "at": T, "labels": [{"key": 5, "value": "x"}]}, {"visit": "v", "at": T, "labels": [{"key": None, "value": "x"}, None]}]
@@ -458,7 +459,7 @@ json_texts = st.one_of(
 
 
 @given(st.lists(json_texts, max_size=8), st.integers(1, 5))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=examples(100))
 def test_which_payloads_are_one_object_whatever_stands_beside_them(texts: list[str], depth: int) -> None:
     payloads = pa.array([None, *(t.encode() for t in texts)], pa.binary())
     got = whole(payloads, depth).tolist()

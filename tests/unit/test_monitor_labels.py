@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pipelines.monitoring.labels import LABELS, label_requests, match, read_labels
 from pipelines.project.repository import Repo, load_repo
 from pipelines.training.user_code import model_of
+from tests.examples import examples
 from transforms.definitions import TIMESTAMP
 from transforms.errors import ConfigError, DataError
 
@@ -225,7 +226,7 @@ def tables(rows: list[Any], asked: list[Any]) -> tuple[pa.Table, pa.Table]:
 
 
 @given(ROWS, ASKED, st.integers(0, 15))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 def test_match_is_what_a_loop_over_all_pairs_finds(rows: list[Any], asked: list[Any], tolerance: int) -> None:
     requests, spine = tables(rows, asked)
     found = match(requests, spine, ["k", "f"], tolerance)

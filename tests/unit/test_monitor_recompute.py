@@ -14,6 +14,7 @@ from pipelines.monitoring.checks import verdict
 from pipelines.monitoring.judge import headline, recomputed
 from pipelines.monitoring.recompute import Recomputed, judge
 from pipelines.project.config import MonitorSettings
+from tests.examples import examples
 from transforms.definitions import TIMESTAMP, Count, Entity, EventSource, FeatureGroup, Field, Max, hours, minutes
 
 T0 = round(datetime(2024, 5, 1, tzinfo=UTC).timestamp() * 1e6)
@@ -165,7 +166,7 @@ def due(depot: str, as_of: int) -> tuple[int, int, float | None] | None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["north", "south"]), st.integers(1, 900)), min_size=1, max_size=6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 def test_answers_made_by_a_walk_through_time_are_all_equal(asked: list[tuple[str, int]]) -> None:
     rows = []
     for depot, as_of in asked:

@@ -18,6 +18,7 @@ from pipelines.monitoring.quality import allowance, quality, reliability
 from pipelines.monitoring.statistics import BUCKETS, distances, numbers, ranges, statistics, thinned
 from pipelines.monitoring.units import FACTORS, KINDS, conversions, distance, suspect_unit
 from pipelines.monitoring.windows import DAY_US, Window, blocks, choose, duration, moments
+from tests.examples import examples
 from transforms.errors import ConfigError
 
 RNG = np.random.default_rng(5)
@@ -96,7 +97,7 @@ def test_whole_numbers_of_one_distribution_are_near_whatever_their_greatest() ->
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(-3, 3), st.floats(0.2, 4))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 def test_distance_is_symmetric_enough_and_within_0_and_1(seed: int, shift: float, scale: float) -> None:
     rng = np.random.default_rng(seed)
     one, other = rng.normal(0, 1, 400), rng.normal(shift, scale, 300)
@@ -153,7 +154,6 @@ def test_drift_that_is_no_unit_is_not_called_one() -> None:
 
 
 @given(st.sampled_from([u for units in KINDS.values() for u in units]), st.floats(-1e3, 1e3))
-@settings(deadline=None)
 def test_conversions_go_there_and_back(unit: str, value: float) -> None:
     for factor, offset, words in conversions(unit):
         other = words.removesuffix(f" for {unit}")
@@ -163,7 +163,6 @@ def test_conversions_go_there_and_back(unit: str, value: float) -> None:
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30), st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30))
-@settings(deadline=None)
 def test_kolmogorov_smirnov_by_hand(one: list[float], other: list[float]) -> None:
     by_hand = max(abs(sum(v <= x for v in one) / len(one) - sum(v <= x for v in other) / len(other)) for x in [*one, *other])
     assert distance(np.array(one), np.array(other)) == pytest.approx(by_hand)
@@ -214,7 +213,6 @@ def test_lengths_of_time() -> None:
 
 
 @given(st.integers(1, 10), st.integers(0, 23), st.integers(1, 60), st.integers(1, 12))
-@settings(deadline=None)
 def test_blocks_are_apart_as_long_as_the_window_and_at_its_time_of_day(length: int, hour: int, days: int, most: int) -> None:
     rows = at(*np.arange(0, days * 24, 0.5))
     start = int(at(hour)[0]) + 400 * DAY_US

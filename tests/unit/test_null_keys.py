@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.oracle import rows as oracle_rows
 from tests.oracle.compare import differences, to_dicts
 from transforms.aggregates import keyed, merge, rows_between, tile, tiles_of, with_keys
@@ -74,7 +75,7 @@ TOGETHER = [
 ]
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(events=EVENTS)
 def test_tiles_of_groups_made_together_are_those_made_one_by_one(events: list[dict[str, Any]]) -> None:
     """Issue 10: groups of one topic share what they can, and nothing else."""
@@ -84,7 +85,7 @@ def test_tiles_of_groups_made_together_are_those_made_one_by_one(events: list[di
 
 
 @pytest.mark.parametrize("number", range(len(POLICIES)))
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(events=EVENTS, cut=st.integers(0, 25))
 def test_rows_are_the_oracles(number: int, events: list[dict[str, Any]], cut: int) -> None:
     """FAULTS 28."""
@@ -96,7 +97,7 @@ def test_rows_are_the_oracles(number: int, events: list[dict[str, Any]], cut: in
 
 
 @pytest.mark.parametrize("number", range(len(POLICIES)))
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(events=EVENTS)
 def test_a_stream_folds_the_same_events(number: int, events: list[dict[str, Any]]) -> None:
     """FAULTS 28: corrections of rows that are out go to the keys that the group gives."""

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.online_store.decoding import Cell, decode_column, decode_list, decode_times, python_value
+from tests.examples import examples
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 TEXTS = st.text(max_size=5) | st.sampled_from(["naïve ✈ \x00", "x" * 200])
@@ -76,7 +77,7 @@ def _bits(column: pa.Array) -> list[Any]:
 
 @pytest.mark.parametrize("name", list(KINDS))
 @pytest.mark.parametrize("most", [6, 80], ids=["few", "many"])
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=examples(40))
 @given(data=st.data())
 def test_each_type_with_nulls_and_missing_values(name: str, most: int, data: Any) -> None:
     kind, values = KINDS[name]
@@ -90,7 +91,7 @@ def test_each_type_with_nulls_and_missing_values(name: str, most: int, data: Any
 
 
 @pytest.mark.parametrize("most", [3, 60], ids=["few", "many"])
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=examples(40))
 @given(data=st.data())
 def test_bytes_of_another_shape_are_protobuf_s_to_read(most: int, data: Any) -> None:
     """Other types' values, two fields in one message, cut, overlong varints, and no message at all."""
@@ -109,7 +110,7 @@ def test_bytes_of_another_shape_are_protobuf_s_to_read(most: int, data: Any) -> 
     assert_same(cells, kind)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.lists(st.none() | st.tuples(st.integers(-(10**10), 10**10), st.integers(0, 999_999_999)), max_size=60))
 def test_times(times: list[tuple[int, int] | None]) -> None:
     cells = [None if t is None else Timestamp(seconds=t[0], nanos=t[1]).SerializeToString() for t in times]

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from serving.errors import ModelError
 from serving.models import LoadedModel, ModelSpec, load_model
+from tests.examples import examples
 
 INPUTS = [["origin", "string"], ["a", "float32"], ["b", "float32"]]
 WEIGHTS = np.random.default_rng(3).normal(0, 0.5, (2, 7)).astype(np.float32)
@@ -92,7 +93,7 @@ def test_predictions_are_the_networks(model: LoadedModel) -> None:
     assert found.shape == (3,)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=300), st.integers(0, 300))
 def test_a_rows_prediction_does_not_depend_on_its_batch(model: LoadedModel, values: list[float], at: int) -> None:
     """Issue 10, 3."""

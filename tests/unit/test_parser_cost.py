@@ -23,6 +23,7 @@ from pipelines.sources.formats.avro_format import decoder
 from pipelines.sources.formats.avro_times import MOST_DECIMAL_BYTES, with_times
 from pipelines.sources.formats.avro_weight import MOST_FREE_VALUES, VALUES_PER_BYTE, UnusableSchema
 from pipelines.sources.formats.schema_registry import RegisteredSchema
+from tests.examples import examples
 from transforms import json_payload
 from transforms.contract import check_json
 from transforms.definitions import EventSource, Field
@@ -144,7 +145,7 @@ _schemas = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(_schemas, st.binary(max_size=60))
 def test_the_work_is_bounded_by_the_bytes(inner: Any, data: bytes) -> None:
     """SECURITY low (doubling schemas): whatever the schema, and whatever the bytes."""

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from transforms.graph_columns import to_arrow
 from transforms.plan import REWRITES, UnsupportedError, compiled, settled
 from transforms.plan.flush import Flushed, can_flush
@@ -163,7 +164,7 @@ def padded(values: list[Any], dtype: Any) -> Any:
     return out
 
 
-SETTINGS = settings(max_examples=30, deadline=None)
+SETTINGS = settings(max_examples=examples(30))
 ANY_FLOAT = st.lists(st.floats(width=32), min_size=1, max_size=40)
 ANY_INTEGER = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=40)
 ANY_WORD = st.lists(st.binary(max_size=12) | st.text(max_size=8).map(str.encode) | st.sampled_from(VOCABULARY), min_size=1, max_size=40)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from serving.errors import ModelError
 from serving.model_inputs import encoded
 from serving.models import LoadedModel, ModelSpec
+from tests.examples import examples
 from transforms.plan.flush import can_flush
 
 INPUTS = (("word", "string"), ("minute", "int64"), ("a", "float32"), ("b", "float32"), ("c", "float32"))
@@ -95,7 +96,7 @@ def test_the_plan_is_used_and_requests_may_be_put_together(runner: Any) -> None:
     assert runner.plan_problem == "" and runner.merges
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.integers(1, 300), st.lists(st.integers(0, 300), max_size=6), st.integers(0, 1000))
 def test_any_split_gives_the_same_bits(model: LoadedModel, n: int, cuts: list[int], seed: int) -> None:
     """Issue 10, 3: what of a batch is predicted together changes nothing."""
@@ -141,7 +142,6 @@ def test_an_output_of_another_length_is_refused(folder: Path) -> None:
         LoadedModel(spec(), folder, Odd()).predict(rows(3))
 
 
-@settings(deadline=None)
 @given(st.lists(st.none() | st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=20), st.integers(0, 20))
 def test_numbers_are_encoded_by_way_of_float64(values: list[int | None], more: int) -> None:
     found = encoded([{"x": pa.array(values, pa.int64())}], [("x", "float32")], len(values) + more)["x"][:, 0]

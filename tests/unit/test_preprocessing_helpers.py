@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from pipelines.batch.analysis import analyze_groups
 from pipelines.batch.beam_options import options
+from tests.examples import examples
 from tests.unit import graph_build
 from transforms.errors import DefinitionError
 from transforms.graph import TransformGraph
@@ -90,7 +91,7 @@ def within(x: int) -> int | None:
     return x if -(2**63) <= x < 2**63 else None
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(st.lists(st.tuples(st.one_of(st.none(), WHOLE), WHOLE), min_size=1, max_size=60), WHOLE)
 def test_a_difference_beyond_int64_is_null(pairs: list[tuple[int | None, int]], number: int) -> None:
     """TensorFlow's integers wrap around in silence; Python's do not."""

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from pipelines.lake import runs
 from pipelines.planning.plan_text import lines, summary, to_dict
+from tests.examples import examples
 from tests.unit.plan_world import END, FEATURES, FILES, ROOT, START, Shop, make_shop, recomputed, signs
 from transforms.errors import ConfigError
 
@@ -136,7 +137,7 @@ def test_nothing_is_left_to_do_when_the_commands_were_run(made: Shop, edit: str)
     assert not after.changes and not recomputed(after), after.commands
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow], phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=examples(12), suppress_health_check=[HealthCheck.too_slow], phases=[Phase.explicit, Phase.generate])
 @given(st.lists(st.sets(st.sampled_from(sorted(EDITS)), max_size=4), min_size=1, max_size=3), st.booleans(), st.booleans())
 def test_random_edits(tmp_path_factory: pytest.TempPathFactory, versions: list[set[str]], follow: bool, alone: bool) -> None:
     """Whatever was defined, run and taken back before (the last of ``versions`` is what is planned): the plan's groups are those that its

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pipelines.project.config import KafkaSettings
 from pipelines.sources.formats.protobuf_columns import everything
 from pipelines.sources.formats.record_format import RecordFormat, record_format
+from tests.examples import examples
 from tests.protobuf_types import classes, file_of
 from tests.schema_registry import SchemaRegistry, schema_registry
 from tests.unit.test_protobuf import NOW, framed
@@ -125,7 +126,7 @@ KINDS = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.dictionaries(st.sampled_from(["color", "size", "flags", "sent", "names", "points", "other"]), KINDS), min_size=1, max_size=6

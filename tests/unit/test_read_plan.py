@@ -26,6 +26,7 @@ from serving.online_store.decoding import python_value
 from serving.online_store.feature_rows import lasts
 from serving.packed_view_rows import joined
 from serving.read_plan import ViewRows
+from tests.examples import examples
 from tests.redis_server import redis_server
 from tests.unit.test_online_answer import one_by_one
 from transforms.instants import micros_of
@@ -185,7 +186,7 @@ def _compare_columns(got: ViewRows) -> None:
     assert got.fingerprint_column.to_pylist() == list(got.fingerprints)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(25))
 @given(places=st.lists(st.integers(0, N + 3), min_size=1, max_size=70), shift=st.integers(0, 5))
 def test_any_entities_of_all_views(features: OnlineFeatures, places: list[int], shift: int) -> None:
     """Repeated entities, unknown ones, keys of several columns, 32 bits and none."""
@@ -194,7 +195,7 @@ def test_any_entities_of_all_views(features: OnlineFeatures, places: list[int], 
     assert_same(features, "all", entities, len(places))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(15))
 @given(places=st.lists(st.tuples(st.integers(0, N), st.integers(0, N)), min_size=1, max_size=40))
 def test_projections_with_keys_of_their_own(features: OnlineFeatures, places: list[tuple[int, int]]) -> None:
     entities = {
@@ -222,7 +223,7 @@ def test_more_entities_than_one_read_takes(features: OnlineFeatures) -> None:
     )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(15))
 @given(parts=st.lists(st.tuples(st.lists(st.integers(0, N + 3), min_size=1, max_size=30), st.integers(0, 10)), min_size=1, max_size=4))
 def test_answers_that_are_joined_say_what_each_did(features: OnlineFeatures, parts: list[tuple[list[int], int]]) -> None:
     """As the request log and the metrics see them: of several requests, each as of an instant of its own."""

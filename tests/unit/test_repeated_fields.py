@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pipelines.forgetting.erase import _keys_of
 from pipelines.forgetting.subject import Subject
+from tests.examples import examples
 from tests.unit.test_mapped_sources import NOW, ORDER, ORDERS, arrow_rows, judged, orders
 from transforms import mapping
 from transforms.contract import Checked, check, check_json, check_records
@@ -64,7 +65,7 @@ def test_what_the_events_of_a_record_repeat_of_it_has_a_limit(place: str, way: s
 
 
 @given(st.lists(orders, min_size=1, max_size=5), st.integers(0, 40))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 def test_the_limit_is_the_same_for_a_record_alone_among_others_and_as_a_row(records: list[dict[str, Any]], limit: int) -> None:
     with mock.patch.object(mapping, "MAX_REPEATED_BYTES", limit):
         judged([*records, ORDER], ORDERS)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.sources.tables.rows_digest import RowsDigest
+from tests.examples import examples
 
 D = decimal.Decimal
 COLUMNS: dict[str, tuple[pa.DataType, list[Any]]] = {
@@ -37,7 +38,7 @@ def digest(rows: list[dict[str, Any]], sizes: int = 100, schema: pa.Schema = SCH
     return made.hexdigest()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(ROWS, ROWS, st.integers(1, 5), st.randoms(use_true_random=False))
 def test_equal_exactly_for_the_same_rows(rows: list[dict[str, Any]], others: list[dict[str, Any]], sizes: int, r: random.Random) -> None:
     shuffled = list(rows)

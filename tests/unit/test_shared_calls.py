@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from serving.models import LoadedModel, ModelSpec
 from serving.shared_calls import LARGE_ROWS, MOST_ROWS, SharedCalls
+from tests.examples import examples
 
 INPUTS = (("x", "float32"),)
 
@@ -112,7 +113,7 @@ def test_what_may_not_be_put_together_is_called_for_alone(merges: bool, rows: in
         assert ask(calls, [1.0] * rows) == [2.0] * rows
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=examples(25))
 @given(st.lists(st.lists(st.integers(-3, 100), min_size=1, max_size=LARGE_ROWS), min_size=1, max_size=24))
 def test_any_requests_at_once(requests: list[list[int]]) -> None:
     """Many threads: whatever is put together, each has its own, and no call is larger than allowed."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as how
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -21,7 +20,6 @@ from serving.shared_buckets import SharedLimits, shared_table
 RATES = st.none() | st.sampled_from([0.5, 1.0, 20.0])
 
 
-@how(deadline=None)
 @given(
     everybody=st.builds(LimitSettings, requests_per_second=RATES, rows_per_second=RATES, burst_seconds=st.sampled_from([1.0, 10.0])),
     steps=st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 30), st.sampled_from([0.0, 0.3, 7.0])), max_size=40),

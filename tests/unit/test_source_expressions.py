@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 
+from tests.examples import examples
 from tests.oracle import expressions as oracle
 from transforms.contract import check, check_json, check_records
 from transforms.definitions import EventSource, Field, case, coalesce, col, when
@@ -98,7 +99,7 @@ def told(checked: Any) -> list[Any]:
     return out
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(log=st.lists(events(), min_size=1, max_size=12))
 def test_read_compute_filter_then_the_contract(log: list[dict[str, Any]]) -> None:
     payloads = [json.dumps(e).encode() for e in log]

@@ -8,13 +8,12 @@ import sys
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from transforms.tensors import bytes_tensor, number_tensor
 
 
-@settings(deadline=None)  # the first call imports TensorFlow
 @given(st.lists(st.binary(max_size=40), max_size=30), st.integers(0, 3))
 def test_any_bytes_come_through(values: list[bytes], cut: int) -> None:
     array = pa.array(values, pa.binary()).slice(min(cut, len(values)))

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.oracle.strategies import HOUR, event_lists, groups, make_group, make_source, to_batch
 from tests.unit.stream_log import Emitted, Stream
 from tests.unit.test_fold import Case, cases, check
@@ -47,7 +48,7 @@ def pieces_of(data: st.DataObject, group: FeatureGroup) -> list[list[dict[str, A
 
 
 @given(st.data())
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 def test_incremental_rows_are_those_made_anew(data: st.DataObject) -> None:
     """Events in order and late ones, steps of one hop and of many, folding in between, a start in the middle."""
     group = data.draw(groups(max_aggregates=3))
@@ -94,7 +95,7 @@ def _bits(rows: pa.RecordBatch | pa.Table) -> str:
 
 
 @given(cases(max_size=24))
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 def test_a_stream_from_tiers_equals_the_oracle_over_stops_and_late_events(case: Case) -> None:
     out, stop = Emitted(), None
     for _ in range(case.rng.choice([0, 1, 2])):

@@ -15,6 +15,7 @@ from pipelines.lake.row_compare import compare
 from pipelines.verify.causes import EQUAL, IDLE, IN_FLIGHT, OTHER_FINGERPRINT, TOO_LATE, UNEXPLAINED, Position, explain, lateness, recorded
 from pipelines.verify.proof import prove
 from pipelines.verify.stream_record import StreamRecord
+from tests.examples import examples
 from tests.oracle.strategies import HOUR, make_group, make_source, to_batch
 from tests.oracle.stream_time import verdicts
 from transforms.aggregates import merge, rows_between, tile
@@ -84,7 +85,7 @@ def too_late(events: pa.Table) -> list[bool]:
 
 
 @given(logs(), st.sampled_from([0, HOUR // 2, 2 * HOUR, 4 * HOUR]))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_lateness_knows_clocks_that_run_ahead(events: pa.Table, limit: int) -> None:
     """FAULTS 2: what follows on an event that is hours ahead was told to have come too late, and not to be in the late log."""
     found = lateness(events, SOURCE, limit)
@@ -96,7 +97,7 @@ def test_lateness_knows_clocks_that_run_ahead(events: pa.Table, limit: int) -> N
 
 
 @given(logs(), st.randoms())
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_lateness_is_the_order_of_each_partition(events: pa.Table, random: Any) -> None:
     order = list(range(events.num_rows))
     random.shuffle(order)
@@ -122,7 +123,7 @@ def late_log(events: pa.Table, mask: list[bool], group: str | None = None) -> pa
 
 
 @given(logs(), st.data())
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 def test_what_came_too_late_explains_every_row_and_nothing_else(events: pa.Table, data: st.DataObject) -> None:
     late = too_late(events)
     stream = made(events.filter(pa.array([not t for t in late])))
@@ -143,7 +144,7 @@ def test_what_came_too_late_explains_every_row_and_nothing_else(events: pa.Table
 
 
 @given(logs(), st.data())
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_events_that_were_not_read_are_in_flight(events: pa.Table, data: st.DataObject) -> None:
     limits = {p: data.draw(st.integers(5, 20)) for p in (0, 1)}
     offsets, partitions = events["_offset"].to_pylist(), events["_partition"].to_pylist()

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.lake.row_compare import codes, compare, locate, newest, same
+from tests.examples import examples
 from tests.oracle.strategies import FLOATS, INTS, TEXTS
 from transforms.definitions import TIMESTAMP
 from transforms.errors import DataError
@@ -46,7 +47,7 @@ def chunked(draw: Any, values: list[Any], kind: pa.DataType) -> pa.ChunkedArray:
 
 
 @given(st.data())
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_same_is_equality_of_the_bits(data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from([*TYPES, *LISTS]))
     values = st.none() | {**TYPES, **LISTS}[kind]
@@ -63,7 +64,7 @@ def test_values_of_other_types_are_never_the_same() -> None:
 
 
 @given(st.data())
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 def test_codes_are_equal_for_equal_rows(data: st.DataObject) -> None:
     kinds = data.draw(st.lists(st.sampled_from(list(TYPES)), min_size=1, max_size=3))
     n = data.draw(st.integers(0, 12))
@@ -105,7 +106,7 @@ def table(rows: list[tuple[tuple[Any, ...], dict[str, Any]]], fingerprint: str =
 
 
 @given(st.dictionaries(NAMES, VALUES, max_size=10), st.dictionaries(NAMES, VALUES, max_size=10), st.data())
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_compare_is_a_loop_over_cells(left: dict[Any, Any], right: dict[Any, Any], data: st.DataObject) -> None:
     for name in left:  # most rows of both sides are alike
         if data.draw(st.booleans()):
@@ -140,7 +141,7 @@ def test_two_rows_of_one_name_are_refused() -> None:
 
 
 @given(st.lists(st.tuples(NAMES, VALUES, st.sampled_from("ab")), max_size=14))
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_newest_is_the_last_of_the_greatest_revision(log: list[Any]) -> None:
     delivered = pa.concat_tables([table([(n, v)], f) for n, v, f in log]) if log else table([])
     found = newest(delivered, KEYS)

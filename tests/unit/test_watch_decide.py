@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pipelines.project.config import WatchSettings
 from pipelines.watch.decide import Attempt, Champion, Decision, Findings, Look, Policy, Retrain, State, decide, triggers
+from tests.examples import examples
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -145,7 +146,7 @@ states = st.builds(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400))
 @given(states)
 def test_whatever_is_known_a_training_is_begun_for_a_reason_and_alone(found: State) -> None:
     decision = decide(found, NOW)
@@ -166,7 +167,7 @@ def test_whatever_is_known_a_training_is_begun_for_a_reason_and_alone(found: Sta
         assert all(p >= found.policy.cooldown or -p > found.policy.cooldown for p in passed)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(states, st.integers(1, 10_000))
 def test_a_clock_that_was_ahead_silences_nobody(found: State, days: int) -> None:
     """Whatever the moments are that a clock wrote which ran ahead, and was set back: nothing waits for it to come there again."""
@@ -178,7 +179,7 @@ def test_a_clock_that_was_ahead_silences_nobody(found: State, days: int) -> None
     assert decision.until <= NOW + 2 * longest
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(st.lists(st.sampled_from(["promoted", "refused", "failed", "killed"]), min_size=1, max_size=8), st.integers(1, 6), st.booleans())
 def test_a_month_of_drift_never_trains_twice_on_the_same_data(outcomes: list[str], hours: int, drifts: bool) -> None:
     """A world that drifts on and on, where trainings end as they like: the watch is asked whenever it said to be asked again."""
