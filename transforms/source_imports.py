@@ -1,4 +1,4 @@
-"""Modules of a user's repository are what their files say now.
+"""Modules of a user's repository are what their files say now, and those of the repository that was loaded last.
 
 Python keeps the bytecode of a module in ``__pycache__`` and believes it while the file's size and its time of change in whole seconds are
 the same (``py_compile.PycInvalidationMode.TIMESTAMP``). An edit of the same length within that second, or one that an archive or an image
@@ -7,14 +7,16 @@ layer unpacks with a fixed time, would run the old code under the new code's has
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import sysconfig
+from collections.abc import Collection
 from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ExtensionFileLoader, FileFinder, SourceFileLoader
 from pathlib import Path
-from types import CodeType
+from types import CodeType, ModuleType
 
-__all__ = ["LIBRARIES", "search_first"]
+__all__ = ["LIBRARIES", "folder_of", "is_repository", "search_first"]
 
 LIBRARIES = frozenset(sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
 """Where Python's own modules and installed packages lie."""
@@ -42,14 +44,51 @@ def _finder(path: str) -> FileFinder:
     return FileFinder(path, (ExtensionFileLoader, EXTENSION_SUFFIXES), (_FromSource, SOURCE_SUFFIXES))
 
 
-def search_first(folder: str) -> None:
-    """Put ``folder`` first on ``sys.path``; the modules in it and in its packages are compiled from their files at each import."""
+def folder_of(module: ModuleType | None) -> str | None:
+    """The folder of ``sys.path`` that a module was imported from; None for Python's own and for an installed one."""
+    if module is None or not getattr(module, "__file__", None):
+        return None
+    file = Path(str(module.__file__)).resolve()
+    if any(file.is_relative_to(Path(p).resolve()) for p in LIBRARIES):
+        return None
+    up = module.__name__.count(".") + (file.stem == "__init__")
+    return str(file.parents[up])
+
+
+def is_repository(folder: str) -> bool:
+    """Whether :func:`search_first` put ``folder`` on ``sys.path``, and something of it is still loaded."""
+    return Path(folder) in _folders
+
+
+def search_first(folder: str, instead_of: Collection[str] = ()) -> None:
+    """Put ``folder`` first on ``sys.path``; the modules in it and in its packages are compiled from their files at each import.
+
+    ``instead_of``: modules and packages of other places that are forgotten, with all that is in them, because this folder has its own. A
+    folder that was put there before and of which no module is left leaves ``sys.path``: each import asks all that are on it.
+    """
+    for module in [m for m in sys.modules if m.partition(".")[0] in instead_of]:
+        del sys.modules[module]
     if folder in sys.path:
         sys.path.remove(folder)
     sys.path.insert(0, folder)
-    if Path(folder) not in _folders:
+    is_new = Path(folder) not in _folders
+    if is_new:
         _folders.add(Path(folder))
         for known in [p for p in sys.path_importer_cache if Path(p).is_relative_to(folder)]:
             del sys.path_importer_cache[known]
+    if is_new or instead_of:
+        _leave_unused(Path(folder))
     if _finder not in sys.path_hooks:
         sys.path_hooks.insert(0, _finder)
+    importlib.invalidate_caches()
+
+
+def _leave_unused(but: Path) -> None:
+    """Take the folders of which no module is loaded off ``sys.path``; what is loaded may import others of its folder later."""
+    # Not by getattr: a module that imports itself when it is asked for something would do so.
+    files = [str(module.__dict__.get("__file__")) for module in list(sys.modules.values()) if isinstance(module, ModuleType)]
+    for folder in _folders - {but}:
+        if not any(file.startswith(f"{folder}{os.sep}") and _is_code_of(Path(file), folder) for file in files):
+            _folders.remove(folder)
+            if str(folder) in sys.path:
+                sys.path.remove(str(folder))

@@ -18,7 +18,7 @@ from pipelines.project.mistakes import one_line, place_of
 from tandem import OWN
 from transforms.definitions import EventSource, FeatureGroup
 from transforms.errors import ConfigError, DefinitionError
-from transforms.source_imports import LIBRARIES, search_first
+from transforms.source_imports import LIBRARIES, folder_of, is_repository, search_first
 from transforms.tensorflow_settings import settle_tensorflow
 
 __all__ = ["Repo", "load_module", "load_repo"]
@@ -65,13 +65,7 @@ def load_module(repo: Path, name: str) -> ModuleType:
 
     Raises DefinitionError, one line with file and line, when the module is missing or fails.
     """
-    search_first(str(repo))
-    for stem in ({p.stem for p in repo.glob("*.py")} | {name}) - set(OWN):
-        file = getattr(sys.modules.get(stem), "__file__", None)
-        # Also one whose repository is gone by now; but never a library of Python's own folders.
-        if file and Path(file).resolve().parent != repo and not any(Path(file).is_relative_to(p) for p in LIBRARIES):
-            del sys.modules[stem]
-    importlib.invalidate_caches()
+    search_first(str(repo), _of_others(repo, {p.stem for p in repo.glob("*.py")} | {name.partition(".")[0]}))
     settle_tensorflow()  # preprocessing and models import it
     try:
         return importlib.import_module(name)
@@ -84,6 +78,14 @@ def load_module(repo: Path, name: str) -> ModuleType:
     except Exception as error:
         told = one_line(error, repo) if place_of(error, repo) else f"{name}.py: {one_line(error)}"
         raise DefinitionError(f"{repo.name}/{told}") from None
+
+
+def _of_others(repo: Path, modules: set[str]) -> list[str]:
+    """What is loaded under a name that the repository has a module or a package for, and is not its own: also that of a repository which
+    is gone by now, but never a library's, and a package only if it is another repository's."""
+    packages = {p.parent.name for p in repo.glob("*/__init__.py")}
+    found = {name: folder_of(sys.modules.get(name)) for name in (modules | packages) - set(OWN)}
+    return [n for n, f in found.items() if f is not None and f != str(repo) and (n in modules or is_repository(f))]
 
 
 @cache

@@ -12,10 +12,11 @@ from types import ModuleType
 from typing import Any
 
 from transforms.errors import DefinitionError, first_line
-from transforms.source_imports import LIBRARIES, search_first
+from transforms.source_imports import folder_of, search_first
 
 __all__ = ["Travelling", "code_travels", "reduced"]
 
+_OURS = Path(__file__).resolve().parents[1]
 _travelling = False
 
 
@@ -80,15 +81,9 @@ def _travelled(folder: str | None, module: str, name: str, reference: str) -> Tr
 
 
 def _folder(module: ModuleType | None) -> str | None:
-    """The folder of ``sys.path`` that a module was imported from; None for an installed one, which has no such place of its own."""
-    if module is None or not getattr(module, "__file__", None):
-        return None
-    file = Path(str(module.__file__)).resolve()
-    installed = [Path(p).resolve() for p in LIBRARIES] + [Path(__file__).resolve().parents[1]]
-    if any(file.is_relative_to(p) for p in installed):
-        return None
-    up = module.__name__.count(".") + (file.stem == "__init__")
-    return str(file.parents[up])
+    """The folder of a module that a worker may not find by its name alone; None for an installed one, and for ours."""
+    file = getattr(module, "__file__", None)
+    return None if file is None or Path(file).resolve().is_relative_to(_OURS) else folder_of(module)
 
 
 def _restore(folder: str | None, module: str, name: str, values: dict[str, Any]) -> Any:
@@ -103,12 +98,7 @@ def _restore(folder: str | None, module: str, name: str, values: dict[str, Any])
 def _found(what: str, folder: str | None, module: str, name: str) -> Any:
     loaded = sys.modules.get(module)
     if folder is not None and Path(folder).is_dir() and (loaded is None or _folder(loaded) != folder):
-        search_first(folder)
-        if loaded is not None:  # of another repository: it gives way
-            top = module.partition(".")[0]
-            for other in [m for m in sys.modules if m == top or m.startswith(top + ".")]:
-                del sys.modules[other]
-        importlib.invalidate_caches()
+        search_first(folder, () if loaded is None else [module.partition(".")[0]])  # that of another repository gives way
     try:
         found: Any = importlib.import_module(module)
         for part in name.split("."):
