@@ -198,7 +198,8 @@ def test_rows_of_another_fingerprint_are_refused_or_served_counted_and_logged_on
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("WARNING")  # a command run in this process before has made the root logger quiet
-    feast = make_world(tmp_path, 1)
+    feast = make_repo(tmp_path)
+    push(tmp_path, tmp_path, 1)
     row = {"origin": "JFK", "event_timestamp": NOW - timedelta(minutes=1), "count_1h": 8, "mean_1h": 1.0}
     write_rows(feast, "origin_traffic", [row], fingerprint="c" * 64)
     with TestClient(create_app(settings(tmp_path))) as client:
