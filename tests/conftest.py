@@ -50,8 +50,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Importing every test and what it tests makes a million objects that stay: the collector looks at them once, not on each round. And it
-    looks at what tests make less often than Python has it, which took a tenth of their time. What pytest makes of the asserts is kept for the
-    next run, whatever PYTHONDONTWRITEBYTECODE says: to make it anew is a third of what collecting takes, in each process."""
+    looks at what tests make less often than Python has it, which took a tenth of their time.
+
+    What pytest makes of the asserts is kept for the next run, whatever PYTHONDONTWRITEBYTECODE says: to make it anew is a third of what
+    collecting takes, in each process."""
     gc.disable()
     writes_none, sys.dont_write_bytecode = sys.dont_write_bytecode, False
     try:

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from transforms.columns import OK
 from transforms.conversions import column_of, value_of, values_of
 from transforms.instants import BeyondCalendar
@@ -208,14 +209,14 @@ LOCAL = "%Y-%m-%d %H:%M:%S.%f"
 
 
 def changes(zone: str) -> list[datetime]:
-    """Local times around each change of the clocks of some years."""
-    z, out, at = zoneinfo.ZoneInfo(zone), [], datetime(2014, 1, 1, tzinfo=UTC)
-    while at < datetime(2026, 1, 1, tzinfo=UTC):
-        after = at + timedelta(hours=6)
-        if at.astimezone(z).utcoffset() != after.astimezone(z).utcoffset():
-            out += [(at + timedelta(minutes=m)).astimezone(z).replace(tzinfo=None) for m in range(-120, 600, 15)]
-            out += [at.astimezone(z).replace(tzinfo=None) + timedelta(minutes=m, seconds=1) for m in range(-120, 600, 15)]
-        at = after
+    """Local times around each change of the clocks of the years 2014 to 2025, or of every third (tests/examples.py)."""
+    z, out = zoneinfo.ZoneInfo(zone), []
+    for year in range(2014, 2026, max(1, 12 // examples(12))):
+        for quarter in range(366 * 4):
+            at = datetime(year, 1, 1, tzinfo=UTC) + timedelta(hours=6) * quarter
+            if at.astimezone(z).utcoffset() != (at + timedelta(hours=6)).astimezone(z).utcoffset():
+                out += [(at + timedelta(minutes=m)).astimezone(z).replace(tzinfo=None) for m in range(-120, 600, 15)]
+                out += [at.astimezone(z).replace(tzinfo=None) + timedelta(minutes=m, seconds=1) for m in range(-120, 600, 15)]
     return out
 
 
