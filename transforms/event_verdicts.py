@@ -9,8 +9,9 @@ import pyarrow as pa
 from transforms.columns import OK, Column, all_ok, int64_values, is_valid
 from transforms.computed import chosen, clock_change, compute
 from transforms.event_source import EventSource
+from transforms.expressions.formula import Formula
 from transforms.fields import TIMESTAMP
-from transforms.instants import MAX_US, MIN_US
+from transforms.instants import MAX_US, MIN_US, instant
 from transforms.origin_fields import Read
 from transforms.places import EACH, canonical_place, path_text
 from transforms.reasons import REASONS
@@ -19,6 +20,8 @@ from transforms.rules import Checked, Now, apply_rules, detail_of, now_of
 __all__ = ["judge_events"]
 
 _WHERE = "where "  # stands for the source's filter among names of fields, of which none has a blank
+_MOST_NAMED = 5
+"""So many of the fields that a formula reads are shown beside it."""
 
 
 def judge_events(source: EventSource, read: Read, now_us: Now, max_future_us: int) -> Checked:
@@ -63,7 +66,9 @@ def judge_events(source: EventSource, read: Read, now_us: Now, max_future_us: in
             if name == _WHERE:
                 assert source.filter is not None
                 change = clock_change(source, source.filter, columns, event)
-                details[row] = f"where: {source.filter} has no value{f': {change}' if change else ' that can be held'}"
+                details[row] = (
+                    f"where: {source.filter} has no value{f': {change}' if change else _held(source, source.filter, columns, event)}"
+                )
                 continue
             value, why = read.raw[name](int(at[event])) if name in read.raw else _computed(source, name, columns, event)
             inside = ""
@@ -86,7 +91,19 @@ def _computed(source: EventSource, name: str, columns: dict[str, Column], event:
     if value is not None or codes[event] == OK:
         return value, ""
     change = clock_change(source, made.formula, columns, event)
-    return value, f"is {made.value}, which has no value{f': {change}' if change else ' that can be held'}"
+    return value, f"is {made.value}, which has no value{f': {change}' if change else _held(source, made.formula, columns, event)}"
+
+
+def _held(source: EventSource, formula: Formula | None, columns: dict[str, Column], event: int) -> str:
+    """That what is computed of the fields of one event cannot be held, and their values."""
+    names = formula.fields[:_MOST_NAMED] if formula is not None else ()
+    values = [columns[name][0][event].as_py() for name in names]
+    timed = {f.name for f in source.all_fields if f.dtype == "timestamp"}
+    shown = [
+        f"{instant(v)}" if name in timed and v is not None and MIN_US <= v <= MAX_US else v for name, v in zip(names, values, strict=True)
+    ]
+    said = ", ".join(f"{name}={repr(v[:80] if isinstance(v, str | list) else v)[:100]}" for name, v in zip(names, shown, strict=True))
+    return f" that can be held{', of ' if said else ''}{said}"
 
 
 def _earliest(us: pa.Array, records: npt.NDArray[np.int64], n: int) -> pa.Array:

@@ -140,13 +140,15 @@ def test_columns_are_judged_as_records_are() -> None:
 @pytest.mark.parametrize(
     ("event", "says"),
     [
-        ({"parts": 0}, 'net=None is (col("amount") / col("parts")) - coalesce(col("fee"), 0), which has no value that can be held'),
+        ({"parts": 0}, 'net=None is (col("amount") / col("parts")) - coalesce(col("fee"), 0), which has no value that can be held,'
+         " of amount=5.0, fee=None, parts=0"),
         ({"amount": "5"}, "amount='5' is no float64"),
-        ({"parts": 2**62}, 'net=None is (col("amount") / col("parts")) - coalesce(col("fee"), 0), which has no value that can be held'),
+        ({"parts": 2**62}, 'net=None is (col("amount") / col("parts")) - coalesce(col("fee"), 0), which has no value that can be held,'
+         " of amount=5.0, fee=None, parts=4611686018427387904"),
         ({"fee": 70.0}, "net=-65.0 is outside of -50 to any"),
         ({"kind": 7}, "kind=7 is no string; the field's parse=Text() reads it"),
     ],
-)
+)  # fmt: skip
 def test_a_reject_says_what_was_computed(event: dict[str, Any], says: str) -> None:
     checked = check_json([json.dumps({"id": "a", "kind": "order", "amount": 5.0, "parts": 1, "at": AT} | event).encode()], SHOP, NOW, 0)
     assert checked.details.to_pylist() == [says]
@@ -177,7 +179,7 @@ def test_a_filter_that_has_no_value_makes_a_dead_letter() -> None:
     source = EventSource("s", [Field("id", "string", required=True), Field("n", "int64")], "at", "id", where=col("n") * 2**40 > 0)
     checked = check_json([json.dumps({"id": "a", "n": n, "at": AT}).encode() for n in (1, 2**40, -1, None)], source, NOW, 0)
     assert checked.reasons.to_pylist() == [None, "overflow", None, None] and checked.accepted.tolist() == [0] and checked.passed_over == 2
-    assert checked.details[1].as_py() == 'where: (col("n") * 1099511627776) > 0 has no value that can be held'
+    assert checked.details[1].as_py() == 'where: (col("n") * 1099511627776) > 0 has no value that can be held, of n=1099511627776'
 
 
 def test_what_a_filter_lets_pass_and_the_contract_refuses_is_a_dead_letter() -> None:

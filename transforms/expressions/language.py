@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -38,6 +39,8 @@ def formula_of(value: Any) -> Formula:
 
 
 def _literal(value: Any) -> Formula:
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None:
         return Formula("literal", ("null", None))
     if isinstance(value, bool):
