@@ -49,6 +49,8 @@ class Column:
     """Whether records have it from their file's folder (``key=value``)."""
     is_index: bool = False
     """Whether it is the position of an event's element in the list that is exploded, which stands nowhere."""
+    is_record_time: bool = False
+    """Whether it is the timestamp that a topic's records have beside what they hold."""
 
     @property
     def called(self) -> str:

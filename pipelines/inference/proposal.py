@@ -124,6 +124,14 @@ def propose(sample: Sample, *, zone: str | None = None, explode: str | None = No
         column.name = _name(column, sample.envelope, taken)
     _note_renamed(columns)
     changed = None if sample.envelope is None else _of_change(columns, sample.envelope)
+    if (
+        changed is None
+        and event_time is None
+        and sample.kind == "topic"
+        and not sample.lists
+        and not (_times(columns) or _seconds(columns))
+    ):
+        changed = _record_time(sample.rows, taken)
     when, offset = _event_time(columns, event_time, sample.lists) if changed is None or event_time is not None else (changed, False)
     day: Column | None = None
     if event_time is None and _is_day(when) and (clock := _clock_beside(when, columns)) is not None:  # it tells more
@@ -142,7 +150,7 @@ def propose(sample: Sample, *, zone: str | None = None, explode: str | None = No
         fields.append(tie)
     else:
         tie = _tie_breaker([c for c in fields if sample.envelope and sample.envelope.is_place(c.steps)], fields)
-    disorder = UNKNOWN if sample.kind == "table" else _disorder(moments, sample.parts)
+    disorder = UNKNOWN if sample.kind == "table" or when.is_record_time else _disorder(moments, sample.parts)
     return Proposal(
         sample,
         fields,
@@ -264,12 +272,7 @@ def _event_time(columns: list[Column], asked: str | None, lists: Mapping[tuple[A
         if (likeliest := _likeliest(times)) is None:
             raise DataError(_before_1970(times[0]))
         return likeliest, False
-    seconds = [
-        c for c in columns
-        if c.dtype == "int64" and c.required and time_like(c.called) and isinstance(c.low, int) and c.low >= 0
-        and (c.high < 2**31 or c.of_day)
-    ]  # fmt: skip
-    if seconds:
+    if seconds := _seconds(columns):
         return seconds[0], True
     most = max(lists, key=lambda steps: lists[steps], default=None)
     listed = "" if most is None else f", make the elements of a list the events (--explode {'.'.join(map(str, most))})"
@@ -277,6 +280,18 @@ def _event_time(columns: list[Column], asked: str | None, lists: Mapping[tuple[A
         f"no column holds a time in every record; choose one with --event-time (an integer counts as seconds){listed}, or add one to the"
         " data"
     )
+
+
+def _seconds(columns: list[Column]) -> list[Column]:
+    """What may be seconds, or a time of the day, since a moment that the data does not tell."""
+    found = [c for c in columns if c.dtype == "int64" and c.required and time_like(c.called) and isinstance(c.low, int) and c.low >= 0]
+    return [c for c in found if c.high < 2**31 or c.of_day]
+
+
+def _record_time(rows: int, taken: set[str]) -> Column:
+    """The timestamps of a topic's records, of which none holds a time."""
+    note = "QUESTION: no record holds a time, so the timestamps that records have in their topic are taken; do they say when it was?"
+    return Column(("recorded_at",), rows, dtype="timestamp", name=taken_from(("recorded_at",), taken), is_record_time=True, notes=[note])
 
 
 def _times(columns: list[Column]) -> list[Column]:

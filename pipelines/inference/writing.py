@@ -56,7 +56,9 @@ def definition(made: Proposal, name: str, files: str, topic: str, group: bool, t
     lines += ["    fields=[", *(f"        {line}" for line in columns), "    ],", ")"]
     lines += [f"# {_said_plainly(line)}" for line in _left_out(made)]
     body = "\n".join(lines)
-    for function in ("Date", "Decimal", "ElementIndex", "Epoch", "Hex", "IsoTime", "Number", "Text", "TimeFormat", "TimeOfDay"):
+    for function in (
+        "Date", "Decimal", "ElementIndex", "Epoch", "Hex", "IsoTime", "Number", "RecordTimestamp", "Text", "TimeFormat", "TimeOfDay",
+    ):  # fmt: skip
         if re.search(rf"\b{function}\(", body):
             used.add(function)
     if group:
@@ -125,6 +127,8 @@ def _path(column: Column, name: str) -> str:
     steps = column.steps
     if column.is_index:
         return ", path=ElementIndex()"
+    if column.is_record_time:
+        return ", path=RecordTimestamp()"
     if steps == (name,):
         return ""
     plain = all(re.fullmatch(r"[^.\[\]]+", str(s)) or s == "[]" for s in steps)
@@ -274,7 +278,8 @@ def _time_lines(made: Proposal) -> list[str]:
             f"    # QUESTION: {called} is seconds since a day that the data does not tell; 2020-01-01 is assumed ({seconds}).",
             f'    event_time=Field("event_at", "timestamp", value=((col("{when.name}") + {seconds}) * 1_000_000).cast("timestamp")),',
         ]
-    said = _said_plainly("; ".join(n for n in [f"{when.low} to {when.high} UTC", *when.notes] if n))
+    span = [] if when.is_record_time else [f"{when.low} to {when.high} UTC"]
+    said = _said_plainly("; ".join(n for n in [*span, *when.notes] if n))
     path = _path(when, when.name)
     if not path and not when.parse:
         return [f"    event_time={_text(when.name)},  # {said}"]
@@ -290,6 +295,8 @@ def _disorder_lines(made: Proposal, used: set[str]) -> list[str]:
         why = (
             "the order of a table's rows is not the order of arrival"
             if made.sample.kind == "table"
+            else "records are stamped as they are sent"
+            if made.event_time.is_record_time
             else "the records are not in order of time"
         )
         said = f"QUESTION: {why}, so how late events arrive cannot be measured; these are usual"

@@ -23,6 +23,7 @@ from pipelines.sources.formats.record_format import record_format
 from pipelines.sources.memory import MemoryBroker
 from tests.protobuf_types import classes, descriptor_set, file_of
 from tests.schema_registry import SchemaRegistry, schema_registry
+from transforms.contract import check_json
 from transforms.definitions import EventSource
 from transforms.errors import ConfigError, DataError
 from transforms.instants import micros_of
@@ -227,3 +228,17 @@ def test_an_enum_of_a_json_schema(registry: SchemaRegistry) -> None:
     assert source.field("state").domain == source.field("was").domain == ("NEW", "PAID", "GONE")
     assert source.field("free").domain in (None, ("NEW",))
     assert len(takes_all(source, kafka, payloads)) == N
+
+
+def test_records_without_a_time_have_that_of_their_topic() -> None:
+    broker = MemoryBroker()
+    broker.create_topic("sales", 1)
+    payloads = [json.dumps({"sale": f"s{n}", "shop": f"shop-{n % 7}", "amount": n / 4}).encode() for n in range(99)]
+    broker.append("sales", 0, payloads, [None] * 99, [[]] * 99, [1_714_557_660_000_000 + n * 1_000_000 for n in range(99)])
+    text = infer_topic(broker.open_reader(), "sales", group=True).text
+    assert 'event_time=Field("recorded_at", "timestamp", path=RecordTimestamp()),' in text and "QUESTION: no record holds a time" in text
+    values: dict[str, Any] = {}
+    exec(compile("\n".join(line for line in text.splitlines() if "feast_views" not in line), "sales.py", "exec"), values)
+    fetched = broker.open_reader().poll("sales", 0, 0, 99, 0)
+    found = check_json(fetched.payloads, values["sales"], 2 * 10**15, 0, fetched.origin(values["sales"]))
+    assert micros_of(found.valid.column("recorded_at")[98].as_py()) == 1_714_557_758_000_000 and found.valid.num_rows == 99
