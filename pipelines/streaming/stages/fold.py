@@ -213,9 +213,13 @@ class FoldShard(beam.DoFn):
             folded = {n: t.compact(shard.horizon(shard.groups[n])) for n, t in shard.tiles.items()}
             tiles.clear()
             _add(tiles, folded)
-        kept.cells = dumps((shard.output_watermark, shard.partitions, shard.counted, shard.done, self._hash()))
+        kept.cells = self._cells(shard)
         self._keep(number, kept, head)
         return outputs
+
+    def _cells(self, shard: Shard) -> bytes:
+        """What the state holds of a shard beside its tiles and what waits."""
+        return dumps((shard.output_watermark, shard.partitions, shard.counted, shard.done, self._hash()))
 
     def _keep(self, number: int, kept: Kept, head: Any) -> None:
         """The state is what memory holds now."""
@@ -317,13 +321,14 @@ class FoldShard(beam.DoFn):
                 for name, each in loads(data).items():
                     shard.tiles[name].add(each)
             self.saver.restored(number)
-            return Kept(token, shard, [(data, decode(data)) for data in pending.read()])
+            waiting = [(data, decode(data)) for data in pending.read()]
+            return Kept(token, shard, waiting, None if waiting else {}, cells=cells)
         # Numbers of this process that are not of this shard's life.
         self.counts.pop(number, None)
         self.memory.due.pop(number, None)
         shard = self._started(number)
         _add(tiles, {n: part.tiles for n, t in shard.tiles.items() for part in t.parts})
-        return Kept(b"", shard, [])
+        return Kept(b"", shard, [], {}, cells=self._cells(shard))
 
     def _check_vouched(self, number: int, shard: Shard) -> None:
         """Of a worker that shares no folder with those before it: raises TandemError, and has the job started anew, where the engine
