@@ -1,5 +1,5 @@
-"""``tandem export``: the steps of a repository as a workflow of Airflow, Kubeflow or DVC, and its environment for conda: files that their
-user owns."""
+"""``tandem export``: the steps of a repository as a workflow of Airflow, Kubeflow or DVC, its environment for conda, alert rules for
+Prometheus and a dashboard for Grafana: files that their user owns."""
 
 from __future__ import annotations
 
@@ -22,8 +22,12 @@ from transforms.errors import ConfigError
 __all__ = ["app", "installed_pins"]
 
 PACKAGE = "tandem-features"
+DATASOURCE = "tandem-prometheus"
+"""The data source that the dashboard is written for; docker/grafana provisions one of this UID."""
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Export the repository's steps as a workflow of another engine.")
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Export workflows, an environment, alert rules and a dashboard for other tools."
+)
 
 NameOption = Annotated[str | None, typer.Option(help="Name of the workflow (default: tandem-FOLDER).")]
 OutputOption = Annotated[Path | None, typer.Option(help="Output file (default: print to stdout).")]
@@ -153,6 +157,23 @@ def conda(
     _write("conda.yaml.txt", {"name": name, "python": python, "pip": pip, "lock": where, "pins": pins}, output)
 
 
+@app.command()
+def alerts(output: OutputOption = None) -> None:
+    """Write Prometheus' alert rules on the metrics of server, stream and jobs. Thresholds are starting points."""
+    _put(_template("alerts.yml"), output)
+
+
+@app.command()
+def dashboard(
+    output: OutputOption = None,
+    datasource: Annotated[str, typer.Option(help="UID of the Prometheus data source in Grafana.")] = DATASOURCE,
+) -> None:
+    """Write a Grafana dashboard (JSON) over the metrics of server, stream and jobs, to be imported or provisioned."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", datasource):
+        raise ConfigError(f"--datasource {datasource!r} is not a UID of Grafana; use letters, digits, '-' and '_', 40 at most")
+    _put(_template("dashboard.json").replace(f'"uid": "{DATASOURCE}"', f'"uid": "{datasource}"'), output)
+
+
 def _locked_pins(lock: Path) -> list[str]:
     try:
         text = lock.read_text("utf-8")
@@ -212,7 +233,14 @@ def _write(template: str, values: dict[str, Any], output: Path | None) -> None:
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)  # Python, no HTML
     environment.filters["literal"] = repr
     environment.filters["json"] = json.dumps  # which YAML is
-    text = environment.from_string((files("pipelines.cli") / "templates" / template).read_text("utf-8")).render(values)
+    _put(environment.from_string(_template(template)).render(values), output)
+
+
+def _template(name: str) -> str:
+    return (files("pipelines.cli") / "templates" / name).read_text("utf-8")
+
+
+def _put(text: str, output: Path | None) -> None:
     if output is None:
         write(text.rstrip("\n"))
         return

@@ -61,8 +61,15 @@ NEEDED = {
 """Command: the extra without which it cannot work. The commands that are not here need none (``track``: that of one of its trackers)."""
 
 
-def require(command: str) -> None:
-    """Raises ConfigError, one line with the command to install it, where the extra that ``command`` needs is not installed."""
+WITHOUT = {"export": ("alerts", "conda", "dashboard")}
+"""Command: those below it that need no extra all the same."""
+
+
+def require(command: str, below: str = "") -> None:
+    """Raises ConfigError, one line with the command to install it, where the extra that ``command`` (here: the one ``below`` it) needs is
+    not installed."""
+    if below in WITHOUT.get(command, ()):
+        return
     extra = NEEDED.get(command)
     if extra is not None and not _installed(extra) and not (extra == "serve" and _installed("onnx")):
         raise missing(command, extra)

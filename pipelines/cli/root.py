@@ -141,7 +141,7 @@ class _Commands(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         found = super().resolve_command(ctx, args)
         if found[0] is not None and "--help" not in args:
-            require(found[0])
+            require(found[0], next(iter(found[2]), ""))
         return found
 
     def invoke(self, ctx: Any) -> Any:

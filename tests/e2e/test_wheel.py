@@ -244,6 +244,10 @@ def test_without_extras_there_are_definitions_and_a_command_that_says_what_to_in
     for command, extra in {"batch": "batch", "serve": "serve", "train": "train", "stream": "stream", "demo": "all"}.items():
         said = base.tandem(command, "--repo", "shop", cwd=here, fails=True).stderr
         assert said == f"error: tandem {command} needs the extra '{extra}': {pip(extra)} install 'tandem-features[{extra}]'\n"
+    base.tandem("export", "alerts", "--output", "alerts.yml", cwd=here)
+    base.tandem("export", "dashboard", "--output", "dashboard.json", cwd=here)
+    assert "alert: TandemStreamLag" in (here / "alerts.yml").read_text()
+    assert json.loads((here / "dashboard.json").read_text())["title"] == "Tandem"
     print(f"the base is {base.megabytes()} MB")
 
 

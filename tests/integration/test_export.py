@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import sys
 import types
 from datetime import UTC, datetime
@@ -181,3 +182,14 @@ def test_conda_yaml_of_an_installation_without_a_lock_lists_what_is_installed(tm
     assert all(metadata.version(name) == version for name, version in pins.items())
     monkeypatch.setattr("pipelines.cli.export.PACKAGE", "no-such-package")
     export("conda", fails="give --lock FILE")
+
+
+def test_alert_rules_and_the_dashboard_are_written_as_they_are(tmp_path: Path) -> None:
+    export("alerts", "--output", str(tmp_path / "alerts.yml"))
+    names = {rule["alert"] for group in yaml.safe_load((tmp_path / "alerts.yml").read_text())["groups"] for rule in group["rules"]}
+    assert {"TandemStreamLag", "TandemPredictionsNotFinite"} <= names
+    written = json.loads(export("dashboard"))
+    assert {panel["datasource"]["uid"] for panel in written["panels"] if panel["type"] != "row"} == {"tandem-prometheus"}
+    text = export("dashboard", "--datasource", "mine")
+    assert "tandem-prometheus" not in text and json.loads(text.replace('"mine"', '"tandem-prometheus"')) == written
+    export("dashboard", "--datasource", 'a"b', fails="is not a UID of Grafana")

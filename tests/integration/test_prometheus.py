@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import threading
@@ -31,8 +32,10 @@ from tests.webhook_server import WebhookServer
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS, GRAFANA = ROOT / "docker" / "prometheus", ROOT / "docker" / "grafana"
-RULES: list[dict[str, Any]] = [r for g in yaml.safe_load((PROMETHEUS / "alerts.yml").read_text())["groups"] for r in g["rules"]]
-DASHBOARD: dict[str, Any] = json.loads((GRAFANA / "dashboards" / "tandem.json").read_text())
+TEMPLATES = ROOT / "pipelines" / "cli" / "templates"
+ALERTS, ALERTS_TEST = TEMPLATES / "alerts.yml", ROOT / "tests" / "integration" / "alerts_test.yml"
+RULES: list[dict[str, Any]] = [r for g in yaml.safe_load(ALERTS.read_text())["groups"] for r in g["rules"]]
+DASHBOARD: dict[str, Any] = json.loads((TEMPLATES / "dashboard.json").read_text())
 PANELS = [p for p in DASHBOARD["panels"] if p["type"] != "row"]
 
 
@@ -76,7 +79,7 @@ def queries() -> list[tuple[str, str]]:
 
 def test_prometheus_takes_the_configuration_and_the_rules() -> None:
     assert "valid prometheus config" in promtool("check", "config", str(PROMETHEUS / "prometheus.yml"))
-    assert f"{len(RULES)} rules found" in promtool("check", "rules", "--lint=all", "--lint-fatal", str(PROMETHEUS / "alerts.yml"))
+    assert f"{len(RULES)} rules found" in promtool("check", "rules", "--lint=all", "--lint-fatal", str(ALERTS))
 
 
 def test_alertmanager_takes_the_configuration_and_routes_by_severity() -> None:
@@ -129,11 +132,11 @@ def test_a_real_alertmanager_sends_one_message_for_many_features(tmp_path: Path)
 
 
 def test_every_alert_fires_when_it_must_and_only_then() -> None:
-    assert "SUCCESS" in promtool("test", "rules", str(PROMETHEUS / "alerts_test.yml"))
+    assert "SUCCESS" in promtool("test", "rules", str(ALERTS_TEST))
 
 
 def test_every_alert_has_a_case_that_fires_and_one_that_does_not() -> None:
-    cases = [c for t in yaml.safe_load((PROMETHEUS / "alerts_test.yml").read_text())["tests"] for c in t["alert_rule_test"]]
+    cases = [c for t in yaml.safe_load(ALERTS_TEST.read_text())["tests"] for c in t["alert_rule_test"]]
     names = [r["alert"] for r in RULES]
     assert len(set(names)) == len(names)
     for name in names:
@@ -193,14 +196,20 @@ def test_grafana_finds_what_it_is_provisioned_with(compose: str, datasource: str
     assert used == {source["uid"]}
     (provider,) = yaml.safe_load((GRAFANA / "provisioning" / "dashboards" / "tandem.yml").read_text())["providers"]
     services = yaml.safe_load((docker / compose).read_text())["services"]
-    mounts = dict(m.split(":")[:2] for m in services["grafana"]["volumes"] if m.startswith("./"))
-    assert provider["options"]["path"] == mounts["./grafana/dashboards"]
+    mounts = dict(m.split(":")[:2] for m in services["grafana"]["volumes"] if m.startswith("."))
+    (dashboard,) = [there for here, there in mounts.items() if (docker / here).resolve() == TEMPLATES / "dashboard.json"]
+    assert dashboard == f"{provider['options']['path']}/tandem.json"
+    config = next(w for w in services["prometheus"]["command"] if w.startswith("--config.file=")).partition("=")[2]
+    rules = dict(m.split(":")[:2] for m in services["prometheus"]["volumes"] if m.startswith("."))
+    (named,) = yaml.safe_load((PROMETHEUS / Path(config).name).read_text())["rule_files"]
+    there = os.path.normpath(Path(config).parent / named)
+    assert [(docker / here).resolve() for here, at in rules.items() if at == there] == [ALERTS]
     assert services["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] == f"{provider['options']['path']}/tandem.json"
     inside = [there for here, there in mounts.items() if (docker / datasource).is_relative_to(docker / here)]
     assert any(there.startswith("/etc/grafana/provisioning") for there in inside), "the data source is where Grafana looks for one"
     for service in services.values():
         for mount in service.get("volumes", []):
-            if isinstance(mount, str) and mount.startswith("./"):
+            if isinstance(mount, str) and mount.startswith("."):
                 assert (docker / mount.split(":")[0]).exists()
 
 
@@ -222,7 +231,7 @@ def prometheus(data: Path, tmp_path: Path) -> Iterator[str]:
     for scrape in config["scrape_configs"]:
         scrape.pop("scrape_interval", None)
         scrape["static_configs"] = [{"targets": [f"127.0.0.1:{ports[scrape['job_name']]}"]}]
-    config["rule_files"] = [str(PROMETHEUS / "alerts.yml")]
+    config["rule_files"] = [str(ALERTS)]
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
     (port,) = free_ports(1)
     words = [
