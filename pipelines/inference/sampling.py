@@ -1,17 +1,12 @@
-"""A bounded sample of data whose shape nobody has declared: columns by path, as they lie there.
-
-Here alone a dialect is guessed, as what it is goes into the definition that is written, for its reader to correct.
-"""
+"""A bounded sample of data whose shape nobody has declared: columns by path, as they lie there."""
 
 from __future__ import annotations
 
-import csv
 import io
 import itertools
 import json
-import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +15,9 @@ import pyarrow as pa
 
 from pipelines.inference.envelope import Envelope, envelope_of
 from pipelines.inference.schema_words import file_places, words_of
+from pipelines.inference.text_dialect import dialect_of, text_records
 from pipelines.lake.counted import counted
 from pipelines.sources.file_formats.compressed_file import opened
-from pipelines.sources.file_formats.csv_lines import NullSpellings
 from pipelines.sources.file_formats.file_format import COMPRESSED, UnreadableFileError, format_of, one_line
 from pipelines.sources.file_formats.json_lines_file import MAX_LINE_BYTES, json_texts
 from pipelines.sources.file_formats.line_parts import section
@@ -33,8 +28,7 @@ from transforms.json_forms import objects_of
 from transforms.json_payload import too_deep
 from transforms.nested import entries_of
 
-__all__ = ["Sample", "Steps", "dialect_of", "flattened", "json_object", "maps_as_objects", "sample_files", "sample_records"]
-__all__ += ["text_records", "types_of"]
+__all__ = ["Sample", "Steps", "flattened", "json_object", "maps_as_objects", "sample_files", "sample_records", "types_of"]
 
 MOST_FILES = 20
 """Of a folder so many files are looked at, evenly spread over their names."""
@@ -46,12 +40,6 @@ MOST_LETTERS = 200
 """Of a name."""
 MOST_DEPTH = 64
 """As the contract takes JSON."""
-_ESCAPED = ("\\", "", *"NZbfnrtv0")
-"""What MySQL and PostgreSQL write behind an escape beside delimiters and quotes."""
-_MARKS = ("-", "--", "?", ".", "*", "n/a", "#N/A", "<NA>", "M")
-"""What stands for nothing where numbers would; elsewhere it may be a word."""
-MOST_BEFORE = 50
-"""Lines before a header."""
 LINES = (".jsonl", ".ndjson", ".json")
 TEXTS = (".csv", ".tsv", ".txt")
 _NAME = EventSource(name="sampled", fields=[Field("key", "string", required=True)], event_time="at", tie_breaker="key")
@@ -316,152 +304,6 @@ def _text_records(file: Path, dialect: Csv) -> Iterator[Mapping[str, Any]]:
         yield from text_records(lines(), dialect)
 
 
-def text_records(lines: Iterable[str], dialect: Csv) -> Iterator[Mapping[str, Any]]:
-    """The records of lines in a dialect; those of another number of values are left out."""
-    how: Any = {"quotechar": dialect.quote} if dialect.quote else {"quoting": csv.QUOTE_NONE}
-    nulls = NullSpellings(dialect)
-    if dialect.comment is not None:
-        lines = (line for line in lines if not line.startswith(dialect.comment))
-    reader = _rows(csv.reader(map(nulls.mark, lines), **_how(dialect.delimiter, dialect.escape), **how))
-    names: Sequence[str] = dialect.columns or [n.strip().lstrip("\ufeff") for n in next(reader, [])]
-    once = {name for name in names if names.count(name) == 1}  # which of several is meant nobody can say
-    for row in reader:
-        if len(row) == len(names):
-            yield {name: value for name, value in zip(names, nulls.read(row), strict=True) if name in once}
-
-
-def _rows(reader: Any) -> Iterator[list[str]]:
-    """Rows, without those that Python's reader refuses: values of more than 128 KiB, zero bytes."""
-    while True:
-        try:
-            yield next(reader)
-        except StopIteration:
-            return
-        except csv.Error:
-            continue
-
-
 def _dialect(file: Path, encoding: str | None) -> Csv:
     with opened(file) as f:
         return dialect_of(f.read(1 << 18), encoding, str(file))
-
-
-def dialect_of(start: bytes, encoding: str | None, what: str, header: bool | None = None) -> Csv:
-    """The dialect that fits the beginning of some lines: of the usual delimiters the one that cuts all alike, into most values.
-    ``header``: whether the first one is of names; None: as it looks. Raises DataError for nothing, which ``what`` names."""
-    if encoding is None:
-        encoding = _encoding(start)
-    raw = start.decode(encoding, "replace").lstrip("\ufeff").splitlines()
-    lines = [line for line in (raw[:-1] if len(start) == 1 << 18 else raw) if line.strip()][:200]
-    if not lines:
-        raise DataError(f"{what} is empty; nothing can be said of it")
-    best: tuple[float, int, bool, str] | None = None
-    behind = {found for line in lines for found in re.findall(r"\\(.?)", line)}
-    for delimiter in (",", ";", "\t", "|", " "):
-        if delimiter == " " and best is not None and best[1] > 1:
-            break  # words have blanks, too
-        escaped = bool(behind & {delimiter, '"'}) and behind <= {delimiter, '"', *_ESCAPED}  # not in C:\d1\
-        for escape in (None, "\\") if escaped else (None,):  # where both cut all alike a mark behind it is none
-            widths = [len(row) for row in _rows(csv.reader(lines, **_how(delimiter, escape)))]
-            common = max(set(widths), key=widths.count, default=0)
-            score = (widths.count(common) / len(widths) if common > 1 else 0.0, common, escape is not None, delimiter)
-            if best is None or score[:2] > best[:2] or (score[0] == best[0] > 0 and delimiter == best[3] and escape is not None):
-                best = score
-    assert best is not None
-    if not best[1]:
-        raise DataError(f"{what} holds no lines of values; nothing can be said of it")
-    delimiter, how = best[3], _how(best[3], "\\" if best[2] else None)
-    rows = [row for row in _rows(csv.reader(lines, **how)) if len(row) == best[1]]
-    more: dict[str, Any] = {"escape": "\\"} if best[2] else {}
-    if header is None and (skip := _before(raw, how, best[1])):
-        more |= {"comment": "#"} if all(line.startswith("#") for line in raw[:skip]) else {"skip": skip}
-    header = _has_header(rows) if header is None else header
-    rows = rows[1 if header else 0 :]
-    values = {value for row in rows for value in row}
-    spellings = NullSpellings(Csv(delimiter=delimiter, nulls=["\\N"], **more))
-    if best[2] and any(None in spellings.read(row) for row in _rows(csv.reader(map(spellings.mark, lines), **how))):
-        values.add("\\N")
-    nulls = ["", *(n for n in ("\\N", "NULL", "null", "NA", "N/A", "NaN", "nan", "None") if n in values)]
-    nulls += [n for n in _MARKS if n in values and _among_numbers(n, rows)]
-    numbers: dict[str, Any] = {}
-    for mark, group in ((",", "."), (".", ","), (",", " "), (",", "\u00a0"), (",", "\u202f"), (".", "'")):
-        if any(re.fullmatch(rf"[+-]?\d{{1,3}}({re.escape(group)}\d{{3}})+{re.escape(mark)}\d+", value) for value in values):
-            numbers = {"decimal": mark, "thousands": group}
-            break
-    if not numbers and delimiter != "," and _comma_decimals(values):
-        numbers["decimal"] = ","
-    more |= numbers
-    if not header:
-        more |= {"header": False, "columns": _columns(best[1])}
-    if '"' not in start.decode(encoding, "replace") and delimiter == "\t":
-        more["quote"] = None
-    return Csv(delimiter=delimiter, nulls=nulls, encoding=encoding, **more)
-
-
-def _how(delimiter: str, escape: str | None) -> dict[str, Any]:
-    """What Python's reader is told of a dialect with quotes."""
-    return {"delimiter": delimiter} if escape is None else {"delimiter": delimiter, "escapechar": escape, "doublequote": False}
-
-
-def _among_numbers(mark: str, rows: Sequence[Sequence[str]]) -> bool:
-    """Whether a mark stands in a column that is of numbers otherwise."""
-    columns = [{value for value in column if value} for column in zip(*rows, strict=True)]
-    return any(mark in column and len(column) > 2 and all(map(_is_number, column - {mark})) for column in columns)
-
-
-def _before(raw: Sequence[str], how: dict[str, Any], width: int) -> int:
-    """How many lines stand before the first one of so many values: a report's title, an account's holder."""
-    for at, line in enumerate(raw[:MOST_BEFORE]):
-        if any(len(row) == width for row in _rows(csv.reader([line], **how))):
-            return at
-    return 0
-
-
-def _columns(count: int) -> list[str]:
-    return [f"column_{i + 1}" for i in range(count)]
-
-
-def _encoding(start: bytes) -> str:
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "utf-16"
-    try:
-        start[: len(start) - 4 if len(start) > 1_000 else len(start)].decode("utf-8")
-        return "utf-8"
-    except UnicodeDecodeError:
-        return "cp1252" if any(0x80 <= b <= 0x9F for b in start) else "latin-1"
-
-
-def _has_header(rows: list[list[str]]) -> bool:
-    """Whether the first row is of names: no value of it is a number, and none is there twice or empty, unless there are numbers below it
-    where it has names."""
-    first = rows[0]
-    if any(_is_number(value) or _DAY.match(value) for value in first):
-        return False
-    columns = list(zip(*(row for row in rows if row != first), strict=True))
-    if any(value and value in column for value, column in zip(first, columns, strict=False)):
-        return False  # a value as those below it: names are not among their values
-    named = {at for at, value in enumerate(first) if value}
-    if len({first[at] for at in named}) == len(first):
-        return True
-    # A spreadsheet's: a column without a name, or of another's.
-    return any(all(_begins_as_number(row[at]) for row in rows[1:] if row[at]) and any(row[at] for row in rows[1:]) for at in named)
-
-
-_DAY = re.compile(r"\d{4}-\d\d-\d\d|\d{1,2}[./]\d{1,2}[./]\d{2,4}")
-"""What a time begins with, and no name."""
-
-
-def _is_number(value: str) -> bool:
-    return value.strip().lstrip("-").replace(".", "", 1).isdigit()
-
-
-def _begins_as_number(value: str) -> bool:
-    return value.strip().lstrip("+-$€£")[:1].isdigit()
-
-
-def _comma_decimals(values: set[str]) -> bool:
-    def number(text: str) -> bool:
-        whole, comma, part = text.lstrip("+-").partition(",")
-        return bool(comma) and whole.isdigit() and part.isdigit()
-
-    return any(map(number, values))

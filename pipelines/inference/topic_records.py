@@ -12,8 +12,9 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.inference.names import called, identifier
-from pipelines.inference.sampling import Sample, Steps, dialect_of, json_object, sample_records, text_records, types_of
+from pipelines.inference.sampling import Sample, Steps, json_object, sample_records, types_of
 from pipelines.inference.schema_words import avro_places, protobuf_words, words_of
+from pipelines.inference.text_dialect import dialect_of, text_records
 from pipelines.project.config import KafkaSettings
 from pipelines.sources.formats.framing import HEADER
 from pipelines.sources.formats.json_schema_format import JsonSchemaFormat

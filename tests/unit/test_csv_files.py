@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.inference.sampling import text_records
+from pipelines.inference.text_dialect import text_records
 from pipelines.replay.event_log import EventLog
 from pipelines.sources.event_files import events, inventory
 from pipelines.sources.file_formats.cells import cell, typed_column
