@@ -16,7 +16,7 @@ from typing import Any
 from pipelines.batch.run_key import code_of, declared, engine_code, sources_of
 from pipelines.lake import provenance, runs, shared
 from pipelines.lake.files import json_digest, sha256
-from pipelines.lake.run_records import BatchRecord
+from pipelines.lake.run_records import BatchRecord, InputFile
 from pipelines.project.repository import Repo
 from pipelines.sources.event_files import EventFile, Inventory, inventory
 from pipelines.sources.log_names import day_in, in_range
@@ -60,7 +60,7 @@ class Reading:
     files: list[EventFile]
     begins: dict[str, int]
     late: list[str]
-    past: list[dict[str, Any]]
+    past: list[InputFile]
     spans: dict[str, list[int]] = field(default_factory=dict)
 
 
@@ -168,7 +168,8 @@ def reading(data: Path, source: EventSource, then: Continued, begin: int, end: i
     known = recorded([record], source.name)
     spans = {name: (lo, hi) for name, (lo, hi) in record.spans.get(source.name, {}).items()}
     found = far or inventory(data, source, looked_through_from(record, source, begin), end, hashes=False)
-    files, begins, late, past = [], {}, [], []
+    files, begins, late = [], {}, []
+    past: list[InputFile] = []
     for file in found.files:
         lo, hi = spans.get(file.name) or _span(file.name)
         old = known.get(file.name)

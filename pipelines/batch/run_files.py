@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipelines.batch.continued import Continued, Reading, reading
 from pipelines.lake.files import sha256
+from pipelines.lake.run_records import InputFile
 from pipelines.sources.event_files import EventFile, Inventory, PassedOver, inventory, passed_over_line
 from transforms.definitions import EventSource
 
@@ -22,10 +22,10 @@ class RunFiles:
     """The event files of a run by source: those that it reads, from where on (by file), and what a manifest says of them and of others."""
 
     files: dict[str, list[EventFile]]
-    inputs: dict[str, list[dict[str, Any]]]
+    inputs: dict[str, list[InputFile]]
     passed: dict[str, list[PassedOver]]
     begins: dict[str, dict[str, int]]
-    past: dict[str, list[dict[str, Any]]]
+    past: dict[str, list[InputFile]]
     spans: dict[str, dict[str, list[int]]]
 
 
@@ -68,7 +68,7 @@ def run_files(
     )
 
 
-def _inputs(files: Sequence[EventFile]) -> list[dict[str, Any]]:
+def _inputs(files: Sequence[EventFile]) -> list[InputFile]:
     """The files as a manifest names them; those that nobody hashed yet are hashed, a thread per core."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         digests = pool.map(lambda f: f.sha256 or sha256(f.path), files)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Column, Table
@@ -34,8 +34,10 @@ from pipelines.tracking.stores import tracking_uri
 from transforms.errors import ConfigError, TandemError
 
 if TYPE_CHECKING:
+    from pipelines.monitoring.shadow_log import ShadowComparison
     from pipelines.project import access
     from pipelines.project.repository import Repo
+    from pipelines.promotion.champion_challenger import Quality
     from pipelines.promotion.evaluate import Evaluation
 
 __all__ = ["compare", "evaluate", "models", "promote", "rollback"]
@@ -370,7 +372,7 @@ def _checks_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
-def _compare_tables(result: Mapping[str, Any]) -> list[Table]:
+def _compare_tables(result: ShadowComparison) -> list[Table]:
     served, shadow = f"v{result['served']} served", f"v{result['shadow']} shadow"
     title = f"{result['model']}: {served}, {shadow}; {result['requests']:,} requests"
     how = Table(title=title, title_justify="left")
@@ -387,8 +389,10 @@ def _compare_tables(result: Mapping[str, Any]) -> list[Table]:
     right = Table(title="against labels", title_justify="left")
     for name in ("slice", "metric", "rows", served, shadow, "difference, 95%", "better"):
         right.add_column(name, justify="left" if name in ("slice", "metric", "better") else "right")
-    for key, q in {"all": result["right"], **result["right"]["slices"]}.items():
-        for metric in ("auc", "log_loss", "brier", "calibration_error") if key == "all" else ("auc", "log_loss"):
+    of_slices: dict[str, Quality] = {"all": result["right"], **result["right"]["slices"]}
+    metrics: tuple[Literal["auc", "log_loss", "brier", "calibration_error"], ...] = ("auc", "log_loss", "brier", "calibration_error")
+    for key, q in of_slices.items():
+        for metric in metrics if key == "all" else metrics[:2]:
             one, other, interval = q["served"][metric], q["shadow"][metric], q["intervals"].get(metric)
             both = ("-" if n is None else f"{n:.4f}" for n in (one, other))
             span = f"{interval[0]:+.4f} to {interval[1]:+.4f}" if interval else "-"

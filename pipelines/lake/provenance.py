@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.lake.files import json_digest, sha256
-from pipelines.lake.run_records import Code, Engine
+from pipelines.lake.run_records import Code, Engine, OutputFile
 from pipelines.lake.value_code import meanings, modules_of, value_files
 from serving.masking import MASK, SECRET_NAME, masked
 from serving.object_store.cache import given_place
@@ -129,9 +129,9 @@ def masked_command(words: Iterable[str]) -> list[str]:
     return out
 
 
-def hashed(data: Path, files: Mapping[str, Path]) -> list[dict[str, Any]]:
-    """What a run made: ``{name, path (relative to data where it lies there), bytes, sha256}`` per file, folders file by file."""
-    out = []
+def hashed(data: Path, files: Mapping[str, Path]) -> list[OutputFile]:
+    """What a run made, folders file by file."""
+    out: list[OutputFile] = []
     for name, path in files.items():
         inner = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         for file in inner:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,10 @@ from pipelines.lake import layout
 from pipelines.lake.files import sha256
 from pipelines.lake.run_records import RunRecord
 
-__all__ = ["TOLERANCE", "Artifact", "files_of", "same_files", "same_predictions", "same_scores", "same_tables", "same_weights", "worst"]
+__all__ = [
+    "TOLERANCE", "Artifact", "ArtifactDict", "Verdict", "files_of", "same_files", "same_predictions", "same_scores", "same_tables",
+    "same_weights", "worst",
+]  # fmt: skip
 
 Verdict = Literal["identical", "equal", "different"]
 TOLERANCE = 1e-6
@@ -25,6 +28,14 @@ TOLERANCE = 1e-6
 differently."""
 WEIGHTS = 1e-5
 """The same for a weight, which many steps of training have summed up."""
+
+
+class ArtifactDict(TypedDict):
+    """An :class:`Artifact` for machines."""
+
+    name: str
+    verdict: Verdict
+    detail: str
 
 
 @dataclass(frozen=True)
@@ -35,9 +46,9 @@ class Artifact:
     verdict: Verdict
     detail: str
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> ArtifactDict:
         """For machines."""
-        return asdict(self)
+        return {"name": self.name, "verdict": self.verdict, "detail": self.detail}
 
 
 def worst(artifacts: Iterable[Artifact]) -> Verdict:

@@ -15,12 +15,23 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from pipelines.lake import layout, provenance, runs
 from pipelines.lake.graphs import apply_graph
 from pipelines.lake.run_records import BatchRecord, TrainRecord
-from pipelines.lineage.artifacts import Artifact, files_of, same_files, same_predictions, same_scores, same_tables, same_weights, worst
+from pipelines.lineage.artifacts import (
+    Artifact,
+    ArtifactDict,
+    Verdict,
+    files_of,
+    same_files,
+    same_predictions,
+    same_scores,
+    same_tables,
+    same_weights,
+    worst,
+)
 from pipelines.lineage.diff import CAUSES, Difference, diff
 from pipelines.project import recording
 from pipelines.project.config import BatchSettings
@@ -33,9 +44,25 @@ from transforms.definitions import Field
 from transforms.errors import DataError, TandemError
 from transforms.tensorflow_settings import settle_tensorflow
 
-__all__ = ["render", "reproduce"]
+__all__ = ["Reproduced", "render", "reproduce"]
 
 Say = Callable[[str], None]
+
+
+class Reproduced(TypedDict):
+    """What came of making a run again; JSON-able."""
+
+    run: str
+    kind: str
+    verdict: Verdict
+    """The worst of the artifacts'."""
+    causes: list[str]
+    """What changed since the run, a line each."""
+    notes: list[str]
+    artifacts: list[ArtifactDict]
+    folder: str | None
+    """Where the reproduced files are, if they are kept."""
+    seconds: float
 
 
 def reproduce(
@@ -46,12 +73,8 @@ def reproduce(
     keep: bool = False,
     say: Say = lambda line: None,
     timed: Callable[[str, float | None], None] = lambda step, seconds: None,
-) -> dict[str, Any]:
-    """Make a run of kind train or batch again and compare; JSON-able.
-
-    ``{run, kind, verdict, causes: [line], notes: [line], artifacts: [{name, verdict, detail}], folder, seconds}``; a verdict is identical,
-    equal or different, that of all the worst of them. Raises DataError for a run that cannot be made again at all.
-    """
+) -> Reproduced:
+    """Make a run of kind train or batch again and compare. Raises DataError for a run that cannot be made again at all."""
     run = runs.find(repo.data, run_id)
     _check(run)
     begun = time.monotonic()
@@ -74,7 +97,7 @@ def reproduce(
         finally:
             if not keep:
                 shutil.rmtree(folder, ignore_errors=True)
-        result = {
+        result: Reproduced = {
             "run": run.id,
             "kind": run.kind,
             "verdict": worst(artifacts),
@@ -312,7 +335,7 @@ def _batch(
 # ---------------------------------------------------------------------------------------------------------------------- for people
 
 
-def render(result: Mapping[str, Any]) -> list[str]:
+def render(result: Reproduced) -> list[str]:
     """The outcome, one line each."""
     out = [f"run {result['run']}: {_OF_ALL[result['verdict']]}"]
     out += [f"  {a['verdict']:<9}  {a['name']}: {a['detail']}" for a in result["artifacts"]]

@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.promotion.champion_challenger import differences, join_labels, quality, slices_of, summary
+from pipelines.promotion.champion_challenger import Differences, Quality, differences, join_labels, quality, slices_of, summary
 from transforms.errors import DataError
 
-__all__ = ["CompareOptions", "run_compare"]
+__all__ = ["CompareOptions", "ShadowComparison", "run_compare"]
 
 LEAST_LABELLED = 50
 """Labelled rows, ten of each class among them, below which nobody is said to be right."""
@@ -35,7 +35,48 @@ class CompareOptions:
     seed: int = 7
 
 
-def run_compare(data: Path, folder: Path, options: CompareOptions, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+class VersionPair(TypedDict):
+    """Two versions that were run on the same requests, and the rows of these."""
+
+    served: int
+    shadow: int
+    rows: int
+
+
+class SlicedQuality(Quality):
+    """Which of two versions was right, also by slice."""
+
+    slices: dict[str, Quality]
+
+
+class Judged(TypedDict):
+    """Which of two versions was right; None, and why that is not known yet, where there are too few labels."""
+
+    right: SlicedQuality | None
+    right_unknown: str | None
+
+
+ShadowComparison = TypedDict(
+    "ShadowComparison",
+    {
+        "model": str,
+        "served": int,
+        "shadow": int,
+        "from": str,
+        "to": str,
+        "requests": int,
+        "without_a_number": int,
+        "differences": Differences,
+        "slices": dict[str, Differences],
+        "right": SlicedQuality | None,
+        "right_unknown": str | None,
+        "pairs": list[VersionPair],
+    },
+)
+"""How two versions differ on the requests between ``from`` and ``to``; JSON-able. ``pairs``: all that the log has."""
+
+
+def run_compare(data: Path, folder: Path, options: CompareOptions, say: Callable[[str], None] = lambda line: None) -> ShadowComparison:
     """How champion and challenger differ on the requests that both were run on, and which was right where labels are in. ``folder`` is that
     of the request log. Raises DataError, one line, if there is nothing to compare."""
     from serving.request_log import read_requests
@@ -69,6 +110,7 @@ def run_compare(data: Path, folder: Path, options: CompareOptions, say: Callable
     mine, one, other = mine.filter(pa.array(good)), one[good], other[good]
     at = mine.column("tandem_at")
     say(f"{mine.num_rows:,} rows of versions {served} (served) and {shadow} (shadow)")
+    judged = _judged(data, options, mine)
     return {
         "model": options.model,
         "served": served,
@@ -79,19 +121,20 @@ def run_compare(data: Path, folder: Path, options: CompareOptions, say: Callable
         "without_a_number": int((~good).sum()),
         "differences": differences(one, other, options.more_than),
         "slices": summary(slices_of(mine, options.slices, options.slice_min_rows), one, other, options.more_than),
-        **_judged(data, options, mine),
+        "right": judged["right"],
+        "right_unknown": judged["right_unknown"],
         "pairs": pairs,
     }
 
 
-def _pairs(table: pa.Table) -> list[dict[str, int]]:
+def _pairs(table: pa.Table) -> list[VersionPair]:
     """The pairs of versions in the log, the one logged last at the end."""
     grouped = table.group_by(["tandem_version", "tandem_shadow_version"]).aggregate([("tandem_at", "max"), ("tandem_at", "count")])
     rows = sorted(grouped.to_pylist(), key=lambda r: r["tandem_at_max"])
     return [{"served": r["tandem_version"], "shadow": r["tandem_shadow_version"], "rows": r["tandem_at_count"]} for r in rows]
 
 
-def _judged(data: Path, options: CompareOptions, mine: pa.Table) -> dict[str, Any]:
+def _judged(data: Path, options: CompareOptions, mine: pa.Table) -> Judged:
     """Who was right, or one line that says why that is not known yet."""
     from pipelines.monitoring.labels import read_labels
 

@@ -12,10 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from pipelines.lake.files import sha256
-from pipelines.lake.run_records import BatchRecord
+from pipelines.lake.run_records import BatchRecord, InputFile
 from pipelines.sources.event_files import EventFile
 from transforms.instants import micros_of
 
@@ -64,6 +63,6 @@ def digest_of(file: EventFile, known: Mapping[str, Recorded]) -> str:
     return file.sha256 or untouched(file, known) or sha256(Path(file.path))
 
 
-def as_inputs(files: Sequence[EventFile], known: Mapping[str, Recorded]) -> list[dict[str, Any]]:
+def as_inputs(files: Sequence[EventFile], known: Mapping[str, Recorded]) -> list[InputFile]:
     """The files as a manifest names them."""
     return [{"file": f.name, "size": f.size, "sha256": digest_of(f, known)} for f in files]

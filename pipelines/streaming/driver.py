@@ -8,14 +8,30 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, Unpack
 
 from pipelines.lake import layout
 from pipelines.lake.files import write_json
 from transforms.errors import ConfigError, DataError
 from transforms.locks import take
 
-__all__ = ["Driver", "running", "stream_folder"]
+__all__ = ["Driver", "DriverFacts", "running", "stream_folder"]
+
+
+class DriverFacts(TypedDict, total=False):
+    """What a driver lets other processes know of itself; each from when it is known."""
+
+    pid: int
+    run: str
+    started: str
+    """UTC, ISO 8601."""
+    engine: str
+    savepoints: bool
+    """Whether the engine has savepoints."""
+    flink_master: str | None
+    """The cluster's REST API, where there is one."""
+    metrics: str
+    """The address of ``/metrics``."""
 
 
 def stream_folder(data: Path, name: str) -> Path:
@@ -30,7 +46,7 @@ class Driver:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.facts: dict[str, Any] = {}
+        self.facts: DriverFacts = {}
 
     @contextmanager
     def held(self, seconds: float = 2.0, begin: Callable[[], None] = lambda: None) -> Iterator[None]:
@@ -53,19 +69,20 @@ class Driver:
             finally:
                 (self.folder / "driver.json").unlink(missing_ok=True)
 
-    def publish(self, **facts: Any) -> None:
+    def publish(self, **facts: Unpack[DriverFacts]) -> None:
         """Add to the facts that other processes see."""
-        self.facts |= facts
+        self.facts.update(facts)
         write_json(self.folder / "driver.json", {"pid": os.getpid(), **self.facts})
 
 
-def running(folder: Path) -> dict[str, Any] | None:
+def running(folder: Path) -> DriverFacts | None:
     """The facts about the driver that holds this stream's folder; None when nobody does."""
     try:
         with open(folder / ".driver.lock") as lock:
             if not take(lock, shared=True):
                 with suppress(OSError, ValueError):
-                    return dict(json.loads((folder / "driver.json").read_text()))
+                    found: DriverFacts = json.loads((folder / "driver.json").read_text())
+                    return found
                 return {}
     except FileNotFoundError:
         pass

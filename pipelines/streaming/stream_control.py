@@ -10,7 +10,7 @@ from typing import Any
 
 from pipelines.lake import runs
 from pipelines.sources.letter_spool import letters_waiting
-from pipelines.streaming.driver import running, stream_folder
+from pipelines.streaming.driver import DriverFacts, running, stream_folder
 from pipelines.streaming.stages.part_reports import PartReports
 from pipelines.streaming.state.checkpoint_records import is_stream, next_offset
 from pipelines.streaming.state.job_state import RESUME, JobState
@@ -52,7 +52,7 @@ def stop_stream(data: Path, name: str, seconds: float = 120.0, savepoint: bool =
     return manifest
 
 
-def _need_savepoints(facts: Mapping[str, Any]) -> None:
+def _need_savepoints(facts: DriverFacts) -> None:
     """Raises ConfigError where it is known that the stream's engine has none."""
     if "engine" in facts and not facts.get("savepoints"):
         raise ConfigError(f"--savepoint: engine {facts['engine']!r} has none; stop the stream without: it keeps its own checkpoint")

@@ -16,6 +16,7 @@ from typing import Any
 from pipelines.batch.run_key import begin_of, declared, run_key, sources_of, superseded
 from pipelines.lake import provenance, runs
 from pipelines.lake.graphs import apply_graph, remember_definitions, since
+from pipelines.lake.run_records import InputFile
 from pipelines.lake.value_code import meanings, modules_of, value_files
 from pipelines.planning.plan_parts import Plan
 from pipelines.planning.project_plan import make_plan
@@ -104,7 +105,9 @@ class Shop:
         repo = self.repo().only(groups)
         begin, sources = begin_of(repo.groups.values(), micros_of(start), micros_of(end)), sources_of(repo.groups.values())
         found = {n: inventory(self.data, s, begin[n], micros_of(end)).files for n, s in sources.items()}
-        inputs = {n: [{"file": f.name, "size": f.size, "sha256": f.sha256} for f in files] for n, files in found.items()}
+        inputs: dict[str, list[InputFile]] = {
+            n: [{"file": f.name, "size": f.size, "sha256": f.sha256} for f in files] for n, files in found.items()
+        }
         graphs = {n: self.applied(n) for n in repo.groups} if pinned else {}
         complete = runs.RunStore(self.data).as_written("batch", "complete")
         run = runs.begin(

@@ -11,11 +11,10 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypedDict
 
 from kafka import KafkaProducer
 from kafka import errors as kafka_errors
@@ -35,9 +34,26 @@ BATCH_BYTES = 4 << 20
 """At most so many records and bytes in one transaction."""
 SECONDS = 30.0
 """How long sending or ending a transaction may take."""
-_COUNTS = ("already", "repeats", "foreign", "cut", "tombstones")
 _ABANDONED_MS = 15_000
 """A transaction whose replay was killed is ended by the broker after this; until then readers of its topics wait at it."""
+
+
+class LetterCounts(TypedDict):
+    """What a replay of dead letters did, or would do (``dry_run``)."""
+
+    replayed: dict[str, int]
+    """Source topic -> records."""
+    already: int
+    """Replayed by an earlier call."""
+    repeats: int
+    """Letters of a record that has another one."""
+    foreign: int
+    """Records of the topic that are not dead letters."""
+    cut: int
+    """Letters that hold only the beginning of a record; left out."""
+    tombstones: int
+    """Left out, as they are no rejects any more."""
+    dry_run: bool
 
 
 def replay(
@@ -48,13 +64,12 @@ def replay(
     timed: Collection[str] = (),
     dry_run: bool = False,
     say: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
+) -> LetterCounts:
     """Produce the records of a choice back to where they came from: same topic, partition, key, value and headers, one header more.
 
     Records of the sources ``timed``, which read their records' timestamps, have a second one more, with the timestamp that they had.
 
-    Returns counts: ``replayed`` by source topic, ``already`` replayed before, ``repeats`` of letters, ``foreign`` records, and what is left
-    out: ``cut`` letters and ``tombstones``. A record is replayed once, however often its letter was written and however often this is
+    A record is replayed once, however often its letter was written and however often this is
     called, killed or repeated; committed records are all that a second call finds. ``dry_run`` says what would be done. Raises BrokerAway,
     ConfigError, UnknownTopic (a source topic is gone), StoreError (another replay took over, or the broker gave up): call it again, it goes
     on.
@@ -69,7 +84,9 @@ def replay(
             producer = _fencing(options, topic)
         # After the fencing: what another replay committed is in the ledger, and it can commit no more.
         done, seen = replayed(reader, topic), set[str]()
-        counts: dict[str, Any] = {"replayed": Counter(), **dict.fromkeys(_COUNTS, 0), "dry_run": dry_run}
+        counts: LetterCounts = {
+            "replayed": {}, "already": 0, "repeats": 0, "foreign": 0, "cut": 0, "tombstones": 0, "dry_run": dry_run
+        }  # fmt: skip
         partitions: dict[str, int] = {}
         written: dict[tuple[str, int], int] = {}
         batch: list[Letter] = []
@@ -101,7 +118,7 @@ def replay(
                 batch = []
         _commit(producer, topic, batch, partitions, counts, options, written, timed)
         _seen(reader, written)
-        return counts | {"replayed": dict(counts["replayed"])}
+        return counts
     finally:
         reader.close()
         if producer is not None:
@@ -128,7 +145,7 @@ def _commit(
     topic: str,
     letters: list[Letter],
     partitions: Mapping[str, int],
-    counts: dict[str, Any],
+    counts: LetterCounts,
     options: Mapping[str, Any],
     written: dict[tuple[str, int], int],
     timed: Collection[str],
@@ -160,7 +177,8 @@ def _commit(
             with suppress(kafka_errors.KafkaError):  # then the broker does it, when its time is over or at the next replay
                 _bounded(producer.abort_transaction, 5)
             raise failed(error, f"dead letters of {topic!r} cannot be replayed", options) from None
-    counts["replayed"].update(letter.topic for letter in letters)
+    for letter in letters:
+        counts["replayed"][letter.topic] = counts["replayed"].get(letter.topic, 0) + 1
 
 
 def _seen(reader: PartitionReader, written: Mapping[tuple[str, int], int]) -> None:

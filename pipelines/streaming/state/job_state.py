@@ -29,7 +29,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from pipelines.lake.files import write_text
 from pipelines.lake.process_identity import user
@@ -48,7 +48,7 @@ from pipelines.streaming.state.taken_segments import forget_taken
 from pipelines.streaming.state.tile_store import TileFile, TileStore
 from transforms.errors import DataError
 
-__all__ = ["RESUME", "JobState"]
+__all__ = ["RESUME", "JobState", "SkippedRecord"]
 
 RESUME = "resume-"
 """What the flags begin with that let a paused partition (``source-partition``) go on."""
@@ -68,6 +68,19 @@ def _append(path: Path, data: bytes) -> int:
         return os.fstat(handle).st_size
     finally:
         os.close(handle)
+
+
+class SkippedRecord(TypedDict):
+    """A record that the job leaves out, as a person said."""
+
+    topic: str
+    partition: int
+    offset: int
+    reason: str
+    at: str
+    """UTC, ISO 8601."""
+    by: str
+    """The user."""
 
 
 class JobState:
@@ -206,13 +219,20 @@ class JobState:
 
     def skip(self, topic: str, partition: int, offset: int, reason: str) -> None:
         """Record that a record is left out from now on, and why; it stays so."""
-        facts = {"topic": topic, "partition": partition, "offset": offset, "reason": _line(reason), "at": _now(), "by": user()}
+        facts: SkippedRecord = {
+            "topic": topic,
+            "partition": partition,
+            "offset": offset,
+            "reason": _line(reason),
+            "at": _now(),
+            "by": user(),
+        }
         _append(self.folder / "skipped.jsonl", (json.dumps(facts) + "\n").encode())
         if self.link is not None:
             self.link.send(self.folder / "skipped.jsonl")
 
-    def skipped(self) -> list[dict[str, Any]]:
-        """All that is left out: topic, partition, offset, reason, at, by."""
+    def skipped(self) -> list[SkippedRecord]:
+        """All that is left out."""
         try:
             return [json.loads(line) for line in (self.folder / "skipped.jsonl").read_text("utf-8").splitlines() if line]
         except FileNotFoundError:
@@ -227,8 +247,8 @@ class JobState:
         if self._skips[0] != size:
             found: dict[tuple[str, int], frozenset[int]] = {}
             for facts in self.skipped():
-                where = str(facts["topic"]), int(facts["partition"])
-                found[where] = found.get(where, frozenset()) | {int(facts["offset"])}
+                where = facts["topic"], facts["partition"]
+                found[where] = found.get(where, frozenset()) | {facts["offset"]}
             self._skips = size, found
         return self._skips[1]
 

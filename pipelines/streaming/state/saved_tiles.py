@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 
@@ -20,7 +20,7 @@ from transforms.definitions import FeatureGroup
 from transforms.errors import DataError
 from transforms.fold import Needed, PartitionState, Shard
 
-__all__ = ["ShardStart", "files_of", "head_of", "load", "usable"]
+__all__ = ["ShardStart", "TileHead", "files_of", "head_of", "load", "usable"]
 
 Groups = Mapping[str, FeatureGroup]
 
@@ -43,6 +43,16 @@ class ShardStart:
         return cls(tuple(files), dict(checkpoint["output_watermark"]), {where: p["next"] for where, p in at.items()}, needed)
 
 
+class TileHead(TypedDict):
+    """How far a shard was when its tiles were saved."""
+
+    output_watermark: dict[str, int]
+    """group -> boundary up to which its rows were out, in microseconds."""
+    partitions: dict[str, dict[int, PartitionState]]
+    """source -> partition -> its state."""
+    counted: dict[str, int]
+
+
 def head_of(shard: Shard, number: int, shards: int) -> dict[str, Any]:
     """What a file says of the shard whose tiles it holds."""
     return {
@@ -60,7 +70,7 @@ def files_of(checkpoint: Checkpoint) -> list[TileFile]:
     return [TileFile.from_json(value) for value in checkpoint.get("tiles", ())]
 
 
-def _fits(head: Any, groups: Groups, number: int, shards: int, name: str) -> dict[str, Any]:
+def _fits(head: Any, groups: Groups, number: int, shards: int, name: str) -> TileHead:
     """The head. Raises DataError where it is of another shard, or of groups with other columns."""
     try:
         if (head["shard"], head["shards"]) != (number, shards):
@@ -68,20 +78,20 @@ def _fits(head: Any, groups: Groups, number: int, shards: int, name: str) -> dic
         made = {n: pa.ipc.read_schema(pa.py_buffer(data)) for n, data in head["schemas"].items()}
         if made.keys() != groups.keys() or any(not schema.equals(tile_schema(groups[n])) for n, schema in made.items()):
             raise DataError(f"saved tiles {name} are of other definitions")
-        return {key: head[key] for key in ("output_watermark", "partitions", "counted")}
+        return {"output_watermark": head["output_watermark"], "partitions": head["partitions"], "counted": head["counted"]}
     except (KeyError, TypeError, AttributeError, pa.ArrowInvalid) as error:
         raise DataError(f"saved tiles {name} cannot be understood ({type(error).__name__})") from None
 
 
 def usable(
     store: TileStore, groups: Groups, number: int, shards: int, files: Sequence[TileFile]
-) -> tuple[list[TileFile], dict[str, Any], list[str]]:
-    """The files that give the newest state of a shard that is whole (none: there is none), the head of the last one, and what is wrong
-    with the others, a line each. Every file is read."""
-    heads: dict[str, dict[str, Any] | None] = {}
+) -> tuple[list[TileFile], TileHead | None, list[str]]:
+    """The files that give the newest state of a shard that is whole (none, and no head: there is none), the head of the last one, and what
+    is wrong with the others, a line each. Every file is read."""
+    heads: dict[str, TileHead | None] = {}
     wrong: list[str] = []
 
-    def head(file: TileFile) -> dict[str, Any] | None:
+    def head(file: TileFile) -> TileHead | None:
         if file.name not in heads:
             heads[file.name] = None
             try:
@@ -105,24 +115,24 @@ def usable(
                 break
             chain, last = [*chain, file], found
         return chain, last, wrong
-    return [], {}, wrong
+    return [], None, wrong
 
 
 def load(store: TileStore, groups: Groups, number: int, shards: int, start: ShardStart, dropped_late: Any = None) -> Shard:
     """The shard as the files of its start have it, going on behind its checkpoint. Raises DataError where they changed since they were
     looked at: another look finds what is left."""
     tiles: dict[str, list[pa.RecordBatch]] = {name: [] for name in groups}
-    head: dict[str, Any] = {}
+    head: TileHead | None = None
     for file in start.files:
         made, batches = store.get(number, file)
         head = _fits(made, groups, number, shards, file.name)
         for name, each in batches.items():
             tiles[name] += each
+    assert head is not None, "a start has files, or is none"
     # The files may be of a later moment than the checkpoint, where an engine went back to an earlier state of its own: what they hold was
     # delivered then.
     given = {n: b for n, b in start.output_watermark.items() if b is not None}
     reached = {n: max(b, given.get(n, b)) for n, b in head["output_watermark"].items()}
     shard = Shard(groups, reached, start.done, {n: merge(each, groups[n]) for n, each in tiles.items()}, dropped_late)
-    known: Mapping[str, Mapping[int, PartitionState]] = head["partitions"]
-    shard.resume(known, head["counted"], start.needed)
+    shard.resume(head["partitions"], head["counted"], start.needed)
     return shard

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from pipelines.lake import runs, shared
 from pipelines.lake.graphs import carried_over, since
@@ -17,7 +16,7 @@ from pipelines.project.repository import Repo
 from pipelines.streaming.state.checkpoint_records import Checkpoint, Checkpoints, PartitionCheckpoint
 from pipelines.streaming.state.initial_tiles import batch_run_end, run_here
 from pipelines.streaming.state.job_state import JobState
-from pipelines.streaming.state.saved_tiles import ShardStart, files_of, usable
+from pipelines.streaming.state.saved_tiles import ShardStart, TileHead, files_of, usable
 from pipelines.streaming.state.tile_store import TileStore
 from transforms.definitions import FeatureGroup
 from transforms.errors import ConfigError, DataError
@@ -183,7 +182,7 @@ def with_saved_tiles(
     known: list[Mapping[str, Mapping[int, PartitionState]]] = []
     for number in range(shards):
         checkpoint = checkpoints[number]
-        head: dict[str, Any] = {}
+        head: TileHead | None = None
         try:
             named = files_of(checkpoint)
         except DataError as error:
@@ -193,7 +192,7 @@ def with_saved_tiles(
             wrong = [f"{line}; {'continuing from the previous ones' if named else 'reading the topics again'}" for line in wrong]
         for line in wrong:
             job_state.say(line)
-        if not named:
+        if head is None:
             return start
         own = saved[number] = ShardStart.of(checkpoint, named)
         known.append({s: {n: at.onward(own.needed.get((s, n))) for n, at in each.items()} for s, each in head["partitions"].items()})
