@@ -88,6 +88,7 @@ FLOOR0 = tuple(
         "time_texts",
         "clock_times",
         "quick_conversions",
+        "moments",
         "conversions",
         "nested",
         "origin_fields",

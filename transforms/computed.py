@@ -51,7 +51,7 @@ def clock_change(source: EventSource, formula: Formula, columns: dict[str, Colum
             why = utc_of_one(at, zone, ambiguous, missing)
             if isinstance(why, str):
                 option = "ambiguous" if why == AMBIGUOUS else "missing"
-                return f'{at} {why} in {zone} then; say which moment is meant: from_local(..., {option}="earlier" or "later")'
+                return f'{at} {why} in {zone} at that time; choose one: from_local(..., {option}="earlier" or "later")'
     return ""
 
 

@@ -11,7 +11,6 @@ import decimal
 import math
 import re
 import struct
-from datetime import UTC, date, datetime
 from fractions import Fraction
 from typing import Any
 
@@ -35,8 +34,9 @@ from transforms.columns import (
     value_as,
     within_int64,
 )
-from transforms.instants import MAX_US, MIN_US, BeyondCalendar, micros_of, micros_of_text
+from transforms.instants import MAX_US, MIN_US
 from transforms.json_payload import Refused
+from transforms.moments import moment_of, text_of
 from transforms.parsing import (
     Base64,
     BigEndian,
@@ -45,37 +45,22 @@ from transforms.parsing import (
     Enum,
     Epoch,
     Hex,
-    IsoTime,
     Local,
     Number,
     Parse,
     Text,
-    TimeFormat,
     TimeOfDay,
 )  # fmt: skip
-from transforms.quick_conversions import MOST_SERIAL, SERIAL_ZERO_US, YEAR_ONE_US, quick
+from transforms.quick_conversions import quick
 from transforms.reasons import INFINITE, INVALID_UTF8, NAN, NOT_IN_DOMAIN, OVERFLOW, WRONG_TYPE
-from transforms.zones import utc_of, utc_of_one
+from transforms.zones import utc_of
 
 __all__ = ["column_of", "is_local", "value_of", "values_of"]
 
-_PER_UNIT = {"s": Fraction(1_000_000), "ms": Fraction(1000), "us": Fraction(1), "ns": Fraction(1, 1000), "ticks": Fraction(1, 10)}
 _NUMBER = re.compile(r"[+-]?[0-9]{1,400}(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
-_PLAIN_NUMBER = re.compile(r"[+-]?[0-9]{1,30}(\.[0-9]{1,30})?", re.ASCII)
-_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 _HEX = re.compile(r"(?:0[xX])?([0-9a-fA-F]*)", re.ASCII)
 _BASE64 = re.compile(r"([A-Za-z0-9+/]*)={0,2}", re.ASCII)
-_ODATA = re.compile(r"/Date\((-?[0-9]{1,18})([+-][0-9]{4})?\)/", re.ASCII)
-_ISO = re.compile(
-    r"([0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(?::[0-9]{2})?|[0-9]{8}[Tt][0-9]{4}(?:[0-9]{2})?)(?:[.,]([0-9]+))?"
-    # Behind an offset its name, as Go prints it, and what RFC 9557 and Java put into brackets: the offset says which moment it is. An era
-    # or a half of the day is no name.
-    r"(?: ?([Zz]|UTC|GMT|[+-][0-9]{2}(?::?[0-9]{2}(?::?[0-9]{2})?)?)(?: (?!(?:AD|BC|BCE|CE|AM|PM)\b)[A-Z]{2,5})?(?:\[[^\[\]]{1,64}\])*)?",
-    re.ASCII,
-)
-_EPOCH_DAY = date(1970, 1, 1)
 _AN = {"int64": "an int64", "float64": "a float64"}
-_DAY_US = 86_400_000_000
 _HUGE = 10**400
 """Longer numbers are cut off where JSON is read."""
 
@@ -84,7 +69,7 @@ def value_of(value: Any, parse: Parse, dtype: str) -> Any:
     """A value that is not null, as ``dtype``; a timestamp as int microseconds, clipped to int64. Raises Refused: the reason, and the end of
     a detail that begins with field and value. NaN and infinity pass for float64: the contract's rules see them."""
     if isinstance(parse, (Epoch, Local, Date)):
-        us = _moment(value, parse)
+        us = moment_of(value, parse)
         return within_int64(us)
     if isinstance(parse, Enum):
         return _member(value, parse)
@@ -98,9 +83,9 @@ def value_of(value: Any, parse: Parse, dtype: str) -> Any:
     if isinstance(parse, Text):
         return _digits(value)
     if isinstance(parse, TimeOfDay):
-        since = clock_micros(_text(value) or value)
+        since = clock_micros(text_of(value) or value)
         if since is None:
-            raise Refused(WRONG_TYPE, "is no time of the day such as 10:15:30")
+            raise Refused(WRONG_TYPE, "is not a time of day such as 10:15:30")
         if not -MAX_INT64 - 1 <= since <= MAX_INT64:
             raise Refused(OVERFLOW, "does not fit int64 in microseconds")
         return since
@@ -231,144 +216,31 @@ def _is_binary(kind: pa.DataType) -> bool:
 # ---- one value -----------------------------------------------------------------------------------------------------------
 
 
-def _text(value: Any) -> str | None:
-    if type(value) is bytes:
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            return None
-    return value if type(value) is str else None
-
-
-def _moment(value: Any, parse: Epoch | Local | Date) -> int:
-    if isinstance(value, datetime):
-        if value.tzinfo is None and isinstance(parse, Local) and parse.zone is not None:
-            return _of_zone(value, parse)
-        return micros_of(value)
-    if type(value) is BeyondCalendar and (value.kind in ("moment", "local") or (value.kind == "date" and isinstance(parse, Date))):
-        return value.us
-    text = _text(value)
-    if isinstance(parse, TimeFormat):
-        if type(value) is int and parse.takes_digits:
-            text = str(value)
-        if text is not None:
-            return _formatted(text, parse)
-        raise Refused(WRONG_TYPE, f"is no text in the format {parse.format!r}")
-    if text is not None and (us := micros_of_text(text)) is not None:
-        return us  # it says its zone itself
-    if isinstance(parse, IsoTime):
-        return _iso(text, parse)
-    if isinstance(parse, Date):
-        if isinstance(value, date):
-            return (value - _EPOCH_DAY).days * _DAY_US
-        if type(value) is int:
-            return value * _DAY_US
-        if text is not None and _DAY.fullmatch(text):
-            try:
-                return (date.fromisoformat(text) - _EPOCH_DAY).days * _DAY_US
-            except ValueError:
-                pass
-        raise Refused(WRONG_TYPE, "is no date; send YYYY-MM-DD or whole days since 1970")
-    assert isinstance(parse, Epoch)
-    if parse.unit == "excel":
-        return _serial(value, text, parse)
-    per, zero = _PER_UNIT[parse.unit], YEAR_ONE_US if parse.unit == "ticks" else 0
-    if type(value) is int:
-        return math.floor(value * per) + zero
-    if type(value) is float and math.isfinite(value):
-        return round(Fraction(value) * per) + zero
-    if parse.text and text is not None:
-        odata = _ODATA.fullmatch(text) if parse.unit == "ms" else None
-        if odata or _PLAIN_NUMBER.fullmatch(text):
-            return math.floor(Fraction(odata[1] if odata else text) * per) + zero
-    taken = "a number" + (" or the text of one" if parse.text else "")
-    raise Refused(WRONG_TYPE, f"is no Epoch({parse.unit!r}); send {taken} of {parse.unit} since 1970")
-
-
-def _serial(value: Any, text: str | None, parse: Epoch) -> int:
-    """Days as a spreadsheet counts them."""
-    if parse.text and text is not None and _PLAIN_NUMBER.fullmatch(text):
-        value = float(text)
-    if type(value) not in (int, float) or not abs(value) < MOST_SERIAL:
-        taken = "a number" + (" or the text of one" if parse.text else "")
-        raise Refused(WRONG_TYPE, f"is no Epoch('excel'); send {taken} of days since 1899-12-30")
-    milliseconds: int = round(value * 86_400_000.0)
-    return milliseconds * 1_000 + SERIAL_ZERO_US
-
-
-def _iso(text: str | None, parse: IsoTime) -> int:
-    found = _ISO.fullmatch(text) if text is not None else None
-    try:
-        if found is None:
-            raise ValueError
-        told, digits, zone = found.groups()
-        year, month, day, hour, minute, second = _parts(told)
-        read = datetime(year, month, day, hour, minute, second, int(f"{(digits or '')[:6]:0<6}"))
-        if zone is None:
-            if parse.zone is None:
-                raise Refused(WRONG_TYPE, "says no zone; say which one is meant: IsoTime(zone='Europe/Paris')")
-            return _of_zone(read, parse)
-        offset = "+000000" if zone.upper() in ("Z", "UTC", "GMT") else zone.replace(":", "").ljust(7, "0")
-        hours, minutes, seconds = (int(offset[at : at + 2]) for at in (1, 3, 5))
-        if hours > 23 or minutes > 59 or seconds > 59:
-            raise ValueError
-        return micros_of(read) - (-1 if offset[0] == "-" else 1) * (hours * 3600 + minutes * 60 + seconds) * 1_000_000
-    except ValueError:
-        raise Refused(WRONG_TYPE, "is no time such as 2024-05-01 10:00:00.123+00, as IsoTime reads them") from None
-
-
-def _parts(told: str) -> tuple[int, ...]:
-    """The numbers of a time, with or without marks between them; 0 for seconds that are left out."""
-    digits = re.sub("[^0-9]", "", told).ljust(14, "0")
-    return int(digits[:4]), *(int(digits[at : at + 2]) for at in range(4, 14, 2))
-
-
-def _formatted(text: str, parse: TimeFormat) -> int:
-    try:
-        read = datetime.strptime(text, parse.format)
-    except (ValueError, OverflowError):
-        if (us := micros_of_text(text)) is not None:
-            return us  # it says its zone itself
-        raise Refused(WRONG_TYPE, f"is not in the format {parse.format!r}") from None
-    return _of_zone(read, parse) if parse.zone is not None else micros_of(read if read.tzinfo is not None else read.replace(tzinfo=UTC))
-
-
-def _of_zone(read: datetime, parse: Local) -> int:
-    assert parse.zone is not None
-    try:
-        found = utc_of_one(read, parse.zone, parse.ambiguous, parse.missing)
-    except OverflowError:
-        raise Refused(WRONG_TYPE, "lies outside of the years 1 to 9999") from None
-    if isinstance(found, str):
-        raise Refused(WRONG_TYPE, f"{found} in {parse.zone} then; say which moment is meant, in the field's {type(parse).__name__}")
-    return found
-
-
 def _member(value: Any, parse: Enum) -> Any:
     kind = type(value)
     if kind is bytes:
-        value = _text(value)
+        value = text_of(value)
         kind = type(value)
     if kind is float and value.is_integer() and abs(value) < EXACT:
         value, kind = int(value), int
     if kind not in (str, int, bool, float):
-        raise Refused(WRONG_TYPE, "is no text, number or boolean, of which its Enum has the values")
+        raise Refused(WRONG_TYPE, "is not text, a number or a boolean, which an Enum maps")
     for key, member in parse.mapping:
         if type(key) is kind and key == value:
             return member
-    raise Refused(NOT_IN_DOMAIN, f"is none of the {len(parse.mapping)} values that its Enum maps")
+    raise Refused(NOT_IN_DOMAIN, f"is not one of the {len(parse.mapping)} values that its Enum maps")
 
 
 def _decimal(value: Any, scale: int, dtype: str) -> Any:
     power = 10**scale
-    text = _text(value)
+    text = text_of(value)
     if type(value) is float:
         if not math.isfinite(value):
             raise Refused(NAN if math.isnan(value) else INFINITE, "is not a finite number")
         units = round(Fraction(value) * power)
         if abs(units) > 10**15 or units / power != value:  # more digits than a float holds of a decimal, or than the scale
             raise Refused(
-                OVERFLOW, f"is no number of {scale} digits behind the point, or of more than 15 in all, which a float does not hold"
+                OVERFLOW, f"has more than {scale} digits after the decimal point, or more than 15 in all, which a float cannot hold"
             )
         return units if dtype == "int64" else value + 0.0
     if type(value) is int:
@@ -385,7 +257,7 @@ def _decimal(value: Any, scale: int, dtype: str) -> Any:
         raise Refused(WRONG_TYPE, "is no decimal number")
     units_exact = exact * power
     if units_exact.denominator != 1:
-        raise Refused(OVERFLOW, f"has more than {scale} digits behind the point")
+        raise Refused(OVERFLOW, f"has more than {scale} digits after the decimal point")
     return _of_units(units_exact.numerator, scale, dtype)
 
 
@@ -424,12 +296,12 @@ def _digits(value: Any) -> str:
 
 
 def _number(value: Any, dtype: str) -> Any:
-    text = _text(value)
+    text = text_of(value)
     binary = type(value) is bytes and len(value) in (1, 2, 4, 8) and (text is None or not text.isprintable())
     if text is None and not binary:
         return value_as(value, dtype)
     if text is None or not _NUMBER.fullmatch(text):
-        raise Refused(WRONG_TYPE, f"is no text of {_AN[dtype]}{'; parse=BigEndian() reads numbers in binary' if binary else ''}")
+        raise Refused(WRONG_TYPE, f"is not the text of {_AN[dtype]}{'; parse=BigEndian() reads numbers in binary' if binary else ''}")
     whole = not any(c in text for c in ".eE")
     if dtype == "float64":
         if whole and abs(int(text)) > EXACT:
@@ -470,4 +342,4 @@ def _bytes(value: Any, parse: Hex | Base64, dtype: str) -> bytes:
                     return base64.b64decode(found[1] + "=" * (-len(found[1]) % 4))
                 except binascii.Error:
                     pass
-    raise Refused(WRONG_TYPE, f"is no bytes in {'hexadecimal' if isinstance(parse, Hex) else 'base64'}")
+    raise Refused(WRONG_TYPE, f"is not bytes in {'hexadecimal' if isinstance(parse, Hex) else 'base64'}")

@@ -68,7 +68,7 @@ class Csv:
             twice = next(c for c in self.columns if list(self.columns).count(c) > 1)
             raise DefinitionError(f"Csv: the column {twice!r} is there twice; give each a name of its own")
         if not isinstance(self.skip, int) or self.skip < 0:
-            raise DefinitionError(f"Csv: skip {self.skip!r} is no number of lines; write 0 or more")
+            raise DefinitionError(f"Csv: skip {self.skip!r} is not a number of lines; write 0 or more")
         if not self.suffixes or not all(s.startswith(".") and len(s) > 1 for s in self.suffixes):
             raise DefinitionError(f"Csv: suffixes {list(self.suffixes)!r}: each is a dot and the end of a name, such as '.csv'")
         object.__setattr__(self, "suffixes", tuple(s.lower() for s in self.suffixes))

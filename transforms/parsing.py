@@ -23,7 +23,7 @@ Unit = Literal["s", "ms", "us", "ns", "ticks", "excel"]
 Choice = Literal["earlier", "later", "reject"]
 
 MAX_SCALE = 15
-"""So many digits behind the point: 10**15 and every number of as many digits are exact in a float64."""
+"""Digits after the decimal point: 10**15 and every number of as many digits are exact in a float64."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Date(Parse):
 
 @dataclass(frozen=True)
 class Decimal(Parse):
-    """A decimal number of at most ``scale`` digits behind the point: a number, a text (``"12.30"``) or a decimal of Arrow or Avro.
+    """A decimal number of at most ``scale`` digits after the decimal point: a number, a text (``"12.30"``) or a decimal of Arrow or Avro.
 
     As float64 it is the nearest one to the decimal. As int64 it is a whole number of the smallest unit (cents, for ``scale=2``), of which
     all sums are exact. What has more digits does not fit and is an ``overflow``.
@@ -180,7 +180,7 @@ class Decimal(Parse):
     def __post_init__(self) -> None:
         if isinstance(self.scale, bool) or not isinstance(self.scale, int) or not 0 <= self.scale <= MAX_SCALE:
             raise self._refuse(
-                f"scale {self.scale!r} is no number of digits behind the point from 0 to {MAX_SCALE}; write Decimal(scale=2)"
+                f"scale {self.scale!r} is not a number of digits after the decimal point from 0 to {MAX_SCALE}; write Decimal(scale=2)"
             )
         if not isinstance(self.unscaled, bool):
             raise self._refuse(f"unscaled={self.unscaled!r} is neither True nor False")
@@ -238,7 +238,7 @@ class Enum(Parse):
         pairs = tuple(self.mapping.items()) if isinstance(self.mapping, Mapping) else self.mapping
         for key, _ in pairs:
             if type(key) not in (str, int, bool) or (type(key) is int and not -(2**63) <= key < 2**64):
-                raise self._refuse(f"key {key!r} is no text, whole number of 64 bits, or boolean, as which a value may stand in the data")
+                raise self._refuse(f"key {key!r} is not text, a whole number of 64 bits or a boolean, as values in the data are")
         object.__setattr__(self, "mapping", tuple(sorted(pairs, key=lambda pair: (type(pair[0]).__name__, pair[0]))))
 
     def check(self, what: str, dtype: str | None) -> None:

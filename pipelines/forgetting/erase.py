@@ -1,11 +1,10 @@
-"""``tandem erase``: a subject goes from everything in the data folder and the online store, and what depended on it says so.
+"""``tandem erase``: remove a subject from everything in the data folder and the online store, and mark what depended on it.
 
-Rows and lines about the subject are taken out of event files, offline rows, dead letters, tiles, a stream's logs, saved tiles and waiting
-letters, training sets, the request log and its labels, in the data folder and where links and settings lead out of it; its rows leave the
-online store; what cannot be taken apart (TFX's copies of
-examples, reports, Flink's checkpoints) is deleted whole where it holds the subject's bytes. Then all is searched again. Models, graphs and
-trackers' stores are not changed: they are named if they hold it still. Manifests of what lost rows, and of what was made from that, are
-marked ``erased``, with a hash of the keys and never the keys.
+Rows and lines about the subject are removed from event files, offline rows, dead letters, tiles, a stream's logs, saved tiles and waiting
+letters, training sets, the request log and its labels, in the data folder and where links and settings lead out of it, and from the online
+store. What cannot be edited (TFX's copies of examples, reports, Flink's checkpoints) is deleted whole where it holds the subject's bytes.
+Then everything is searched again. Models, graphs and trackers' stores are not changed: they are reported if they still hold the subject.
+Manifests of what lost rows, and of what was made from that, are marked ``erased``, with a hash of the keys and never the keys.
 
 :func:`erase` takes a :class:`Subject` alone, so that a tombstone or a captured delete can become one.
 """
@@ -148,8 +147,8 @@ def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], Non
         report.remains += more_remain
     if copies is not None:
         report.notes.append(
-            "other machines take their copies away before they use the store again; what is theirs alone (docs/object-stores.md) goes by"
-            " the same command there; where the bucket keeps versions of objects, let a lifecycle rule take those of before"
+            "other machines delete their copies before they use the object store again; for what is on those machines"
+            " only (docs/object-stores.md), run the same command there; in a bucket with versioning, let a lifecycle rule expire old ones"
         )
     if report.unread:
         more = f" and {len(report.unread) - 10} more" if len(report.unread) > 10 else ""
@@ -157,10 +156,10 @@ def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], Non
     topics = sorted({s.topic for s in repo.sources.values() if s.topic})
     if topics:
         report.notes.append(
-            f"topics are not erased ({', '.join(topics)}, dead letters in {repo.settings.kafka.dead_letters}): what they still hold comes"
-            " back with a stream or replay that reads it; delete it there (a tombstone, delete-records), or let retention take it"
+            f"topics are not erased ({', '.join(topics)}, dead letters in {repo.settings.kafka.dead_letters}): a stream or replay that"
+            " reads them brings the subject back; delete its records there (a tombstone, delete-records), or wait for retention"
         )
-    report.notes.append("a running server writes answers that it has not written yet; erase again after request_log_seconds, or restart it")
+    report.notes.append("a running server still writes requests that it has buffered; erase again after request_log_seconds, or restart it")
     return report
 
 
@@ -169,7 +168,7 @@ def _check_keys(repo: Repo, subject: Subject) -> None:
     for name, value in subject.keys:
         kinds = {f.dtype for g in repo.groups.values() for f in g.key_fields if f.name == name}
         if kinds == {"int64"} and not re.fullmatch(r"-?(0|[1-9][0-9]{0,18})", value):
-            raise DataError(f"--entity {name}={value!r}: {name} is int64, and this is not an int64 number; correct it")
+            raise DataError(f"--entity {name}={value!r}: {name} is int64, and this is not one; correct it")
 
 
 def _check_names(repo: Repo, subject: Subject) -> None:

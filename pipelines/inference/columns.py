@@ -107,7 +107,7 @@ def _decimals(column: Column, values: list[Any], scale: int) -> None:
         return
     column.dtype, column.parse = "float64" if scale > 0 else "int64", f"Decimal(scale={max(scale, 0)})"
     numbers(column, [None if v is None else float(v) if scale > 0 else int(v) for v in values])
-    column.left_out = "a decimal of more than 15 digits behind the point" if scale > 15 else ""
+    column.left_out = "a decimal of more than 15 digits after the decimal point" if scale > 15 else ""
 
 
 def _as_text(column: Column, values: list[Any], why: str) -> None:

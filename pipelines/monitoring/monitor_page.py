@@ -105,17 +105,17 @@ def _before(medians: Mapping[str, float | None]) -> str:
 
 def _tiles(report: MonitorReport) -> list[Tile]:
     counts = {s: sum(c.status == s for c in report.checks) for s in ORDER}
-    tiles = [Tile(f"{report.rows:,}", "answers"), Tile(f"{counts['fail']:,}", "checks fail", "bad" if counts["fail"] else "")]
-    tiles += [Tile(f"{counts['warn']:,}", "to look at"), Tile(f"{counts['ok']:,}", "checks pass")]
+    tiles = [Tile(f"{report.rows:,}", "responses"), Tile(f"{counts['fail']:,}", "checks fail", "bad" if counts["fail"] else "")]
+    tiles += [Tile(f"{counts['warn']:,}", "warnings"), Tile(f"{counts['ok']:,}", "checks pass")]
     if report.labels:
-        tiles.append(Tile(f"{report.labels['labelled']:,}", "answers with labels"))
+        tiles.append(Tile(f"{report.labels['labelled']:,}", "responses with labels"))
     quality = report.quality
     if quality and quality["auc"] is not None:
         tiles.append(Tile(f"{quality['auc']:.3f}", f"AUC ({quality['report']['auc']:.3f} in the training report)"))
     if report.recomputed:
         found = report.recomputed.values()
         equal, answers = sum(r["kinds"].get("equal", 0) for r in found), sum(r["answers"] for r in found)
-        tiles.append(Tile(f"{100 * equal / max(answers, 1):.4g} %", "of rows served are what the event log gives"))
+        tiles.append(Tile(f"{100 * equal / max(answers, 1):.4g} %", "of served rows equal those of the event log"))
     return tiles
 
 
@@ -172,7 +172,7 @@ def _feature(name: str, f: ColumnShape, opened: bool) -> dict[str, Any]:
             lines.append(f"served from {_number(f['served_range'][0])} to {_number(f['served_range'][1])}")
         chart = _distribution(f, "g", ".3g")
     else:
-        lines.append(f"{f['distinct']:,} different values served; the most frequent ones are shown")
+        lines.append(f"{f['distinct']:,} distinct values served; the most frequent are shown")
         chart = {**_shares(f), "labels": f["values"], "ticks": f["values"] if len(f["values"]) <= 12 else []}
     return {"name": name, "open": opened, "marks": marks, "chart": chart, "note": "; ".join(lines)}
 
@@ -286,7 +286,7 @@ def _provenance(report: MonitorReport) -> list[tuple[str, str]]:
         ("model", f"{report.model} version {report.version}"),
         ("training set", report.training_set or NONE),
         ("window", _window(report) or NONE),
-        ("before", f"{report.rows_before:,} answers"),
+        ("before", f"{report.rows_before:,} responses"),
     ]
     if labels:
         counts = ", ".join(f"{labels[k]:,} {k}" for k in ("labelled", "waiting", "ambiguous", "unmatched"))

@@ -55,7 +55,7 @@ class Findings:
         out = self.proof.problems()
         for name, o in self.online.items():
             if o.unexplained:
-                out.append(f"{name}: {o.unexplained:,} of {o.keys:,} keys hold another row online than they should: {'; '.join(o.lines)}")
+                out.append(f"{name}: {o.unexplained:,} of {o.keys:,} keys have an unexpected row online: {'; '.join(o.lines)}")
         for name, s in self.served.items():
             if s.unexplained:
                 out.append(f"{name}: {s.unexplained:,} of {s.answers:,} answers of the server are unexplained: {'; '.join(s.lines)}")
@@ -132,9 +132,11 @@ def _headline(values: Counts, unexplained: int) -> str:
     named = sum(n for cause, n in values.get("different", {}).items() if cause != CAUSES[UNEXPLAINED])
     if unexplained:  # values, rows, keys and answers have no common sum; the problems count each by itself
         alone = values.get("different", {}).get(CAUSES[UNEXPLAINED], 0)
-        return f"nothing explains {alone:,} of {compared:,} values compared" if alone else "every value is explained, but not all else is"
-    rest = f"; each of the other {named:,} is proven to come from a known cause" if named else ""
-    return f"{equal:,} of {compared:,} values are equal to the bit{rest}"
+        return (
+            f"{alone:,} of {compared:,} compared values are unexplained" if alone else "all values are explained, other differences are not"
+        )
+    rest = f"; each of the other {named:,} has a proven cause" if named else ""
+    return f"{equal:,} of {compared:,} values are equal bit for bit{rest}"
 
 
 def _text(us: int) -> str:

@@ -166,7 +166,7 @@ def _source(name: str, s: SourceEvents) -> dict[str, Any]:
     note = f"{s['events']:,} events from Kafka; rows wait {_seconds(s['out_of_orderness_s'])} for them"
     note += f" and are corrected for {_seconds(s['allowed_lateness_s'])}"
     if s["before"]:
-        note += f"; {s['before']:,} of them before the stream's beginning"
+        note += f"; {s['before']:,} of them before the start of the stream"
     series = [("in the first revision", "c-equal", behind["in_time"]), ("corrects rows", "c-explained", behind["corrects"])]
     return {
         "name": name,
@@ -229,8 +229,8 @@ def _provenance(report: VerifyReport) -> list[tuple[str, str]]:
     stream, batch = report.stream, report.batch
     begin = stream["begin"]
     offsets = "; ".join(f"{s} {', '.join(f'{p}: {o:,}' for p, o in each.items())}" for s, each in stream["offsets"].items())
-    began = f"after batch run {stream['from_run']}, {moment(begin)}" if stream["from_run"] and begin else "at the beginning of the topics"
-    kind = "an existing run" if batch["against"] else "made over exactly the events that the stream read, by the batch job itself"
+    began = f"after batch run {stream['from_run']}, {moment(begin)}" if stream["from_run"] and begin else "from the beginning of the topics"
+    kind = "an existing run" if batch["against"] else "computed by the batch job from exactly the events that the stream read"
     return [
         ("stream run", stream["run"] or NONE),
         ("began", began),

@@ -281,7 +281,7 @@ def test_what_pythons_writer_writes_is_read(rows: list[list[str]], every: bool) 
         ({"decimal": ",", "thousands": ",", "delimiter": ";"}, "decimal and thousands are both"), ({"header": False}, "say one of both"),
         ({"columns": ["a"]}, "say one of both"), ({"header": False, "columns": ["a", "a"]}, "is there twice"),
         ({"encoding": "utf-7000"}, "there is no encoding 'utf-7000'"), ({"nulls": "NA"}, "no list of texts"),
-        ({"skip": -1}, "no number of lines"),
+        ({"skip": -1}, "not a number of lines"),
         ({"suffixes": ["csv"]}, "each is a dot and the end of a name"),
     ],
 )  # fmt: skip

@@ -134,14 +134,14 @@ ITEMS = [{"sku": "a"}, {"price": "1"}]
         ({"user": 7}, "wrong_type", "user=7 at user is not an object, as the path user.id needs", "user"),
         ({"user": [1]}, "wrong_type", "user (a list) at user is not an object, as the path user.id needs", "user"),
         ({"user": {"id": 7}}, "wrong_type", "user=7 is no string; the field's parse=Text() reads it", "user"),
-        ({"ts": "x"}, "wrong_type_timestamp", "at='x' is no Epoch('ms'); send a number of ms since 1970", "at"),
+        ({"ts": "x"}, "wrong_type_timestamp", "at='x' is not an Epoch('ms') value; send a number of ms since 1970", "at"),
         ({"ts": None}, "missing_timestamp", "at is missing or null", "at"),
         ({"ts": T // 1000}, "wrong_unit_timestamp", None, "at"),
         ({"tags": ["a", None]}, "wrong_type", "tags (a list) is no list<string>: element 1 is 'None'", "tags"),
         ({"tags": "a"}, "wrong_type", "tags='a' is no list<string>", "tags"),
         ({"ship.date": "31/03/2024 02:30"}, "wrong_type", None, "shipped"),
         ({"items": [{"sku": "a", "price": "1.105"}]}, "overflow",
-         "cents='1.105' has more than 2 digits behind the point (element 0 of items)", "cents"),
+         "cents='1.105' has more than 2 digits after the decimal point (element 0 of items)", "cents"),
         ({"items": [{"sku": "a", "price": "-1"}]}, "out_of_range", "cents='-1' is outside of 0 to any (element 0 of items)", "cents"),
     ],
 )  # fmt: skip
@@ -254,9 +254,9 @@ def test_what_reads_bytes_beside_the_payload_is_told() -> None:
     checked = judged([{}] * 4, source, Origin.of(keys, headers, np.full(4, T * 1000)))
     assert checked.details.to_pylist() == [
         "device=b'\\x00\\x00\\x00\\x00\\x05\\x0e' is in a schema registry's framing; set kafka.schema_registry, which says how it is read",
-        "attempt=b'\\x00\\x00\\x00\\x03' is no text of an int64; parse=BigEndian() reads numbers in binary",
-        "attempt=b'three' is no text of an int64",
-        "attempt=b'\\xff\\xff' is no text of an int64; parse=BigEndian() reads numbers in binary",
+        "attempt=b'\\x00\\x00\\x00\\x03' is not the text of an int64; parse=BigEndian() reads numbers in binary",
+        "attempt=b'three' is not the text of an int64",
+        "attempt=b'\\xff\\xff' is not the text of an int64; parse=BigEndian() reads numbers in binary",
     ]
 
 

@@ -99,7 +99,7 @@ def test_a_page_of_everything_is_whole_and_escaped() -> None:
     html = render_page(MonitorReport.of(full()))
     check(html)
     assert "alert(1)" in html and "<script" not in html
-    assert html.index("Something drifted or broke") < html.index("What stands out") < html.index("Drift by day") < html.index("All checks")
+    assert html.index("Something drifted or broke") < html.index("Findings") < html.index("Drift by day") < html.index("All checks")
     assert "looks like seconds for minutes" in html and "real bug" in html and 'name="viewport"' in html
 
 

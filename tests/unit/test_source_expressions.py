@@ -157,10 +157,10 @@ def test_a_reject_says_what_was_computed(event: dict[str, Any], says: str) -> No
 @pytest.mark.parametrize(
     ("local", "says"),
     [
-        ("2024-03-31T02:30:00Z", "2024-03-31 02:30:00 is not there, as clocks are put forward in Europe/Berlin then;"
-         ' say which moment is meant: from_local(..., missing="earlier" or "later")'),
-        ("2024-10-27T02:30:00Z", "2024-10-27 02:30:00 is there twice, as clocks are put back in Europe/Berlin then;"
-         ' say which moment is meant: from_local(..., ambiguous="earlier" or "later")'),
+        ("2024-03-31T02:30:00Z", "2024-03-31 02:30:00 is not there, as clocks are put forward in Europe/Berlin at that time;"
+         ' choose one: from_local(..., missing="earlier" or "later")'),
+        ("2024-10-27T02:30:00Z", "2024-10-27 02:30:00 is there twice, as clocks are put back in Europe/Berlin at that time;"
+         ' choose one: from_local(..., ambiguous="earlier" or "later")'),
     ],
 )  # fmt: skip
 def test_a_reject_says_where_clocks_change(local: str, says: str) -> None:

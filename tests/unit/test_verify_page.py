@@ -20,7 +20,7 @@ ROWS = {"batch": 52, "stream": 50, "compared": 50, "equal": 45, "different": {"t
 FEATURE = {"compared": 50, "equal": 45, "different": {"too late": 5}}
 RESULT: dict[str, Any] = {
     "verdict": "proven",
-    "headline": "90 of 100 values are equal to the bit; each of the other 10 is proven to come from a known cause",
+    "headline": "90 of 100 values are equal bit for bit; each of the other 10 has a proven cause",
     "unexplained": 0,
     "problems": [],
     "notices": ["7 rows were left out"],

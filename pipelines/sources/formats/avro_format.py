@@ -82,11 +82,11 @@ class AvroFormat(RecordFormat):
             try:
                 self._reader = load_schema(found, self.registry, named, []), named
             except UnusableSchema as error:
-                raise ConfigError(f"kafka.format_options.{self.source.name}.reader: the newest {subject} is of no use: {error}") from None
+                raise ConfigError(f"kafka.format_options.{self.source.name}.reader: the newest {subject} cannot be used: {error}") from None
         return self._reader
 
     def decode(self, payloads: pa.Array, now_us: Now, max_future_us: int, origin: Origin | None = None) -> Checked:
-        """Each record by the schema it was written with; one that is not known yet is asked for."""
+        """Each record by the schema it was written with; one that is not known yet is fetched."""
         records: list[dict[str, Any]] = []
         refused: dict[int, tuple[str, str]] = {}
         known = self.decoders
@@ -115,7 +115,7 @@ class AvroFormat(RecordFormat):
         return check_records(records, refused, self.source, now_us, max_future_us, origin)
 
     def decoder_of(self, number: int) -> Decoder | str:
-        """The decoder for a schema's id, or why there is none. An unknown id is asked for again later: it may be on its way."""
+        """The decoder for a schema's id, or why there is none. An unknown id is requested again later: it may be registered soon."""
         found = self.registry.schema(number)
         if found is None:
             return f"schema {number} is not known to the registry"
@@ -140,7 +140,7 @@ class AvroFormat(RecordFormat):
         except Exception as error:  # of any kind: the text is somebody else's
             if isinstance(error, (ConfigError, RegistryAway)):
                 raise
-            raise ConfigError(f"the newest schema of {subject} is no Avro schema: {_short(error)}; register one that is") from None
+            raise ConfigError(f"the newest schema of {subject} is not an Avro schema: {_short(error)}; register one that is") from None
         check_fields(self.source, AvroPlaces(both, named), f"the newest schema of {subject}", say)
         return subject
 
@@ -195,17 +195,17 @@ def decoder(
     if not isinstance(schema, dict) or schema.get("type") not in ("record", "error"):
         raise UnusableSchema("it is not the schema of a record")
     if not isinstance(schema.get("fields"), list):
-        raise UnusableSchema("it is no Avro schema: a record without fields")
+        raise UnusableSchema("it is not an Avro schema: a record without fields")
     try:
         fill = filler(resolved(schema, *reader) if reader is not None else Fill())
         scales = _plain(schema, source)
         schema = with_times(schema)
     except RecursionError:
-        raise UnusableSchema("it is no Avro schema: nested too deep") from None
+        raise UnusableSchema("it is not an Avro schema: nested too deep") from None
     try:
         parsed: Any = parse_schema(schema, named)
     except Exception as error:  # of any kind: the text is somebody else's
-        raise UnusableSchema(f"it is no Avro schema: {' '.join(str(error).split())[:200]}") from None
+        raise UnusableSchema(f"it is not an Avro schema: {' '.join(str(error).split())[:200]}") from None
     checked(parsed, named)
 
     def decode(message: bytes) -> dict[str, Any]:

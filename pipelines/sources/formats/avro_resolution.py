@@ -36,7 +36,7 @@ class Fill:
 
 def resolved(writer: Any, reader: Any, known: Mapping[str, Any]) -> Fill:
     """Rename the fields of a writer's schema (JSON, in place) as the reader has them, and what is then to be filled in. ``known``: named
-    types of the reader that stand elsewhere, by name."""
+    types of the reader that are defined elsewhere, by name."""
     enums = {name: each for name, each in _named(writer, {}).items() if each.get("type") == "enum"}
     return _resolve(writer, reader, {**known, **_named(reader, {})}, enums, 0)
 
@@ -62,7 +62,7 @@ def _fields(schema: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _resolve(writer: Any, reader: Any, known: Mapping[str, Any], enums: Mapping[str, Any], depth: int) -> Fill:
-    """``enums``: those of the writer, by name, as it says what one is only once."""
+    """``enums``: those of the writer, by name, as a schema defines each only once."""
     writer, reader = _one(writer), _one(known.get(reader, reader) if isinstance(reader, str) else reader)
     if isinstance(reader, str):
         reader = known.get(reader, reader)
@@ -104,7 +104,7 @@ def _one(schema: Any) -> Any:
 
 
 def _default(kind: Any, value: Any) -> Any:
-    """A default's JSON as the value that it stands for: of a union, that of its first branch; bytes are text of their numbers."""
+    """A default's JSON as a value: of a union, that of its first branch; bytes are written as text, a character per byte."""
     kind = kind[0] if isinstance(kind, list) and kind else kind
     name = kind.get("type") if isinstance(kind, dict) else kind
     if name in ("bytes", "fixed") and isinstance(value, str):

@@ -35,7 +35,7 @@ def load_schema(registered: RegisteredSchema, registry: Registry, named: dict[st
         try:
             parse_schema(with_times(inner), named)
         except Exception as error:
-            raise UnusableSchema(f"{reference.subject}, which it refers to, is no Avro schema: {str(error)[:200]}") from None
+            raise UnusableSchema(f"{reference.subject}, which it refers to, is not an Avro schema: {str(error)[:200]}") from None
     try:
         return json.loads(registered.text)
     except (ValueError, RecursionError):
@@ -58,4 +58,4 @@ def written_by(number: int, registry: Registry, member: str | None = None) -> An
     except UnusableSchema:
         raise
     except Exception as error:  # of any kind: the text is somebody else's
-        raise UnusableSchema(f"it is no Avro schema: {' '.join(str(error).split())[:200]}") from None
+        raise UnusableSchema(f"it is not an Avro schema: {' '.join(str(error).split())[:200]}") from None

@@ -29,7 +29,7 @@ MOST_DECIMAL_BYTES = 1024
 """A decimal of more bytes (2,466 digits) is none: to make it a number costs their square."""
 
 Change = Callable[[str, str, bool], str | None]
-"""A type, its logical type, and whether null is all that stands beside it in a union -> its logical type from now on, None for none."""
+"""A type, its logical type, and whether it is in a union with null alone -> its logical type from now on, None for none."""
 
 
 def with_times(schema: Any) -> Any:
@@ -165,7 +165,7 @@ def time_value(kind: str, logical: str, number: int) -> Any:
 
 @cache
 def _registered() -> None:
-    """Under names of ours, so that nobody else's schemas are read by them."""
+    """Under names of our own, so that other schemas are not affected."""
     from fastavro.read import LOGICAL_READERS
 
     _THEIRS.update(LOGICAL_READERS)

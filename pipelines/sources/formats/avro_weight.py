@@ -13,7 +13,7 @@ _ONE_BYTE_OR_MORE = {"boolean", "int", "long", "float", "double", "bytes", "stri
 
 
 class UnusableSchema(Exception):
-    """No record of this schema can be an event; says why."""
+    """No record of this schema can be an event; the message is the reason."""
 
 
 def checked(parsed: Any, named: dict[str, Any]) -> int:

@@ -27,7 +27,7 @@ __all__ = ["CsvFormat", "CsvOptions"]
 
 
 class CsvOptions(FormatOptions):
-    """The dialect, as of :class:`transforms.file_formats.Csv`; what is not said is as the source's ``file_format`` has it, where that is
+    """The dialect, as of :class:`transforms.file_formats.Csv`; what is not given is as the source's ``file_format`` has it, where that is
     one. ``columns`` are the names of a line's values, in order (default: those of ``file_format``, or else the event time and the fields
     as they are declared, each by the name that it has in the line)."""
 
@@ -52,7 +52,7 @@ class CsvFormat(RecordFormat):
     def __init__(self, source: EventSource, kafka: KafkaSettings) -> None:
         super().__init__(source, kafka)
         files = source.file_format
-        if files is not None:  # what is not said of the topic is as in files
+        if files is not None:  # what is not set for the topic is as in files
             of_files = {name: getattr(files, name) for name in self.Options.model_fields}
             self.options = CsvOptions(**{**of_files, **self.options.model_dump(exclude_unset=True)})
         given = self.options.model_dump()
@@ -98,8 +98,8 @@ class CsvFormat(RecordFormat):
         """Lines of the declared columns; raises ConfigError where one of an event's is none of them."""
         if lacks := [name for name in events.schema.names if name not in self._names]:
             raise ConfigError(
-                f"the lines of source {self.source.name!r} have no {lacks[0]!r} ({', '.join(self._names[:8])}); no event can be written as"
-                " such a line: correct kafka.format_options, or replay it as json"
+                f"the lines of source {self.source.name!r} have no {lacks[0]!r} ({', '.join(self._names[:8])}); events cannot be written as"
+                " such lines: correct kafka.format_options, or replay them as json"
             )
         given = dict(zip(events.schema.names, events.columns, strict=True))
         columns = []

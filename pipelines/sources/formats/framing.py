@@ -18,7 +18,7 @@ HEADER = struct.Struct(">bI")
 @dataclass(frozen=True)
 class Frames:
     """Of N payloads: which are ``framed``, which begin as such and are too short to be (``cut``), their ``ids`` (int64 [N], -1: none), and
-    the ``bodies`` (binary [N]) without what stands before them."""
+    the ``bodies`` (binary [N]) without their headers."""
 
     framed: npt.NDArray[np.bool_]
     cut: npt.NDArray[np.bool_]

@@ -24,7 +24,7 @@ class JsonFormat(RecordFormat):
         return encode_json(events)
 
     def from_log(self, checked: Checked, payloads: pa.Array) -> pa.Array:
-        """As they stand, to the byte."""
+        """As they are, byte for byte."""
         return payloads
 
     def damaged(self, payload: bytes, key: bytes, dice: int) -> bytes | None:

@@ -42,7 +42,7 @@ class JsonSchemaFormat(RecordFormat):
         self._header: bytes | None = None
 
     def decode(self, payloads: pa.Array, now_us: Now, max_future_us: int, origin: Origin | None = None) -> Checked:
-        """As :func:`transforms.contract.check_json`, once what stands before the JSON is taken off."""
+        """As :func:`transforms.contract.check_json`, after the header before the JSON is removed."""
         found = frames(payloads)
         refused = dict.fromkeys(np.flatnonzero(found.cut).tolist(), (MALFORMED, "a zero byte at its beginning and no schema id behind it"))
         for number in np.unique(found.ids[found.framed]).tolist() if self._asks else ():
@@ -61,7 +61,7 @@ class JsonSchemaFormat(RecordFormat):
         return merged([(rest, judged), refusals(refused, self.source, now_us, max_future_us)], self.source)
 
     def _why_not(self, number: int) -> str:
-        """Why a schema's records are none of these; "": they are. An unknown id is asked for again later: it may be on its way."""
+        """Why a schema's records are not JSON; "": they are. An unknown id is requested again later: it may be registered soon."""
         if number in self._known:
             return ""
         if number in self._refused:

@@ -44,7 +44,7 @@ def any_message(
     columns_of: Callable[[Descriptor, Mapping[str, Any]], list[Any]],
     message: Callable[[Descriptor, Any], tuple[pa.DataType, Get | None, Get | None]],
 ) -> tuple[pa.DataType, Get, Get]:
-    """The type of what is asked of an Any, and what makes it, strictly and of whatever kind it is. ``own`` are columns of the Any itself;
+    """The type of what is read from an Any, and what makes it, strictly and of whatever kind it is. ``own`` are columns of the Any itself;
     ``columns_of`` gives those of a message, ``message`` what is made of one as a whole. Both makers raise Refused: what is packed is of a
     type that is not known, or none of its type."""
     named = {name: (of, message(of, want)) for name, want in parts.items() if (of := types.named(want.name or name)) is not None}

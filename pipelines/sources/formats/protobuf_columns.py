@@ -54,7 +54,7 @@ _WRAPPERS = {
 }
 _SINGLE = ("google.protobuf.Timestamp", "google.protobuf.Duration", "google.type.Date")
 _OPAQUE = pa.struct([pa.field("fields", pa.null())])
-"""A message that is asked for as a whole, which no field of the contract can be."""
+"""A message that is read as a whole, which a field of the contract cannot be."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def columns_of(message: Descriptor, asked: Mapping[str, Want], types: Types | No
 
 
 def everything(message: Descriptor, depth: int = 4, most: int = 2_000) -> dict[str, Want]:
-    """All fields of a message and of those within, ``depth`` deep; of maps and Structs none, as nobody knows their keys. The first ``most``
+    """All fields of a message and of those within, ``depth`` deep; of maps and Structs none, whose keys are unknown. The first ``most``
     of them: a message of a hundred messages of its own kind has a hundred million."""
     left = [most]
     return _everything(message, depth, left)
@@ -116,7 +116,7 @@ def _field(of: FieldDescriptor, want: Want, types: Types | None) -> tuple[pa.Dat
 
 
 def _no_entry(of: FieldDescriptor) -> Want:
-    """What shows of an element that it is no entry, which a list that is asked for by keys should hold: it is of another form."""
+    """What shows that an element is not an entry, where a list is read by keys."""
     if of.message_type is None:
         return Want()
     return Want(parts={next((f.name for f in of.message_type.fields if f.name not in ("key", "value")), "key"): Want()})
@@ -134,7 +134,7 @@ def are_entries(of: FieldDescriptor) -> bool:
 
 
 def _asks(of: str, want: Want, dtype: str) -> bool:
-    """Whether a value that is made by what it is asked as is asked as ``dtype``. Raises ConfigError where it is asked so and otherwise."""
+    """Whether a value whose type depends on its use is read as ``dtype``. Raises ConfigError where it is read as several."""
     if dtype in want.asked and len(want.asked) > 1:
         one, other = want.asked[dtype], next(name for kind, name in want.asked.items() if kind != dtype)
         raise ConfigError(
@@ -213,7 +213,7 @@ def _message(of: Descriptor, want: Want, types: Types | None) -> Made:
 
 
 def _map(of: FieldDescriptor, want: Want, types: Types | None) -> tuple[pa.DataType, Get, Get | None]:
-    """Of a map, or of a list of entries, the keys that are asked for; each has its own type."""
+    """Of a map, or of a list of entries, the keys that are read; each has its own type."""
     entry = of.message_type
     real = entry.GetOptions().map_entry
     read = attrgetter(of.name) if real else _by_key(of)

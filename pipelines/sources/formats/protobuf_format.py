@@ -64,7 +64,7 @@ class ProtobufOptions(FormatOptions):
     @model_validator(mode="after")
     def _named(self) -> ProtobufOptions:
         if self.message is not None and not self.message.strip("."):
-            raise ValueError("message names none; write its full name, such as shop.Click")
+            raise ValueError("message is empty; write its full name, such as shop.Click")
         return self
 
 
@@ -176,7 +176,7 @@ class ProtobufFormat(RecordFormat):
             return None
 
     def _find(self, head: bytes) -> _Reader | str:
-        """What reads the records with this header, or why nothing does. An unknown id is asked for again later: it may be on its way."""
+        """What reads the records with this header, or why nothing does. An unknown id is requested again later."""
         if self._file is not None:
             assert self._plain is not None
             self._readers[head] = self._plain
@@ -217,7 +217,7 @@ class ProtobufFormat(RecordFormat):
             name = self.options.message
             message = types.at((0,)) if name is None else types.named(name.strip("."))
         except UnusableSchema as error:
-            raise ConfigError(f"the newest schema of {subject} is of no use: {error}; register one that is") from None
+            raise ConfigError(f"the newest schema of {subject} cannot be used: {error}; register one that can") from None
         if message is None:
             raise ConfigError(f"kafka.format_options.{self.source.name}.message: {name!r} is not in the newest schema of {subject}")
         check_paths(message, self.source, types)
@@ -244,7 +244,7 @@ class ProtobufFormat(RecordFormat):
         header, made = self._written
         fields = made.DESCRIPTOR.fields_by_name
         if lacks := [name for name in events.schema.names if name not in fields]:
-            raise ConfigError(f"message {made.DESCRIPTOR.full_name} has no field {lacks[0]!r}; no event can be written as one")
+            raise ConfigError(f"message {made.DESCRIPTOR.full_name} has no field {lacks[0]!r}; events cannot be written as one")
         columns = [c.cast(pa.int64()) if pa.types.is_timestamp(c.type) else c for c in events.columns]
         out: list[bytes] = []
         for values in zip(*(c.to_pylist() for c in columns), strict=True):

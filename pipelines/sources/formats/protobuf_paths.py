@@ -1,4 +1,4 @@
-"""Whether anything can ever stand at a path of messages whose types are known: what cannot is a mistake, and would be null in silence."""
+"""Whether a path of messages whose types are known can have a value: one that cannot is a mistake, and would always be null."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check_paths(message: Descriptor, source: EventSource, types: Types) -> None:
 
 
 def _leads(of: Descriptor, path: Path, types: Types) -> bool:
-    """Whether something may stand at a path of a message."""
+    """Whether a path of a message can have a value."""
     if not path or of.full_name in OPEN or not isinstance(path[0], str):
         return True
     if (field := of.fields_by_name.get(path[0])) is not None:

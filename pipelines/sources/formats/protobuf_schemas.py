@@ -42,7 +42,7 @@ _GIVEN = {module.DESCRIPTOR.name: module.DESCRIPTOR.serialized_pb for module in 
 
 
 class UnusableSchema(Exception):
-    """No message can be read by this schema; says why."""
+    """No message can be read by this schema; the message is the reason."""
 
 
 class MessageTypes:
@@ -97,7 +97,7 @@ def from_file(path: Path, key: str) -> MessageTypes:
     try:
         found.ParseFromString(data)
         if not found.file:
-            raise ValueError("there is no file in it")
+            raise ValueError("it holds no files")
         files = {file.name: file.SerializeToString() for file in found.file}
         return _types(found.file[-1].name, files)
     except (DecodeError, UnusableSchema, ValueError, TypeError) as error:
@@ -138,7 +138,7 @@ def _decoded(text: str, name: str, registry: Registry) -> bytes:
     except ValueError:
         what = f" of {name}" if name else ""
         raise ConfigError(
-            f"the registry at {registry.url} gives a Protobuf schema{what} as text, not in the serialized form that was asked for; name a"
+            f"the registry at {registry.url} gives a Protobuf schema{what} as text, not in the requested serialized form; name a"
             " file of descriptors: kafka.format_options.<source>.descriptor"
         ) from None
 

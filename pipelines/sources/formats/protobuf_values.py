@@ -53,7 +53,7 @@ def named(value: Any, want: Want) -> Any:
 
 
 class Want(Protocol):
-    """What is asked of a value, see :class:`~pipelines.sources.formats.protobuf_columns.Want`."""
+    """What is read from a value, see :class:`~pipelines.sources.formats.protobuf_columns.Want`."""
 
     @property
     def dtype(self) -> str | None: ...
@@ -68,7 +68,7 @@ class Want(Protocol):
 
 
 def open_message(name: str, want: Want) -> tuple[pa.DataType, Get] | None:
-    """The type of what is asked of a message of :data:`OPEN`, and what makes it; None where nothing of it is. The maker raises
+    """The type of what is read from a message of :data:`OPEN`, and what makes it; None where nothing of it is. The maker raises
     :class:`OtherKind`."""
     if name == "google.protobuf.Struct":
         return _struct(want.parts) if want.parts else None

@@ -15,7 +15,7 @@ __all__ = ["Want", "asked_apart", "wanted", "wanted_of_keys"]
 
 @dataclass
 class Want:
-    """What is asked of a value: its ``dtype`` as a field of the contract, or some of its parts by name; ``items`` of a list's elements."""
+    """What is read from a value: its ``dtype`` as a field of the contract, or some of its parts by name; ``items`` of a list's elements."""
 
     dtype: str | None = None
     parsed: str = ""
@@ -29,7 +29,7 @@ class Want:
 
 
 def wanted(source: EventSource) -> dict[str, Want]:
-    """What a source asks of its messages, by the names of their fields. Of :func:`asked_apart`, by names of its own."""
+    """What a source reads from its messages, by the names of their fields. Of :func:`asked_apart`, by names of its own."""
     fields = [(f.place, f) for f in source.all_fields if f.value is None and isinstance(f.path, tuple | None)]
     root = _root(fields)
     if source.explode is not None:
@@ -98,7 +98,7 @@ def _another(name: Step, how: str) -> Step:
 
 
 def _step(want: Want, path: Path) -> Want:
-    """What is asked of the value at a path below another."""
+    """What is read from the value at a path below another."""
     for step in path:
         if isinstance(step, int) or step == EACH:
             want.items = want = want.items or Want()

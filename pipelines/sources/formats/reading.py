@@ -1,4 +1,4 @@
-"""What says how the records of a topic are read beside their source's definition, to compare with that of another time."""
+"""The settings by which the records of a topic are read, beside their source's definition, to compare with those of another time."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ class RecordFormat(ABC):
 
     @abstractmethod
     def decode(self, payloads: pa.Array, now_us: Now, max_future_us: int, origin: Origin | None = None) -> Checked:
-        """The verdict on N payloads: binary [N], null where a record has none (of tombstones nobody asks). Records arrive as they come:
+        """The verdict on N payloads: binary [N], null where a record has none (tombstones are not passed). Records arrive as they come:
         never raises for what they hold.
 
         Whatever is no event is a reject with a reason of :mod:`transforms.reasons` and a detail that says the same every time.
@@ -153,14 +153,14 @@ class RecordFormat(ABC):
 
 
 def record_format(source: EventSource, kafka: KafkaSettings, name: str | None = None) -> RecordFormat:
-    """The format of a source's records, by ``kafka.formats`` (JSON unless said) or by its name. Raises ConfigError, one line."""
+    """The format of a source's records, by ``kafka.formats`` (default: JSON) or by its name. Raises ConfigError, one line."""
     name = name or kafka.format_of(source.name)
     made = FORMATS.load(name)
     if not (isinstance(made, type) and issubclass(made, RecordFormat)):
         raise ConfigError(f"record format {name!r}: {made!r} is not a subclass of RecordFormat; fix the package that provides it")
     if source.needs_origin and "origin" not in inspect.signature(made.decode).parameters:
         raise ConfigError(
-            f"record format {name!r} knows payloads alone, but fields of source {source.name!r} stand in keys, headers or times of records;"
-            " its decode must take origin and hand it to the contract"
+            f"record format {name!r} reads payloads only, but fields of source {source.name!r} come from keys, headers or timestamps;"
+            " its decode must take origin and pass it to the contract"
         )
     return made(source, kafka)

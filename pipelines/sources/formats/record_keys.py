@@ -32,7 +32,7 @@ Read = Callable[[bytes], Any]
 
 
 class RecordKeys:
-    """Reads the keys of one source's records by ``kafka.schema_registry``; asked for a schema when the first key needs it. Without a
+    """Reads the keys of one source's records by ``kafka.schema_registry``; requested when the first key needs one. Without a
     registry a key in JSON is read all the same, as the schema of such a record is not looked at either."""
 
     def __init__(self, source: EventSource, kafka: KafkaSettings) -> None:
@@ -59,7 +59,7 @@ class RecordKeys:
         return read(key)
 
     def _find(self, number: int, registry: Registry) -> Read | str:
-        """What reads the keys of a schema, or why nothing does. An unknown id is asked for again later: it may be on its way."""
+        """What reads the keys of a schema, or why nothing does. An unknown id is requested again later: it may be registered soon."""
         found = registry.schema(number)
         if found is None:
             return f"schema {number}, which is not known to the registry"

@@ -1,4 +1,4 @@
-"""Whether anything can ever stand at a path, by the schema of a topic's records alone: what cannot is a mistake, which is null in silence.
+"""Whether a path can have a value, by the schema of a topic's records alone: one that cannot is a mistake, and would always be null.
 
 Of Avro's schemas and JSON Schema; Protobuf's messages have :mod:`~pipelines.sources.formats.protobuf_paths`. Steps into values of another
 form (into a number, into a list by a name) are not looked at: each record of them says so.
@@ -33,13 +33,13 @@ class Inner(NamedTuple):
     only what no schema names; ``names``: of the members that there are."""
 
     schemas: list[Any] | None
-    """None: anything may stand there."""
+    """None: any value is possible."""
     sure: bool = True
     names: tuple[str, ...] = ()
 
 
 class LostFieldError(ConfigError):
-    """A ``field`` stands where no record can have anything."""
+    """A ``field`` is read from a path that no record can have."""
 
     def __init__(self, text: str, field: str) -> None:
         super().__init__(text)
@@ -57,11 +57,11 @@ class Places:
         raise NotImplementedError
 
     def words(self, schema: Any) -> list[str] | None:
-        """The texts that a schema allows, where these are all that it does (beside null): an enum's. None: others may stand there."""
+        """The texts that a schema allows, where these are all that it does (beside null): an enum's. None: others are possible."""
         raise NotImplementedError
 
     def words_at(self, path: Path) -> list[str] | None:
-        """As :meth:`words`, of what may stand at a path; [] where nothing may."""
+        """As :meth:`words`, of the values at a path; [] where none is possible."""
         at = [self.root]
         for step in path:
             found = [self.into(schema, step) for schema in at]
@@ -74,7 +74,7 @@ class Places:
         return None if None in each else list(dict.fromkeys(word for some in each for word in some or ()))
 
     def lost(self, path: Path) -> tuple[int, Inner] | None:
-        """The first step of a path that leads to nothing, and what there is instead; None: something may stand at it."""
+        """The first step of a path that leads to nothing, and what there is instead; None: the path can have a value."""
         at = [self.root]
         for number, step in enumerate(path):
             found = [self.into(schema, step) for schema in at]

@@ -27,7 +27,7 @@ __all__ = ["Reference", "RegisteredSchema", "Registry", "RegistryAway", "registr
 
 ANSWER_SECONDS = 5.0
 UNKNOWN_FOR_SECONDS = 30.0
-"""How long an id that the registry did not know is not asked for again."""
+"""How long an id that the registry did not know is not requested again."""
 _MOST_UNKNOWN = 10_000
 _MOST_ID = 2**31 - 1
 _MOST_BYTES = 16 << 20
@@ -59,7 +59,7 @@ class RegisteredSchema:
 
 
 class Registry:
-    """One registry, by one connection that is kept; safe to share between threads. Schemas are asked for once: an id never changes.
+    """One registry, by one connection that is kept; safe to share between threads. Schemas are requested once: an id never changes.
 
     Every call raises RegistryAway when there is no answer within ``answer_seconds`` or the registry reports a failure of its own, and
     ConfigError when it refuses us or answers as no schema registry does: neither says anything about a record.
@@ -133,7 +133,7 @@ class Registry:
             raise self._strange("a schema") from None
 
     def _ask(self, method: str, path: str, body: Any = None, unknown: tuple[int, ...] = ()) -> Any:
-        """The JSON of the answer; None where the registry says, in its own words, that there is no such thing."""
+        """The JSON of the answer; None where the registry reports, in its own form, that there is none."""
         with self._lock:
             status, data = self._send(method, path, None if body is None else json.dumps(body).encode())
         try:
@@ -170,7 +170,7 @@ class Registry:
         try:
             status, data = within(2 * self._seconds, self.url, ask)
             if len(data) > _MOST_BYTES:
-                raise ConfigError(f"{self.url} answers {path} with more than {_MOST_BYTES >> 20} MiB; correct kafka.schema_registry")
+                raise ConfigError(f"{self.url} responds to {path} with more than {_MOST_BYTES >> 20} MiB; correct kafka.schema_registry")
             return status, data
         except requests.RequestException as error:
             if why := untrusted(error):
@@ -179,7 +179,7 @@ class Registry:
 
 
 def registry_of(kafka: KafkaSettings) -> Registry:
-    """The one of ``kafka.schema_registry``, which must be set. It is asked nothing yet. Raises ConfigError."""
+    """The one of ``kafka.schema_registry``, which must be set. No request is made yet. Raises ConfigError."""
     user, password = kafka.schema_registry_username, kafka.schema_registry_password
     return Registry(str(kafka.schema_registry), user, password.get_secret_value() if password else None, kafka.ssl_cafile)
 
