@@ -225,6 +225,21 @@ def _lines(made: Made, folder: Path) -> None:
     (folder / "export.csv").write_bytes(b"\n".join([b"event_time,id,user,comment,score", *made.values]) + b"\n")
 
 
+def windows_events(n: int, registry: SchemaRegistry, repo: Path) -> Made:
+    """As PowerShell's ConvertTo-Json writes them."""
+    made = Made(_times(n, 8))
+    for i, at in enumerate(made.at):
+        record = {"RecordId": i, "TimeCreated": f"/Date({micros_of(at) // 1_000})/", "MachineName": f"pc{i % 9}", "Message": f"Ünï [{i}]"}
+        made.add(json.dumps(record).encode(), {"record_id": i, "time_created": at, "machine_name": f"pc{i % 9}", "message": f"Ünï [{i}]"})
+    return made
+
+
+def _array(made: Made, folder: Path) -> None:
+    """One array, over lines, in UTF-16."""
+    text = json.dumps([json.loads(value) for value in made.values], indent=4, ensure_ascii=False)
+    (folder / "events.json").write_bytes(text.encode("utf-16"))
+
+
 def old_moments(n: int, registry: SchemaRegistry, repo: Path) -> Made:
     """Moments of before 1970, some with local mean times, whose offsets have seconds, and of after 2262, where nanoseconds end."""
     made, zones = Made(_times(n, 5)), [ZoneInfo(z) for z in ("Europe/Paris", "Africa/Monrovia", "Asia/Kolkata")]
@@ -307,6 +322,7 @@ SYSTEMS: dict[str, System] = {
     "trades_of_avro": System(trades_of_avro),
     "analytics": System(analytics),
     "exported_lines": System(exported_lines, write=_lines),
+    "windows_events": System(windows_events, write=_array),
     "old_moments": System(old_moments, ("--event-time", "at")),
     "days_and_times": System(days_and_times, ("--zone", "Europe/Berlin")),
     "lake_files": System(lake_files, write=_parquet),

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from pipelines.inference.infer_source import infer_files
-from tests.unit.test_infer_shapes import N, at, inferred, ms, z
+from tests.unit.test_infer_shapes import N, at, inferred, ms, read, z
 from transforms.errors import DataError
 
 
@@ -118,3 +118,39 @@ def test_names_and_members_that_only_resemble(tmp_path: Path) -> None:
 
 def serial_day(n: int) -> int:
     return (at(n).replace(tzinfo=None) - datetime(1899, 12, 30)).days
+
+
+def test_logs_with_blanks_between_their_values(tmp_path: Path) -> None:
+    """As AWS writes those of networks: ``-`` stands for nothing, also where all else are words; times are called start and end."""
+    rows = [
+        f"eni-{n % 9} {'-' if n % 7 == 0 else n} {ms(n) // 1_000} {ms(n) // 1_000 + 60} {'-' if n % 7 == 0 else 'ACCEPT'}" for n in range(N)
+    ]
+    text, found = inferred(tmp_path, "\n".join(["interface-id bytes start end action", *rows, ""]).encode())
+    assert 'Csv(delimiter=" ", nulls=["", "-"])' in text
+    assert [e["start"] for e in found] == [at(n).replace(microsecond=0) for n in range(N)]
+    assert [e["bytes"] for e in found] == [None if n % 7 == 0 else n for n in range(N)] and found[0]["action"] is None
+
+
+def test_blanks_in_words_and_marks_that_are_words(tmp_path: Path) -> None:
+    text, found = inferred(tmp_path, "\n".join(["at,sign,said", *(f"{z(n)},{'-+'[n % 2]},one two {n}" for n in range(N)), ""]).encode())
+    assert "Csv()" in text and [e["sign"] for e in found] == ["-+"[n % 2] for n in range(N)] and found[5]["said"] == "one two 5"
+
+
+def test_comments_before_a_header_are_comments_in_other_files_too(tmp_path: Path) -> None:
+    rows = [f"s{n % 5},{z(n)},{'M' if n % 3 else n / 4}" for n in range(N)]
+    data = "\n".join(["#DEBUG: format, comma", "# -> two", "station,valid,tmpf", *rows, ""]).encode()
+    (tmp_path / "events" / "things").mkdir(parents=True)
+    (tmp_path / "events" / "things" / "z.csv").write_bytes(data.partition(b"\n")[2])
+    folder = tmp_path / "one"
+    text, found = inferred(folder, data)
+    assert 'Csv(comment="#", nulls=["", "M"])' in text and [e["tmpf"] for e in found] == [None if n % 3 else n / 4 for n in range(N)]
+    assert len(read(tmp_path, text, "things")) == N
+
+
+def test_a_first_line_of_values_is_no_header(tmp_path: Path) -> None:
+    """Though all of them are words: one is a moment, or one that others below have, too."""
+    first = [f"shop\tweb\t{at(n):%Y-%m-%d %H:%M:%S}\te-{n}" for n in range(N)]
+    text, found = inferred(tmp_path / "a", "\n".join([*first, ""]).encode().replace(b"\t", b"|"))
+    assert "header=False" in text and len(found) == N
+    text, found = inferred(tmp_path / "b", "\n".join([*(f"id-{n}|{at(n):%a, %d %b %Y %H:%M:%S} GMT|web" for n in range(N)), ""]).encode())
+    assert "header=False" in text and len(found) == N

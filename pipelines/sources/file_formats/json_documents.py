@@ -27,10 +27,11 @@ Text = tuple[bytes, int, bool]
 """Some bytes of a text, of how many they are the beginning, and whether they are a record, or in a record's place."""
 
 
-def has_documents(f: BinaryIO) -> bool:
-    """Whether an open file has its records otherwise than each on a line. Its first record tells: it is in an array, ends on another line
-    than it begins, or is followed by more on its line. A first line that is no JSON is one of lines, and damaged."""
-    start = f.read(_LOOK).removeprefix(codecs.BOM_UTF8).lstrip()
+def has_documents(f: BinaryIO, before: bytes = b"") -> bool:
+    """Whether an open file, of which some bytes ``before`` are read, has its records otherwise than each on a line. Its first record
+    tells: it is in an array, ends on another line than it begins, or is followed by more on its line. A first line that is no JSON is one
+    of lines, and damaged."""
+    start = (before + f.read(_LOOK)).removeprefix(codecs.BOM_UTF8).lstrip()
     if not start.startswith(b"{"):
         return start[:1] in (b"[", b"\x1e")
     line, end, _ = start.partition(b"\n")

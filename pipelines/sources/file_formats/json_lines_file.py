@@ -16,7 +16,7 @@ from pipelines.sources.file_formats.json_documents import KEPT_OF_LONG_LINE, MAX
 from pipelines.sources.file_formats.line_parts import line_count, line_parts, section
 from pipelines.sources.file_formats.transcoded import marked_encoding, transcoded
 
-__all__ = ["CHUNK_BYTES", "KEPT_OF_LONG_LINE", "MAX_LINE_BYTES", "JsonLinesFile", "json_texts", "utf8"]
+__all__ = ["CHUNK_BYTES", "KEPT_OF_LONG_LINE", "MAX_LINE_BYTES", "JsonLinesFile", "json_texts"]
 
 CHUNK_BYTES = 32 << 20
 """A batch of records ends at this size, whatever ``batch_rows`` says."""
@@ -33,19 +33,18 @@ class JsonLinesFile(FileFormat):
 
     def read(self, opened: Opened, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
         """See the base class."""
-        with utf8(opened) as (f, encoding):
-            while encoding and f.read(1 << 20):  # damage shows where it lies
-                pass
-        with utf8(opened) as (f, _):
-            documents = has_documents(f)
-        with utf8(opened) as (f, _):
+        encoding, documents = _form(opened)
+        if encoding:
+            with _utf8(opened, encoding) as f:
+                while f.read(1 << 20):  # damage shows where it lies
+                    pass
+        with _utf8(opened, encoding) as f:
             yield from _batches(_documents(f) if documents else _lines(f, 0), batch_rows, given)
 
     def parts(self, opened: Opened, most: int) -> list[Stretch]:
         """Between lines."""
-        with utf8(opened) as (f, encoding):
-            if encoding or has_documents(f):
-                return []
+        if any(_form(opened)):
+            return []
         with opened() as f:
             return line_parts(f, 0, most)
 
@@ -60,26 +59,33 @@ class JsonLinesFile(FileFormat):
             yield from _batches(_lines(lines, first), batch_rows, given)
 
 
-@contextmanager
-def utf8(opened: Opened) -> Iterator[tuple[BinaryIO, str]]:
-    """The bytes of a JSON file in UTF-8, and the other encoding that it is in ("": none)."""
-    with opened() as f:
-        encoding = marked_encoding(f.read(4))
-    with opened() as f:
-        if encoding is None:
-            yield f, ""
-        else:
-            with transcoded(f, encoding, "as its byte order mark says", "write it again, best as UTF-8") as text:
-                yield text, encoding
-
-
 def json_texts(opened: Opened) -> Iterator[bytes]:
     """The texts of a JSON file's records, as a source reads them, long ones as their beginnings. Raises UnreadableFileError."""
-    with utf8(opened) as (f, _):
-        documents = has_documents(f)
-    with utf8(opened) as (f, _):
+    encoding, documents = _form(opened)
+    with _utf8(opened, encoding) as f:
         for _, text, _ in _documents(f) if documents else _lines(f, 0):
             yield text
+
+
+def _form(opened: Opened) -> tuple[str, bool]:
+    """The encoding of a JSON file ("": UTF-8), and whether its records are no lines."""
+    with opened() as f:
+        start = f.read(4)
+        encoding = marked_encoding(start)
+        if encoding is None:
+            return "", has_documents(f, start)
+    with _utf8(opened, encoding) as f:
+        return encoding, has_documents(f)
+
+
+@contextmanager
+def _utf8(opened: Opened, encoding: str) -> Iterator[BinaryIO]:
+    with opened() as f:
+        if not encoding:
+            yield f
+        else:
+            with transcoded(f, encoding, "as its byte order mark says", "write it again, best as UTF-8") as text:
+                yield text
 
 
 Numbered = tuple[int, bytes, int]
