@@ -89,18 +89,23 @@ def batch(
     return result.run
 
 
-def apply(repo: Repo, run_id: str | None, steps: Steps, why: str = "") -> None:
-    """Apply the graphs of a run, if the user may."""
+def apply(repo: Repo, run_id: str | None, steps: Steps, why: str = "", take_over: bool = False) -> None:
+    """Apply the graphs of a run, if the user may. ``take_over``: also where another data folder writes the online store's rows now."""
     from pipelines.batch.batch_job import graphs_of, newest_graphs, plain_graphs
     from pipelines.feature_store.applying import apply_fingerprints
     from pipelines.feature_store.services import short_ttl
     from pipelines.project import access
 
     complete = [r for r in runs.list_runs(repo.data) if r.kind == "batch" and r.status == "complete"]
+    also = {"take_over": True} if take_over else {}
     if run_id is None and not complete:
         # Nothing is learnt for groups without a preprocessing_fn: their graphs need no run.
-        with access.guarded(repo, "apply", "no run", why) as act, recording.recorded(repo, "apply") as applying, steps.doing("apply"):
-            fingerprints = apply_fingerprints(repo, lambda: plain_graphs(repo), steps.say)
+        with (
+            access.guarded(repo, "apply", "no run", why, **also) as act,
+            recording.recorded(repo, "apply") as applying,
+            steps.doing("apply"),
+        ):
+            fingerprints = apply_fingerprints(repo, lambda: plain_graphs(repo), steps.say, take_over)
             applying.save(fingerprints=fingerprints)
             act.details["fingerprints"] = fingerprints
         steps.say(f"applied {counted(fingerprints, 'graph')} that need no history (groups without a preprocessing_fn)")
@@ -115,11 +120,11 @@ def apply(repo: Repo, run_id: str | None, steps: Steps, why: str = "") -> None:
         return chosen
 
     with (
-        access.guarded(repo, "apply", used[0].id, why) as act,
+        access.guarded(repo, "apply", used[0].id, why, **also) as act,
         recording.recorded(repo, "apply", of_run=used[0].id, range=used[0].head.range) as applying,
         steps.doing("apply"),
     ):
-        fingerprints = apply_fingerprints(repo, choose, steps.say)
+        fingerprints = apply_fingerprints(repo, choose, steps.say, take_over)
         applying.save(fingerprints=fingerprints)
         act.details["fingerprints"] = fingerprints
     for of in used:

@@ -106,11 +106,14 @@ def apply(
     run: Annotated[
         str | None, typer.Option(help="Batch run whose graphs to apply (default: for each group, the newest run that has it).")
     ] = None,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Write the online store's rows from now on, though another data folder does.")
+    ] = False,
     reason: Annotated[str, typer.Option("--reason", help="Reason, recorded in the audit log.")] = "",
 ) -> None:
     """Apply the transform graphs of a batch run, and run feast apply."""
     quiet()
-    workflow.apply(load(repo, data, finish=False), run, Steps(), reason)
+    workflow.apply(load(repo, data, finish=False), run, Steps(), reason, take_over)
 
 
 def materialize(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, start: StartOption = None, end: EndOption = None) -> None:

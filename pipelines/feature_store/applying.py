@@ -33,9 +33,10 @@ def locked(repo: Repo, say: Callable[[str], None] = lambda line: None, beat: Cal
 
 
 def apply_fingerprints(
-    repo: Repo, choose: Callable[[], Mapping[str, str]], say: Callable[[str], None] = lambda line: None
+    repo: Repo, choose: Callable[[], Mapping[str, str]], say: Callable[[str], None] = lambda line: None, take_over: bool = False
 ) -> dict[str, str]:
     """Apply the graphs (group -> fingerprint) that ``choose``, called under the lock, checks and gives; what it raises changes nothing.
+    ``take_over``: also where another data folder writes this project's rows of the online store now.
 
     Raises StoreError, ConfigError, DefinitionError for definitions, a registry or a store that refuse them: then all is as it was. Only
     after a HalfApplied does the next apply, or :func:`finish`, complete this one.
@@ -47,7 +48,7 @@ def apply_fingerprints(
         fingerprints = dict(choose())
         graphs.begin_apply(repo.data, fingerprints)
         try:
-            _bring(repo, fingerprints)
+            _bring(repo, fingerprints, take_over)
         except HalfApplied:
             raise
         except Exception:
@@ -96,10 +97,10 @@ def _point(repo: Repo, intent: Mapping[str, str] | None) -> None:
         graphs.apply_graph(repo.data, group, fingerprint)
 
 
-def _bring(repo: Repo, intent: Mapping[str, str]) -> None:
+def _bring(repo: Repo, intent: Mapping[str, str], take_over: bool = False) -> None:
     """Registry and online store follow the intent, while that is what everybody reads."""
     _set_aside_a_torn_registry(repo)
-    feast_apply(repo, intent)
+    feast_apply(repo, intent, take_over)
 
 
 def _end(repo: Repo, intent: Mapping[str, str]) -> None:

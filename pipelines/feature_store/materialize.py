@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipelines.feature_store.applying import locked
+from pipelines.feature_store.ownership import claim_rows
 from pipelines.feature_store.store import open_store
 from pipelines.lake import layout, shared
 from pipelines.project.repository import Repo
@@ -66,6 +67,8 @@ def materialize(
     online, offline = store._get_provider().online_store, store._get_provider().offline_store
     if online is None:
         raise ConfigError(NO_ONLINE_STORE)
+    if isinstance(online, OrderedOnlineStore):
+        claim_rows(repo, online, store.config)
     record_beside_applies(repo, store, say)
     with shared.alone(repo.data, layout.materialize_lock(repo.data), lambda: say("another materialize is running; waiting for it")):
         known = store.list_feature_views()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from pipelines.feature_store.ownership import claim_rows
 from pipelines.feature_store.store import checked_online, open_store, ordered_store
 from pipelines.lake import layout
 from pipelines.lake.graphs import applied_graph
@@ -20,7 +21,13 @@ from transforms.errors import ConfigError
 if TYPE_CHECKING:
     from serving.online_store.base import WriteResult
 
-__all__ = ["FeastStore", "views_of"]
+__all__ = ["FeastStore", "claim", "views_of"]
+
+
+def claim(repo: Repo) -> None:
+    """Have the repository's rows be this data folder's; see :func:`~pipelines.feature_store.ownership.claim_rows`."""
+    store = open_store(repo)
+    claim_rows(repo, ordered_store(store), store.config)
 
 
 def views_of(repo: Repo) -> dict[str, bytes]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from pipelines.feature_store.inside import inside
+from pipelines.feature_store.ownership import claim_rows
 from pipelines.feature_store.put_back import unchanged_on_failure
 from pipelines.feature_store.services import check_fields, check_services
 from pipelines.feature_store.sql_registry import database_of, one_transaction, unreachable_registry
@@ -95,8 +96,9 @@ def registry_file(repo: Path) -> Path | None:
     return repo / place if isinstance(place, str) and place and kind == "file" and "://" not in place else None
 
 
-def apply(repo: Repo, fingerprints: Mapping[str, str]) -> None:
+def apply(repo: Repo, fingerprints: Mapping[str, str], take_over: bool = False) -> None:
     """``feast apply`` in the repository, and ``fingerprints`` (group -> graph) made the ones that the online store takes rows of.
+    ``take_over``: also where another data folder writes them now.
 
     Raises what is wrong with the definitions, the registry or the store, in one line; then registry and store are as they were, unless it
     is a HalfApplied.
@@ -121,6 +123,8 @@ def apply(repo: Repo, fingerprints: Mapping[str, str]) -> None:
             config = with_absolute_registry(load_repo_config(repo.path, repo.path / "feature_store.yaml"), repo.path)
             store = None if config.online_store is None else get_online_store_from_config(config.online_store)
         online = store if isinstance(store, OrderedOnlineStore) else None
+        if online is not None:
+            claim_rows(repo, online, config, take_over)
         file = registry_file(repo.path)
         together = nullcontext() if database is None else one_transaction()
         with unchanged_on_failure(file, online, config, fingerprints, database is not None), _one_line(repo), together:

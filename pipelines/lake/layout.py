@@ -16,6 +16,7 @@ from transforms.locks import lock
 __all__ = [
     "CURRENT", "CURVES", "EPOCHS", "FORMAT", "SPEC_FILE", "MANIFEST", "NOT_EVENTS", "REPORT", "REPORT_JSON", "REPORT_PAGE", "TFMA",
     "TREES", "alerts", "api_keys", "archive", "audit", "check_format", "claim", "demo", "events", "experiments", "graph", "graphs",
+    "identity_file",
     "labels", "materialize_lock", "mlflow_artifacts", "mlflow_store", "mlmd", "mlmd_logs", "model", "models", "monitor", "offline",
     "offline_run", "replay_clock", "reproduce", "requests", "run", "runs", "services", "snapshot", "stream", "streams", "tfx",
     "tracking", "training", "training_lock", "training_set", "verify", "watch",
@@ -53,6 +54,11 @@ def events(data: Path) -> Path:
 def audit(data: Path) -> Path:
     """The audit log."""
     return data / "audit"
+
+
+def identity_file(data: Path) -> Path:
+    """Which data folder it is (see ``folder_identity``)."""
+    return data / ".identity.json"
 
 
 def graph(data: Path, group: str, fingerprint: str) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipelines.feature_store.applying import finish
 from pipelines.feature_store.materialize import take_back
-from pipelines.feature_store.online_sink import views_of
+from pipelines.feature_store.online_sink import claim, views_of
 from pipelines.lake.counted import counted
 from pipelines.lake.graphs import graph_for, remember_definitions
 from pipelines.project.repository import Repo
@@ -125,6 +125,7 @@ class StreamPlan:
     def run(self, watch: Callable[[], None]) -> Outcome:
         """Run jobs until the stream ends; none if it is asked to stop before the first."""
         try:
+            self._patiently(watch, "start", lambda: claim(self.repo))
             self._take_back(watch)
             self._go_on()
         except StopAsked:
@@ -147,6 +148,20 @@ class StreamPlan:
         if savepoint or self.job_state.requested("stop"):
             raise StopAsked
 
+    def _patiently(self, watch: Callable[[], None], what: str, do: Callable[[], None]) -> None:
+        """Do something with the online store, which is waited for where it is away. Raises StopAsked if asked to stop meanwhile."""
+        said = False
+        while True:
+            try:
+                return do()
+            except StoreError as error:
+                if not said:
+                    self.say(f"waiting to {what}: {error}")
+                said = True
+                watch()
+                self._go_on()
+                time.sleep(0.5)
+
     def _take_back(self, watch: Callable[[], None]) -> None:
         """Where it begins anew at the end of a run: take out of the online store what it had delivered beyond that before. A store that is
         away is waited for. Where another stream has checkpoints here, its rows cannot be told from ours, and all stay."""
@@ -161,26 +176,19 @@ class StreamPlan:
             return
         delays = {name: group.delay_us for name, group in self.repo.groups.items()}
         beyond = {name: at + delays[name] for name, at in start.output_watermark.items() if at is not None}
-        said = False
 
         def beat() -> None:
             watch()
             self._go_on()
 
-        while True:
-            try:
-                if taken := take_back(self.repo, beyond, self.say, beat):
-                    self.say(
-                        f"{counted(taken, 'row')} that it had delivered beyond the run were taken out of the online store:"
-                        " they are made anew, from the run and the topics as they are now"
-                    )
-                return
-            except StoreError as error:
-                if not said:
-                    self.say(f"waiting to take out what was delivered beyond the run: {error}")
-                said = True
-                beat()
-                time.sleep(0.5)
+        def take() -> None:
+            if taken := take_back(self.repo, beyond, self.say, beat):
+                self.say(
+                    f"{counted(taken, 'row')} that it had delivered beyond the run were taken out of the online store:"
+                    " they are made anew, from the run and the topics as they are now"
+                )
+
+        self._patiently(watch, "take out what was delivered beyond the run", take)
 
     def _attempt(self, attempt: int) -> EngineJob:
         self.attempts = attempt

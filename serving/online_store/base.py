@@ -155,6 +155,11 @@ class OrderedOnlineStore(OnlineStore):
         from an old copy. So a marker must not outlive the rows that were written before it.
         """
 
+    def claim(self, config: RepoConfig, owner: str, take: bool = False) -> str:
+        """Whose rows the project's are, in one atomic step: of who was there first, ``owner`` where nobody was, or with ``take``. The mark
+        is as lasting as the rows. By default: none is kept, and two who write the same project here are not told of one another."""
+        return owner
+
     def read_columns(self, config: RepoConfig, reads: Sequence[ColumnRead]) -> list[StoredColumns]:
         """What :meth:`read_stored` gives for each read, as columns: how a server reads, some thousand keys of all its views at once.
 

@@ -262,6 +262,16 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
             )
         return True
 
+    def claim(self, config: RepoConfig, owner: str, take: bool = False) -> str:
+        with self._transaction(config) as cursor:
+            better = "excluded.owner" if take else "o.owner"
+            cursor.execute(
+                f"INSERT INTO tandem_owner AS o VALUES (%s, %s) ON CONFLICT (project) DO UPDATE SET owner = {better} RETURNING owner",
+                (config.project, owner),
+            )
+            found = cursor.fetchone()
+        return owner if found is None else str(found[0])
+
     @staticmethod
     def _applied(cursor: psycopg.Cursor[Any], config: RepoConfig, view: str) -> str | None:
         cursor.execute("SELECT fingerprint FROM tandem_applied WHERE project = %s AND view = %s", (config.project, view))
@@ -331,7 +341,7 @@ def _connect(config: RepoConfig) -> psycopg.Connection[Any]:
         conn.execute("SELECT set_config('statement_timeout', %s, false)", (f"{round(store.statement_timeout_seconds * 1000)}ms",))
         conn.execute("SET client_min_messages = warning")
         conn.execute(psycopg.sql.SQL("SET search_path = {}").format(schema))
-    found = conn.execute("SELECT to_regclass('tandem_marks')").fetchone()
+    found = conn.execute("SELECT to_regclass('tandem_owner')").fetchone()
     if found is None or found[0] is None:
         refused = psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction
         with contextlib.suppress(*refused), conn.transaction():  # who only reads needs none of it

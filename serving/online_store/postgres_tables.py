@@ -24,6 +24,7 @@ CREATE TABLE IF NOT EXISTS tandem_applied (project text, view text, fingerprint 
 CREATE TABLE IF NOT EXISTS tandem_covered
     (project text, view text, stamp bigint NOT NULL, upto_us bigint NOT NULL, PRIMARY KEY (project, view));
 CREATE TABLE IF NOT EXISTS tandem_marks (project text, name text, value bigint NOT NULL, PRIMARY KEY (project, name));
+CREATE TABLE IF NOT EXISTS tandem_owner (project text PRIMARY KEY, owner text NOT NULL);
 CREATE OR REPLACE FUNCTION tandem_written_elsewhere() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     EXECUTE format('DELETE FROM %I.%I WHERE entity_key = $1 AND feature_name = ''{PACKED}''', TG_TABLE_SCHEMA, TG_TABLE_NAME)
         USING NEW.entity_key;

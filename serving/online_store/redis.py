@@ -52,6 +52,11 @@ local found = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or '-inf')
 if ARGV[3] ~= '' and found < tonumber(ARGV[3]) then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 return 1"""
+_CLAIM = """
+local found = redis.call('GET', KEYS[1])
+if found and ARGV[2] == '0' then return found end
+redis.call('SET', KEYS[1], ARGV[1])
+return ARGV[1]"""
 _DROP = files("serving.online_store").joinpath("drop_superseded.lua").read_text()
 _APPLY = """
 if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then
@@ -332,6 +337,17 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
             return not (at_least is not None and self._lives.lost(link.lives(), name)) and kept
 
         return self._try(config, mark)
+
+    def claim(self, config: RepoConfig, owner: str, take: bool = False) -> str:
+        """Where there are several servers, one keeps the mark."""
+
+        def claim(link: Link) -> bytes:
+            place = link.copies[0]
+            call = command("EVALSHA", _sha(_CLAIM), 1, f"tandem:owner:{config.project}{link.tag(place)}", owner, int(take))
+            (found,) = link.run([call], [place], _CLAIM, writes=True)
+            return bytes(found)
+
+        return self._try(config, claim).decode()
 
     def stored_keys(self, config: RepoConfig, table: FeatureView, holding: bytes = b"") -> Iterator[bytes]:
         """Those of all entities that have a row of any view with the same join keys."""

@@ -32,6 +32,7 @@ T = TypeVar("T")
 _APPLIED = "tandem_applied"
 _MARKS = "tandem_marks"
 _COVERED = "tandem_covered"
+_OWNER = "tandem_owner"
 _FRAME_BYTES = 24
 """What the log beside the file takes for a page, beside the page."""
 _KEYS_PER_QUERY = 500
@@ -325,6 +326,17 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
                 return False
             conn.execute(f"INSERT OR REPLACE INTO {_MARKS} (project, name, value) VALUES (?, ?, ?)", (config.project, name, value))
         return True
+
+    def claim(self, config: RepoConfig, owner: str, take: bool = False) -> str:
+        """In a copy of the file the mark does not count: the rows of a copy are nobody's yet."""
+        with self._transaction(config) as conn:
+            file = os.stat(self._get_db_path(config)).st_ino
+            conn.execute(f"CREATE TABLE IF NOT EXISTS {_OWNER} (project TEXT PRIMARY KEY, owner TEXT NOT NULL, file INTEGER NOT NULL)")
+            found = conn.execute(f"SELECT owner FROM {_OWNER} WHERE project = ? AND file = ?", (config.project, file)).fetchone()
+            if found is not None and not take:
+                return str(found[0])
+            conn.execute(f"INSERT OR REPLACE INTO {_OWNER} (project, owner, file) VALUES (?, ?, ?)", (config.project, owner, file))
+        return owner
 
     def sync(self, config: RepoConfig) -> None:
         """Force the write-ahead log to disk: by itself SQLite does so only when it moves the log into the file."""

@@ -16,6 +16,7 @@ import logging
 import multiprocessing
 import random
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -320,6 +321,22 @@ class OnlineStoreContract(PackedRowsContract, DeletionContract, MaterializationC
         bench.write(("EWR", T, 1, 1.0))
         bench.store.sync(bench.config)
         assert bench.x() == 1.0
+
+    def test_the_first_who_claims_a_project_has_it_until_another_takes_it(self, bench: Bench, store_settings: Mapping[str, Any]) -> None:
+        claim = bench.store.claim
+        assert claim(bench.config, "one") == claim(bench.config, "two") == "one"
+        again: Any = get_online_store_from_config(bench.config.online_store)
+        assert again.claim(bench.config, "two") == "one", "another process sees the same"
+        other = Bench.open(store_settings, view())
+        assert other.store.claim(other.config, "two") == "two", "each project has its own"
+        assert claim(bench.config, "two", take=True) == claim(bench.config, "one") == "two"
+
+    def test_of_many_who_claim_at_once_one_has_it(self, bench: Bench) -> None:
+        names = [f"folder {n}" for n in range(8)]
+        with ThreadPoolExecutor(len(names)) as pool:
+            found = set(pool.map(lambda name: bench.store.claim(bench.config, name), names))
+        assert len(found) == 1
+        assert found <= set(names)
 
     def test_projects_do_not_see_each_other(self, bench: Bench, store_settings: Mapping[str, Any]) -> None:
         other = Bench.open(store_settings, view())

@@ -33,6 +33,10 @@ class _Stock:
     def applied_fingerprint(self, config: Any, view: str) -> None:
         """None is applied."""
 
+    def claim(self, config: Any, owner: str, take: bool = False) -> str:
+        """Stock stores are anybody's."""
+        return owner
+
     def mark_generation(self, config: Any, name: str, value: int, at_least: int | None = None) -> bool:
         """Stock stores keep no markers: nobody would notice that rows were lost."""
         return True

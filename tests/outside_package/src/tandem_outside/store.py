@@ -125,6 +125,14 @@ class OneTableOnlineStore(OrderedOnlineStore):
             self._keep(db, config, "generation", name, value)
         return True
 
+    def claim(self, config: RepoConfig, owner: str, take: bool = False) -> str:
+        with self._open(config) as db:
+            found: str | None = self._note(db, config, "owner", "")
+            if found is None or take:
+                self._keep(db, config, "owner", "", owner)
+                return owner
+            return found
+
     def stored_keys(self, config: RepoConfig, table: FeatureView, holding: bytes = b"") -> Iterator[bytes]:
         with self._open(config) as db:
             keys = db.execute("SELECT key FROM rows WHERE (project, view) = (?, ?)", (config.project, table.name)).fetchall()

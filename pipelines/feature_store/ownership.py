@@ -1,0 +1,30 @@
+"""One data folder writes the rows of a project: the online store has a mark of whose they are, which its first writer leaves.
+
+Two that write the same project replace each other's rows, and each is right by its own runs: no comparison of rows can tell.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipelines.lake.folder_identity import FolderIdentity, identity_of
+from pipelines.project.repository import Repo
+from transforms.errors import ConfigError
+
+if TYPE_CHECKING:
+    from serving.online_store.base import OrderedOnlineStore
+
+__all__ = ["claim_rows"]
+
+
+def claim_rows(repo: Repo, online: OrderedOnlineStore, config: Any, take: bool = False) -> None:
+    """Have the rows of this project be those of this data folder, from now on or again. Raises ConfigError where they are another's, unless
+    that is to be taken over (``take``); StoreError, DataError."""
+    mine = identity_of(repo.data)
+    owner = FolderIdentity(online.claim(config, mine, take))
+    if owner.name != mine.name:
+        raise ConfigError(
+            f"online store {type(online).__name__}: the rows of project {config.project!r} are written from another data folder"
+            f" ({owner.place}), and this is {mine.place}: each would replace the other's; name another project, or another store, in"
+            " feature_store.yaml, or run 'tandem apply --take-over' if that folder writes no more"
+        )
