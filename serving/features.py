@@ -16,7 +16,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import yaml
 from feast import FeatureStore, RepoConfig
 from feast.infra.online_stores.helpers import get_online_store_from_config
 from feast.infra.online_stores.online_store import OnlineStore
@@ -32,7 +31,7 @@ from serving.projections import FeatureSet
 from serving.protocol import RequestField, checked_column
 from serving.read_plan import NOT_FOUND, NULL, OUTSIDE_MAX_AGE, PRESENT, STATUSES, Begun, ReadPlan, ViewRows
 from serving.registry_place import with_absolute_registry
-from serving.yaml_text import RepeatedKey, yaml_value
+from serving.yaml_text import YamlMistake, yaml_value
 from transforms.errors import ConfigError, StoreError
 from transforms.instants import micros_of
 from transforms.instants import now_us as wall_us
@@ -69,12 +68,12 @@ def load_repo_config(repo: Path, timeout_seconds: float = 5.0) -> RepoConfig:
     """
     path = repo / "feature_store.yaml"
     try:
-        raw = yaml_value(os.path.expandvars(path.read_text()))
+        raw = yaml_value(os.path.expandvars(path.read_text("utf-8")))
     except FileNotFoundError:
         raise ConfigError(f"feature_repo {str(repo)!r}: has no feature_store.yaml; give the folder of a Feast repository") from None
-    except RepeatedKey as e:
+    except YamlMistake as e:
         raise ConfigError(f"{path}: {e}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as e:
+    except (UnicodeDecodeError, OSError) as e:
         raise ConfigError(f"{path}: cannot be read as YAML ({type(e).__name__}); fix the file") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: is not a mapping; it needs at least project, registry and online_store")

@@ -1,34 +1,71 @@
-"""YAML as people write it, of which nothing is dropped in silence: a key that a mapping has twice is an error, not the last one's value."""
+"""YAML as people write it, of which nothing is dropped in silence: a key that a mapping has twice is an error, not the last one's value.
+What is wrong is told with its line, and without what stands there: it may be a password."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
 
-__all__ = ["RepeatedKey", "yaml_value"]
+__all__ = ["YamlMistake", "yaml_value"]
+
+_TEXT, _MERGE, _TAGS = "str", "merge", "tag:yaml.org,2002:"
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+_QUOTED = re.compile(r"'(?!<)[^']{3,}'")
+"""Of PyYAML's words those that repeat what was written: names of anchors and tags, which a password may look like; not those of tokens."""
 
 
-class RepeatedKey(yaml.YAMLError):
-    """A mapping has a key twice; says which, and in which lines."""
+class YamlMistake(ValueError):
+    """What is wrong with a text of YAML, in one line that names the line and what to do."""
 
 
 class _Loader(yaml.SafeLoader):
-    """As YAML's own, but for repeated keys. They are looked for in what was written, before ``<<`` adds what it may repeat."""
+    """As YAML's own, but for repeated keys, keys that are no text, and text that is none. Keys are looked at as they were written, before
+    ``<<`` adds what it may repeat."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        seen: dict[tuple[str, str], int] = {}
+        seen: dict[str, int] = {}
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                line, first = key.start_mark.line + 1, seen.get((key.tag, key.value))
-                if first is not None:
-                    where = f"twice in line {line}" if first == line else f"in line {first} and in line {line}"
-                    raise RepeatedKey(f"duplicate key {key.value[:80]!r} {where}; keep one of them")
-                seen[key.tag, key.value] = line
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise YamlMistake(f"line {line}: a list or a mapping stands as a key; write a name")
+            kind = key.tag.removeprefix(_TAGS)
+            if kind not in (_TEXT, _MERGE):
+                raise YamlMistake(f"line {line}: the key {key.value[:80]!r} is read as {kind}, not as a name; put it in quotes")
+            if (first := seen.get(key.value)) is not None:
+                where = f"twice in line {line}" if first == line else f"in line {first} and in line {line}"
+                raise YamlMistake(f"duplicate key {key.value[:80]!r} {where}; keep one of them")
+            seen[key.value] = line
         return node
 
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
+        node: yaml.ScalarNode = super().compose_scalar_node(anchor)
+        if _NO_TEXT.search(node.value):
+            raise YamlMistake(f"line {node.start_mark.line + 1}: a text has a NUL, or half a character; take it out")
+        return node
 
-def yaml_value(text: Any) -> Any:
-    """What a YAML (or JSON) text, or an open file of it, says. Raises RepeatedKey, and yaml.YAMLError for what is no YAML."""
-    return yaml.load(text, Loader=_Loader)  # a SafeLoader
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except YamlMistake:
+            raise
+        except ValueError:  # a date or a number that is none
+            raise YamlMistake(f"line {node.start_mark.line + 1}: no such date or number; correct it, or put it in quotes") from None
+
+
+def yaml_value(text: str | bytes) -> Any:
+    """What a YAML (or JSON) text says; keys are texts. Raises YamlMistake."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except YamlMistake:
+        raise
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}: " if mark is not None else ""
+        raise YamlMistake(f"{where}{_QUOTED.sub('...', error.problem or error.context or 'no YAML')}; correct it") from None
+    except yaml.reader.ReaderError as error:
+        raise YamlMistake(f"at place {error.position}: {error.reason}; write it as UTF-8, without control characters") from None
+    except RecursionError:
+        raise YamlMistake("lists and mappings are nested too deeply; write it flatter") from None

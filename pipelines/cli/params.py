@@ -30,16 +30,14 @@ def _read(context: typer.Context, file: str | None) -> None:
 
 def _values(context: typer.Context, file: Path) -> dict[str, Any]:
     """The file's values by the names of the command's parameters. Raises ConfigError, one line."""
-    from serving.yaml_text import RepeatedKey, yaml_value
+    from serving.yaml_text import YamlMistake, yaml_value
 
     try:
         given = yaml_value(file.read_bytes()) or {}  # JSON is YAML
     except OSError as error:
         raise ConfigError(f"{NAME} {file} cannot be read ({error.strerror}); correct the path") from None
-    except RepeatedKey as error:
+    except YamlMistake as error:
         raise ConfigError(f"{NAME} {file}: {error}") from None
-    except Exception as error:
-        raise ConfigError(f"{NAME} {file} is neither YAML nor JSON: {str(error).splitlines()[0]}") from None
     if not isinstance(given, Mapping):
         raise ConfigError(f"{NAME} {file}: write options by name, such as start: 2024-03-04")
     options = [(opt, p) for p in context.command.params for opt in p.opts if opt.startswith("--") and opt not in (NAME, "--help")]

@@ -257,6 +257,8 @@ def read_settings(repo: Path, **flags: Any) -> Settings:
     path = repo / "tandem.yaml"
     if not repo.is_dir():
         raise ConfigError(f"--repo {repo}: no such folder; give a feature repository, or create one with 'tandem init'")
+    if not path.is_file() and (path.exists() or path.is_symlink()):
+        raise ConfigError(f"{path} is no file (a folder, or a link to nothing), so nothing in it would be a setting; remove it")
     configured = type("Settings", (Settings,), {"model_config": {**Settings.model_config, "yaml_file": path}, "__doc__": Settings.__doc__})
     try:
         settings: Settings = configured(**{k: v for k, v in flags.items() if v is not None})

@@ -20,7 +20,7 @@ _FOR_SEVERAL = ("dict_type", "list_type", "set_type", "tuple_type")
 def mistake(settings: type[BaseModel], error: ValidationError) -> str:
     """The first mistake."""
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    key = ".".join(str(part) if str(part).isprintable() else ascii(part) for part in first["loc"])
     keys = _keys(settings, first["loc"][:-1]) if first["type"] == "extra_forbidden" else []
     known = f"; known keys: {', '.join(keys)}" if keys else ""
     return f"{key}: {first['msg']}{_shown(settings, first['loc'], first)}; correct it or remove the setting{known}"

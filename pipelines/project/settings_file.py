@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pydantic_settings import BaseSettings, YamlConfigSettingsSource
 
-from serving.yaml_text import RepeatedKey, yaml_value
+from serving.yaml_text import YamlMistake, yaml_value
 from transforms.errors import ConfigError
 
 __all__ = ["SettingsFile"]
 
 
 class SettingsFile(YamlConfigSettingsSource):
-    """The file's values. Raises ConfigError for a repeated key, and yaml.YAMLError for what is no YAML."""
+    """The file's values. Raises ConfigError for what is no YAML mapping, or cannot be read."""
 
     def __init__(self, settings_cls: type[BaseSettings], yaml_file: Any) -> None:
         # Those with parts of their own, which are none by default.
@@ -22,12 +22,15 @@ class SettingsFile(YamlConfigSettingsSource):
         super().__init__(settings_cls, yaml_file)  # reads the file
 
     def _read_file(self, file_path: Any) -> dict[str, Any]:
+        path = Path(file_path)
         try:
-            found = yaml_value(Path(file_path).read_bytes()) or {}
-        except RepeatedKey as error:
-            raise ConfigError(f"{Path(file_path).name}: {error}") from None
+            found = yaml_value(path.read_bytes()) or {}
+        except OSError as error:
+            raise ConfigError(f"{path.name} cannot be read ({error.strerror}); it must be a file of YAML") from None
+        except YamlMistake as error:
+            raise ConfigError(f"{path.name}: {error}") from None
+        if not isinstance(found, dict):
+            raise ConfigError(f"{path.name}: it is a {type(found).__name__}; it must be a YAML mapping, such as 'data: data'")
         # A section or a list of which every line is a comment is as one that is left out. Any other key without a value is a mistake: an
         # empty data: would be another folder, and an empty unknown one a slip in its name.
-        if isinstance(found, dict):
-            found = {name: value for name, value in found.items() if value is not None or name not in self._sections}
-        return cast(dict[str, Any], found)
+        return {name: value for name, value in found.items() if value is not None or name not in self._sections}

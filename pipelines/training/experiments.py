@@ -18,15 +18,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipelines.lake.counted import counted
 from pipelines.lake.files import replaced
 from pipelines.lake.layout import REPORT
 from pipelines.lake.processes import start_child, stop_child
 from pipelines.lake.runs import Run, list_runs
 from pipelines.training.definition import Model
-from serving.yaml_text import RepeatedKey, yaml_value
+from serving.yaml_text import YamlMistake, yaml_value
 from transforms.errors import ConfigError, TandemError
 from transforms.own_program import tandem_command
 
@@ -71,13 +69,11 @@ def read_grid(path: Path) -> list[dict[str, Any]]:
     Raises ConfigError.
     """
     try:
-        found = yaml_value(path.read_text("utf-8"))
+        found = yaml_value(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"--grid {path}: {error.strerror or error}") from None
-    except RepeatedKey as error:
+    except YamlMistake as error:
         raise ConfigError(f"--grid {path}: {error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--grid {path} is not valid YAML: {' '.join(str(error).split())[:200]}") from None
     if isinstance(found, list) and found and all(isinstance(one, dict) for one in found):
         return [dict(one) for one in found]
     if isinstance(found, dict) and found:

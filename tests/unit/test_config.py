@@ -54,8 +54,22 @@ def test_file_environment_flags(repo, tmp_path, monkeypatch):
         ("definitions:\n", ["tandem.yaml", "definitions", "None"]),
         ("kafak:\n  # bootstrap_servers: there\n", ["tandem.yaml", "kafak", "known keys: data, definitions"]),
         ("- a\n- b\n", ["tandem.yaml", "mapping"]),
-        ("data: [\n", ["tandem.yaml cannot be read", "YAML mapping"]),
-        ("a: b: c\n", ["tandem.yaml cannot be read", "YAML mapping"]),
+        ("data: [\n", ["tandem.yaml: line 2: expected the node content"]),
+        ("data: d\na: b: c\n", ["tandem.yaml: line 2: mapping values are not allowed here"]),
+        ("data: d\n1: x\n", ["tandem.yaml: line 2: the key '1' is read as int, not as a name; put it in quotes"]),
+        ("kafka: {on: 1}\n", ["line 1: the key 'on' is read as bool"]),
+        ("~: x\n", ["line 1: the key '~' is read as null"]),
+        ("stream: {2024-01-01: x}\n", ["line 1: the key '2024-01-01' is read as timestamp"]),
+        ("data: d\n? [a, b]\n: x\n", ["line 2: a list or a mapping stands as a key"]),
+        ("batch:\n  <<: 5\n", ["line 2: expected a mapping"]),
+        ("data: " + "[" * 3000 + "]" * 3000, ["nested too deeply"]),
+        ("kafka:\n\tformats: {}\n", ["line 2: found character '\\t'"]),
+        ("data: a\0b\n", ["at place 7", "UTF-8"]),
+        ('data: d\ndefinitions: "a\\0b"\n', ["line 2: a text has a NUL"]),
+        ('data: "\\ud800"\n', ["line 1: a text has a NUL, or half a character"]),
+        ("batch: {shards: " + "9" * 5000 + "}\n", ["line 1: no such date or number"]),
+        ("demo: {start: 2024-13-45}\n", ["line 1: no such date or number"]),
+        ('"a\\nb\\e[31m": 1\n', [r"tandem.yaml: 'a\nb\x1b[31m': Extra inputs"]),
         ("data: a\nmodels: []\ndata: b\n", ["tandem.yaml: duplicate key 'data' in line 1 and in line 3; keep one of them"]),
         ("batch:\n  shards: 2\n  'shards': 3\n", ["tandem.yaml: duplicate key 'shards' in line 2 and in line 3"]),
         ('{"batch": {"shards": 2, "shards": 3}}', ["tandem.yaml: duplicate key 'shards' twice in line 1"]),
@@ -67,6 +81,26 @@ def test_a_mistake_is_one_line_with_file_key_and_value(repo, text, parts):
         load_settings(repo)
     message = str(e.value)
     assert "\n" not in message and all(part in message for part in parts), message
+
+
+def test_what_is_no_text_and_what_is_no_file_is_one_line(repo):
+    (repo / "tandem.yaml").write_bytes(b"data: caf\xe9\n")
+    with pytest.raises(ConfigError, match=r"^tandem.yaml: at place 9: .* write it as UTF-8"):
+        load_settings(repo)
+    (repo / "tandem.yaml").unlink()
+    (repo / "tandem.yaml").symlink_to("nowhere")
+    with pytest.raises(ConfigError, match=r"tandem.yaml is no file \(a folder, or a link to nothing\)"):
+        load_settings(repo)
+
+
+@pytest.mark.parametrize(
+    "password", ["*hunter2", "!hunter2", "!hunter2!x y", "&hunter2 *hunter3", "@hunter2", "%hunter2", "{hunter2", "[hunter2"]
+)
+def test_a_password_that_yaml_reads_as_something_else_is_not_shown(repo, password):
+    write(repo, f"kafka: {{sasl_password: {password}}}\n")
+    with pytest.raises(ConfigError) as e:
+        load_settings(repo)
+    assert "hunter" not in str(e.value)
 
 
 def test_what_a_merge_repeats_is_no_mistake(repo):

@@ -59,7 +59,7 @@ def test_a_date_of_yaml_is_its_text_and_flags_go_over_the_file(tmp_path: Path) -
         ("start: [a, b]", "start takes one value, not 2"),
         ("start: a\nstart: b", "start"),
         ("- start", "write options by name"),
-        ("{", "is neither YAML nor JSON"),
+        ("{", "line 1: expected the node content"),
         ("params: x", "'params' is not an option"),
     ],
 )
