@@ -28,6 +28,9 @@ CREATE TABLE IF NOT EXISTS tandem_owner (project text PRIMARY KEY, owner text NO
 CREATE OR REPLACE FUNCTION tandem_written_elsewhere() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     EXECUTE format('DELETE FROM %I.%I WHERE entity_key = $1 AND feature_name = ''{PACKED}''', TG_TABLE_SCHEMA, TG_TABLE_NAME)
         USING NEW.entity_key;
+    EXECUTE format('INSERT INTO %I.%I AS o (entity_key, event_us, revision, fingerprint, stamp) VALUES ($1, $2, -1, $3, 0)'
+        ' ON CONFLICT (entity_key) DO UPDATE SET event_us = $2, revision = -1, fingerprint = $3, stamp = 0 WHERE o.event_us <> $2',
+        TG_TABLE_SCHEMA, TG_ARGV[0]) USING NEW.entity_key, (extract(epoch FROM NEW.event_ts) * 1000000)::bigint, '';
     RETURN NULL;
 END $$;
 """
@@ -49,13 +52,13 @@ def order_table(name: str) -> str:
 
 
 def _pair(name: str) -> dict[str, sql.Composable]:
-    return {"rows": sql.Identifier(order_table(name)), "fields": sql.Identifier(name)}
+    return {"rows": sql.Identifier(order_table(name)), "order": sql.Literal(order_table(name)), "fields": sql.Identifier(name)}
 
 
 @lru_cache(maxsize=256)
 def create(name: str) -> tuple[sql.Composed, ...]:
     """The tables of a view, where they are not there. Whoever writes a feature without saying so (stock Feast) takes the key's packed row
-    away."""
+    away, and the order is that of a row of no graph at its time."""
     return _each(
         """
         CREATE TABLE IF NOT EXISTS {fields} (entity_key bytea, feature_name text, value bytea, vector_value bytea NULL,
@@ -64,7 +67,8 @@ def create(name: str) -> tuple[sql.Composed, ...]:
         CREATE TABLE IF NOT EXISTS {rows} (entity_key bytea PRIMARY KEY, event_us bigint NOT NULL, revision bigint NOT NULL,
             fingerprint text NOT NULL, stamp bigint NOT NULL);
         CREATE OR REPLACE TRIGGER tandem_elsewhere AFTER INSERT OR UPDATE ON {fields}
-            FOR EACH ROW WHEN (coalesce(current_setting('tandem.writing', true), '') <> 'yes') EXECUTE FUNCTION tandem_written_elsewhere()
+            FOR EACH ROW WHEN (coalesce(current_setting('tandem.writing', true), '') <> 'yes')
+            EXECUTE FUNCTION tandem_written_elsewhere({order})
         """,
         name,
     )

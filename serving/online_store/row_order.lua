@@ -12,6 +12,7 @@ local found, upto = match(call('HGET', keys[2], view) or '', '^(%d+) (-?%d+)$')
 if found and stamp < tonumber(found) then covered = tonumber(upto) end
 local tail = ' ' .. fingerprint .. ' ' .. args[5]
 local event_text, event_us = '', 0
+local bare_time = 17 -- the most bytes of a time alone: two fields of 1 byte, numbers of 10 and 5; a packed row before it is longer
 
 -- Whether the row is to replace one of this order.
 local function replaces(stored, revision)
@@ -24,6 +25,26 @@ local function replaces(stored, revision)
   return (fingerprint == applied and fingerprint ~= of) or (stamp > (tonumber(made) or 0) and us <= (covers or event_us))
 end
 
+-- The microseconds of a serialized Timestamp that has nothing before it.
+local function us_of(data)
+  local numbers, at = {0, 0}, 1
+  while at <= #data do
+    local field, value, inverse, scale, first, byte = math.floor(data:byte(at) / 8), 0, 0, 1, at
+    repeat
+      at = at + 1
+      byte = data:byte(at) or 0
+      value, inverse, scale = value + byte % 128 * scale, inverse + (127 - byte % 128) * scale, scale * 128
+    until byte < 128 or at == first + 9
+    -- Ten bytes are of a number below zero; of all its bits a float would keep the upper ones alone.
+    if byte >= 128 then
+      at, value = at + 1, -inverse - 1
+    end
+    numbers[field] = value
+    at = at + 1
+  end
+  return numbers[1] * 1000000 + math.floor(numbers[2] / 1000)
+end
+
 -- Whether a row of this key, event time (us) and revision is to be written.
 local function wins(key, event, revision)
   if event ~= event_text then -- rows share few times
@@ -31,8 +52,15 @@ local function wins(key, event, revision)
     event_us = tonumber(event)
   end
   if event_us <= covered then return false end
+  -- Without a time there is no row: another writer deleted it.
+  local length = call('HSTRLEN', key, time_field)
+  if length == 0 then return true end
   local stored = call('HGET', key, order_field)
-  -- An order without a time is of a row that another writer deleted.
-  return not stored or replaces(stored, revision) or call('HEXISTS', key, time_field) == 0
+  if length <= bare_time then
+    local us = us_of(call('HGET', key, time_field))
+    -- Another time than the order's is that of another writer's row: stock Feast's, which is of no graph and below all of ours of its time.
+    if not stored or tonumber(match(stored, '^-?%d+')) ~= us then stored = string.format('%.0f', us) .. ' -1 ' end
+  end
+  return not stored or replaces(stored, revision)
 end
 

@@ -21,6 +21,12 @@ __all__ = ["WRITING", "adopt", "columns_query", "create", "lines", "packed_query
 WRITING = "tandem_writing"
 """A table that has a row only inside a transaction that writes packed rows with their features."""
 _EPOCH = datetime(1970, 1, 1)
+_US_AS_WRITTEN = (
+    "coalesce(1000 * CAST(round(1000 * CASE typeof(NEW.event_ts)"
+    " WHEN 'integer' THEN strftime('%s', NEW.event_ts, 'unixepoch', 'localtime')"
+    " ELSE (julianday(NEW.event_ts) - 2440587.5) * 86400 END) AS INTEGER), 0)"
+)
+"""What :func:`_as_written` says, in SQL, to the millisecond."""
 
 
 @lru_cache(maxsize=1024)
@@ -39,7 +45,7 @@ def packed_query(name: str, keys: int) -> str:
 
 def create(conn: sqlite3.Connection, name: str) -> None:
     """The tables of a view, where they are not there. Whoever writes a feature without saying so in :data:`WRITING` (stock Feast, an older
-    Tandem) takes the key's packed row away."""
+    Tandem) takes the key's packed row away, and the order is that of a row of no graph at its time."""
     conn.execute(
         f'CREATE TABLE IF NOT EXISTS "{name}" (entity_key BLOB, feature_name TEXT, value BLOB, value_text TEXT, vector_value BLOB,'
         " event_ts timestamp, created_ts timestamp, PRIMARY KEY (entity_key, feature_name))"
@@ -57,6 +63,14 @@ def create(conn: sqlite3.Connection, name: str) -> None:
             f'CREATE TRIGGER IF NOT EXISTS "{name}_{event.lower()}_elsewhere" AFTER {event} ON "{name}"'
             f" WHEN NOT EXISTS (SELECT 1 FROM {WRITING})"
             f" BEGIN DELETE FROM \"{name}\" WHERE entity_key = NEW.entity_key AND feature_name = '{PACKED}'; END"
+        )
+        conn.execute(
+            f'CREATE TRIGGER IF NOT EXISTS "{name}_{event.lower()}_stock" AFTER {event} ON "{name}"'
+            f" WHEN NOT EXISTS (SELECT 1 FROM {WRITING})"
+            f' BEGIN INSERT INTO "{name}_tandem" (entity_key, event_us, revision, fingerprint)'
+            f" VALUES (NEW.entity_key, {_US_AS_WRITTEN}, -1, '')"
+            " ON CONFLICT (entity_key) DO UPDATE SET event_us = excluded.event_us, revision = -1, fingerprint = '', stamp = 0"
+            " WHERE event_us / 1000000 <> excluded.event_us / 1000000; END"
         )
 
 

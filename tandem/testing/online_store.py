@@ -18,7 +18,7 @@ import random
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -271,6 +271,28 @@ class OnlineStoreContract(PackedRowsContract, DeletionContract, MaterializationC
         assert (bench.x("EWR"), bench.x("JFK"), bench.x("LGA")) == (3.0, 2.0, None)
         bench.write(("JFK", T + timedelta(seconds=1), 0, 5.0))
         assert bench.x("JFK") == 5.0
+
+    def test_of_a_row_of_stock_feast_and_ours_the_later_one_stays(self, bench: Bench) -> None:
+        """Whichever came first, and whatever order ours had there before; below all of ours of its time, and of no graph."""
+        if bench.stock_settings is None:
+            pytest.skip("the store has a layout of its own, which stock Feast does not write")
+        stock, config = bench.stock()
+
+        def written_by_stock(name: str, at: datetime, x: float) -> None:
+            stock.online_write_batch(config, bench.table, [(key(origin=name), {"x": Value(double_val=x)}, at, None)], None)
+
+        second = timedelta(seconds=1)
+        bench.write(("LGA", T, 1, 0.0))
+        for name, at in (("EWR", T), ("LGA", T + 5 * second), ("OLD", datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC))):
+            written_by_stock(name, at, 7.0)
+        bench.write(("EWR", T - second, 5, 1.0), ("LGA", T + 4 * second, 5, 2.0))
+        assert [bench.x(k) for k in ("EWR", "LGA")] == [7.0, 7.0]
+        bench.write(("EWR", T, 0, 1.0), ("LGA", T + 6 * second, 1, 2.0), ("OLD", T, 1, 4.0))
+        assert [bench.x(k) for k in ("EWR", "LGA", "OLD")] == [1.0, 2.0, 4.0]
+        written_by_stock("EWR", T + 9 * second, 8.0)
+        bench.store.apply_fingerprint(bench.config, "traffic", "new")
+        bench.write(("EWR", T, 1, 5.0), fingerprint="new")
+        assert bench.x("EWR") == 5.0, "rows of the applied graph replace those of none"
 
     def test_features_that_a_row_lacks_become_null_not_the_old_value(self, bench: Bench) -> None:
         table = view(features=[Field(name="x", dtype=Float64), Field(name="y", dtype=Float64)], name="two")
