@@ -29,11 +29,13 @@ from pipelines.feature_store.store import open_store, ordered_store
 from pipelines.forgetting.found_files import Found, found_files
 from pipelines.forgetting.json_files import without_json
 from pipelines.forgetting.key_names import has_key
+from pipelines.forgetting.online_files import online_copy_without, online_files
 from pipelines.forgetting.online_rows import without_online_rows
 from pipelines.forgetting.other_formats import is_other, other_holds, read_with_keys, without_records
 from pipelines.forgetting.store_copies import StoreCopies, store_copies
 from pipelines.forgetting.stream_tiles import tiles_have, tiles_hold, without_tiles
 from pipelines.forgetting.subject import LINES, UNREADABLE, Subject, holds, without_rows
+from pipelines.forgetting.unsealed import as_sealed
 from pipelines.forgetting.waiting_letters import letters_hold, without_letters
 from pipelines.lake import layout, shared
 from pipelines.lake.counted import counted
@@ -77,14 +79,17 @@ class Report:
 def erase(repo: Repo, subject: Subject, dry_run: bool = False, say: Callable[[str], None] = lambda line: None) -> Report:
     """Forget the subject; see the module. ``dry_run`` changes nothing. Raises DataError while a stream of the data folder runs, or another
     job does, which could write what it has read before; none begins meanwhile."""
-    with nullcontext() if dry_run else RunStore(repo.data).alone(("stream", "serve", "watch")):
+    with (
+        nullcontext() if dry_run else RunStore(repo.data).alone(("stream", "serve", "watch")),
+        tempfile.TemporaryDirectory(prefix="tandem-erase-") as scratch,  # only this user may look into it
+    ):
         for folder in _streams(repo.data):
             if running(folder) is not None:
                 raise DataError(
                     f"stream {folder.name!r} is running and would write the rows again; run 'tandem stream stop --name {folder.name}' first"
                 )
         with store_copies(repo, dry_run) as copies:
-            return _erase(repo, subject, dry_run, say, copies)
+            return _erase(repo, subject, Path(scratch) if dry_run else None, say, copies)
 
 
 def _streams(data: Path) -> list[Path]:
@@ -99,8 +104,9 @@ def _keys_of(source: EventSource, names: set[str]) -> EventSource:
     return replace(source, fields=[f for f in source.fields if f.name in names | {source.tie_breaker}], where=None)
 
 
-def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], None], copies: StoreCopies | None) -> Report:
-    data, report = repo.data, Report()
+def _erase(repo: Repo, subject: Subject, scratch: Path | None, say: Callable[[str], None], copies: StoreCopies | None) -> Report:
+    """``scratch``: of a dry run, where it may write; None: it is to be done."""
+    data, report, dry_run = repo.data, Report(), scratch is not None
     _check_keys(repo, subject)
     _check_names(repo, subject)
     if not dry_run:
@@ -121,6 +127,8 @@ def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], Non
         tiles_left += [f"stream/{folder.name}/tiles"] * tiles.held
         _rewritten(sum(t.num_rows for t in tiles.gone), f"stream/{folder.name}", f"stream/{folder.name}/tiles", report)
     files = [f for f in found_files(repo) if f.name.split("/")[2:4] != ["flink", "checkpoints"]]  # deleted above, were this no dry run
+    if scratch is not None:
+        files = as_sealed(files, scratch)
     say(f"event files, rows, logs: {counted(files, 'file')}")
     for file in files:
         if file.top not in _LEFT_ALONE and file.path.name != layout.MANIFEST:
@@ -134,15 +142,18 @@ def _erase(repo: Repo, subject: Subject, dry_run: bool, say: Callable[[str], Non
     say("the online store")
     _online(repo, subject, dry_run, report)
     say("searching for what remains" if dry_run else "searching again")
-    if dry_run:
-        online = _online_files(repo)
+    if scratch is not None:
+        online = online_files(repo)
         left = [f for f in files if f.name not in report.deleted and f.path.resolve() not in online]
         report.remains = [*(f.name for f in left if _would_hold(f, subject, answers)), *tiles_left]
+        if (copy := online_copy_without(repo, subject, scratch)) is not None:
+            there = next((f for f in files if f.path.resolve() == min(online, key=lambda p: len(p.name))), None)
+            report.remains += [there.name] if there is not None and holds(copy, subject) else []
     else:
         report.remains = [f.name for f in found_files(repo) if _holds(f, subject)]
         report.remains += [f"stream/{p.name}/tiles" for p in streams if tiles_hold(p, subject)]
-    if copies is not None and not dry_run:
-        passing, more_remain = copies.search(subject)
+    if copies is not None:
+        passing, more_remain = copies.search(subject, dry_run)
         report.deleted += passing
         report.remains += more_remain
     if copies is not None:
@@ -235,10 +246,8 @@ def _holds(file: Found, subject: Subject) -> bool:
 
 
 def _would_hold(file: Found, subject: Subject, answers: list[pa.Table]) -> bool:
-    """Whether a file would hold the subject's bytes still: told of a copy that is rewritten. Nothing is said of what an erasure makes anew
-    by other ways: saved tiles (told where they are read), and a log's rows that no stream sealed yet."""
-    parts = file.name.split("/")
-    if file.top == "stream" and (parts[2:3] == ["tiles"] or file.path.suffix == ".log"):
+    """Whether a file would hold the subject's bytes still: told of a copy that is rewritten. Saved tiles are told where they are read."""
+    if file.top == "stream" and file.name.split("/")[2:3] == ["tiles"]:
         return False
     held = _holds(file, subject)
     if not held or file.top in _LEFT_ALONE or file.path.name == layout.MANIFEST:
@@ -251,16 +260,6 @@ def _would_hold(file: Found, subject: Subject, answers: list[pa.Table]) -> bool:
         if file.top == "labels":
             _without_answers(copy, answers, False)
         return any(_holds(replace(file, path=path), subject) for path in copy.parent.iterdir())
-
-
-def _online_files(repo: Repo) -> set[Path]:
-    """The files of an online store that is a file."""
-    try:
-        store = open_store(repo) if (repo.path / "feature_store.yaml").is_file() else None
-    except TandemError:
-        return set()
-    path = getattr(store.config.online_store, "path", None) if store is not None else None
-    return {(repo.path / f"{path}{more}").resolve() for more in ("", "-wal", "-shm", "-journal")} if path else set()
 
 
 def _is_letter(file: Found) -> bool:

@@ -105,9 +105,9 @@ class StoreCopies:
                 self.cache.store.upload(name, path) if path.exists() else self.cache.store.delete(name)
         erasures.finish(self.cache, key)
 
-    def search(self, subject: Subject) -> tuple[list[str], list[str]]:
-        """The objects of the store that hold the subject and are no copies of what is here: those that were deleted for it, and those that
-        stay."""
+    def search(self, subject: Subject, dry_run: bool = False) -> tuple[list[str], list[str]]:
+        """The objects of the store that hold the subject and are no copies of what is here: those that were deleted for it (of a dry run
+        those that would be), and those that stay. A dry run has no copies of a stream's saved tiles and says nothing of them."""
         listed = {key for tree in trees.names(self.cache) for key in trees.keys(self.cache, tree)}
         index = self.cache.look("files")
         deleted, remain = [], []
@@ -117,10 +117,12 @@ class StoreCopies:
                 at = Path(folder, parts[-1])
                 here = parts[0] == "stream" and (self.cache.folder / key).is_file()
                 copied = here or key in listed or index.get(key, [""])[0] == head.version
+                copied = copied or (dry_run and parts[0] == "stream" and parts[2:3] not in (["status"], ["control.json"]))
                 if copied or (self.cache.store.download(key, at) is not None and not _is_about(key, at, subject)):
                     continue
                 if key.startswith(_PASSING) or parts[0] in trees.TOPS or (parts[0] == "stream" and parts[2] in ("status", "control.json")):
-                    self.cache.store.delete(key)
+                    if not dry_run:
+                        self.cache.store.delete(key)
                     deleted.append(key)
                 else:
                     remain.append(f"{self.cache.url}/{key}")

@@ -20,6 +20,7 @@ import pytest
 from pipelines.forgetting.erase import erase
 from pipelines.forgetting.subject import Subject
 from pipelines.lake.audit import AuditLog
+from pipelines.streaming.state.log_segments import frame_head
 from pipelines.streaming.state.row_log import read_rows
 from pipelines.streaming.stream_job import run_stream
 from pipelines.streaming.stream_options import StreamOptions
@@ -145,7 +146,8 @@ def test_nothing_of_a_subject_is_left_and_all_of_the_others_is(world: StreamWorl
     assert search(data, gone) == before and dry.found and not dry.marked, "a dry run changes nothing"
     events_before = len((data / "events" / "trips" / "a.jsonl").read_bytes().splitlines())
     report = erase(world.repo(), subject)
-    assert report.remains == [] and report.found == dry.found
+    assert report.remains == [] == dry.remains and report.found == dry.found
+    assert (sorted(dry.rewritten), sorted(dry.deleted)) == (sorted(report.rewritten), sorted(report.deleted))
     assert search(data, gone) == [] and not [p for p in data.rglob("*") if gone in p.name]
     assert not online(world, gone) and online(world, stays)
     assert search(data, stays) == others, "others are where they were"
@@ -174,6 +176,30 @@ def test_nothing_of_a_subject_is_left_and_all_of_the_others_is(world: StreamWorl
     assert marks["training/set1"] and marks["runs/apply-0"] is None
     again = erase(world.repo(), subject)
     assert not again.found and not again.rewritten
+
+
+def test_a_dry_run_foretells_what_a_killed_stream_left_open(world: StreamWorld) -> None:
+    """Segments of its log that nobody sealed: the rows are counted, and nothing remains of them."""
+    gone, stays = NAME[GONE], NAME[STAYS]
+    for sealed in world.data.glob("stream/main/rows/zones/*.parquet"):
+        _open_again(sealed)
+    assert not list(world.data.glob("stream/main/rows/zones/*.parquet"))
+    _open_again(sealed := world.data / "stream/main/rows/zones/others.parquet", pa.table({"zone": [stays], "x": [1.0]}))
+    subject = Subject.parse([f"zone={gone}"])
+    dry, opened = erase(world.repo(), subject, dry_run=True), search(world.data / "stream", gone)
+    assert opened and not sealed.exists(), "a dry run changes nothing"
+    report = erase(world.repo(), subject)
+    assert dry.found == report.found and dry.found["stream/main"] > 0
+    assert (sorted(dry.rewritten), sorted(dry.deleted), dry.remains) == (sorted(report.rewritten), sorted(report.deleted), report.remains)
+
+
+def _open_again(sealed: Path, rows: pa.Table | None = None) -> None:
+    """A segment of these rows, else of those of a sealed one, as a kill leaves it: torn at its end."""
+    table = (pq.read_table(sealed) if rows is None else rows).combine_chunks()
+    payloads = [table.schema.serialize(), *(batch.serialize() for batch in table.to_batches())]
+    data = b"".join(frame_head(each) + each.to_pybytes() for each in payloads)
+    sealed.with_suffix(".log").write_bytes(data + frame_head(payloads[0])[:7])
+    sealed.unlink(missing_ok=True)
 
 
 def test_a_stream_goes_on_from_its_tiles_without_the_subject(world: StreamWorld) -> None:

@@ -104,7 +104,7 @@ def test_nothing_of_a_subject_is_left_in_the_store_nor_in_copies_of_other_machin
     dry = erase(world.repo(), SUBJECT, dry_run=True)
     assert anywhere(machine, NAME[GONE]) and search(world.data, NAME[GONE])
     done = erase(world.repo(), SUBJECT)
-    assert done.remains == []
+    assert done.remains == [] == dry.remains
     assert {place for place in dry.found if not place.startswith("online")} <= set(done.found)
     assert anywhere(machine, NAME[GONE]) == [] and search(world.data, NAME[GONE]) == []
     assert {"stream/main", "events/trips", "offline/zones", "training/set1", "requests", "labels", "runs"} <= set(done.found)
@@ -214,7 +214,10 @@ def test_what_a_lost_machine_left_in_parts(machine: See, tmp_path: Path) -> None
     machine("c")
     rows = read_rows(world.stream, "zones").num_rows
     mine = [each for each in read_rows(world.stream, "zones").column("zone").to_pylist() if each == NAME[GONE]]
-    assert erase(world.repo(), SUBJECT).remains == []
+    dry = erase(world.repo(), SUBJECT, dry_run=True)
+    done = erase(world.repo(), SUBJECT)
+    assert done.remains == [] == dry.remains
+    assert {place: n for place, n in dry.found.items() if place != "stream/main"}.items() <= done.found.items()
     assert anywhere(machine, NAME[GONE]) == []
     machine("d")
     assert read_rows(world.stream, "zones").num_rows == rows - len(mine)

@@ -7,7 +7,7 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +20,17 @@ from pipelines.streaming.state.stream_objects import PART, stem_of
 from transforms.errors import StoreError
 from transforms.locks import take
 
-__all__ = ["LeftSegments", "frame_head", "log_failed", "read_open", "seal_file", "seal_leftovers", "seal_parts"]
+__all__ = [
+    "LeftSegments",
+    "frame_head",
+    "log_failed",
+    "open_rows",
+    "read_open",
+    "seal_file",
+    "seal_leftovers",
+    "seal_parts",
+    "write_sealed",
+]
 
 _HEAD = struct.Struct("<4sII")
 _MAGIC = b"TRL1"
@@ -62,13 +72,20 @@ def seal_file(path: Path) -> None:
     try:
         table = None if sealed.is_file() else read_open(path)  # it is there: killed before the segment was removed
         if table is not None and table.num_rows:
-            _write_sealed(table, sealed)
+            write_sealed(table, sealed)
         path.unlink()
     except OSError as error:
         raise log_failed(path, error) from None
 
 
-def _write_sealed(table: pa.Table, sealed: Path) -> None:
+def open_rows(paths: Sequence[Path]) -> pa.Table | None:
+    """What the open segments, or the parts of one, hold together; None for nothing."""
+    tables = [table for path in paths if (table := read_open(path)) is not None]
+    return pa.concat_tables(tables) if tables else None
+
+
+def write_sealed(table: pa.Table, sealed: Path) -> None:
+    """Write the rows of a segment as the file that is sealed."""
     with replaced(sealed, durable=True) as out:
         told = [f.name for f in table.schema if not pa.types.is_floating(f.type)]  # a dictionary of floats is larger than they are
         pq.write_table(
@@ -91,9 +108,8 @@ def seal_parts(folder: Path) -> None:
     for path in sorted([*folder.glob(f"rows/*/*{PART}"), *folder.glob(f"late/*/*{PART}")]):
         parts.setdefault(path.with_name(f"{stem_of(path.name)}.parquet"), []).append(path)
     for sealed, paths in parts.items():
-        tables = [table for path in paths if (table := read_open(path)) is not None]
-        if tables and not sealed.exists():
-            _write_sealed(pa.concat_tables(tables), sealed)
+        if (table := open_rows(paths)) is not None and not sealed.exists():
+            write_sealed(table, sealed)
         link.send_sealed(sealed)
         for path in paths:
             path.unlink()
