@@ -208,10 +208,10 @@ def test_an_apply_that_cannot_be_completed_gives_way_to_the_next_one(half: Strea
     """SECURITY M2: the files do not fit it any more, say. Nothing could be applied then."""
     wanted, real = graph_of(half, "c"), store.apply
 
-    def fits(repo: Any, fingerprints: dict[str, str]) -> None:
+    def fits(repo: Any, fingerprints: dict[str, str], take_over: bool) -> None:
         if fingerprints != wanted:
             raise StoreError("the files do not fit")
-        real(repo, fingerprints)
+        real(repo, fingerprints, take_over)
 
     monkeypatch.setattr(applying, "feast_apply", fits)
     with pytest.raises(StoreError):
