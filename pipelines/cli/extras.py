@@ -7,19 +7,19 @@ from importlib.util import find_spec
 
 from transforms.errors import ConfigError
 
-__all__ = ["EXTRAS", "NEEDED", "missing", "require"]
+__all__ = ["EXTRAS", "NEEDED", "lacking", "missing", "require"]
 
-_STORE = ("feast", "redis", "orjson", "prometheus_client")
+_STORE = ("feast", "redis", "orjson", "prometheus_client", "requests")
 _WEB = ("fastapi", "uvicorn", "httptools", "jwt")
-_BATCH = (*_STORE, "duckdb", "apache_beam", "tensorflow", "tensorflow_transform", "tfx_bsl")
+_BATCH = (*_STORE, "duckdb", "fastavro", "apache_beam", "tensorflow", "tensorflow_transform", "tfx_bsl")
 _TRAIN = (*_BATCH, "tfx", "ml_metadata", "tensorflow_model_analysis")
 
 EXTRAS: dict[str, tuple[str, ...]] = {
+    "batch": _BATCH,
+    "stream": (*_BATCH, "kafka", "crc32c"),
+    "train": _TRAIN,
     "serve": (*_STORE, "tensorflow", *_WEB),
     "onnx": (*_STORE, "onnxruntime", *_WEB),
-    "batch": _BATCH,
-    "stream": (*_BATCH, "kafka", "crc32c", "fastavro"),
-    "train": _TRAIN,
     "all": _TRAIN,  # without the stream's packages the demo does its batch half, and says so
 }
 """The modules by which an extra is known to be there. Java and the jars' fetcher are not among them: a machine may have its own."""
@@ -58,7 +58,8 @@ NEEDED = {
     "watch": "train",
     "metrics": "batch",
 }
-"""Command: the extra without which it cannot work. The commands that are not here need none (``track``: that of one of its trackers)."""
+"""Command: the extra without which it cannot work. The commands that are not here need none (``track``: that of one of its trackers;
+``infer``: none for most files)."""
 
 
 WITHOUT = {"export": ("alerts", "conda", "dashboard")}
@@ -73,6 +74,17 @@ def require(command: str, below: str = "") -> None:
     extra = NEEDED.get(command)
     if extra is not None and not _installed(extra) and not (extra == "serve" and _installed("onnx")):
         raise missing(command, extra)
+
+
+def lacking(command: str, error: BaseException) -> ConfigError | None:
+    """What to say where ``command`` came to a part of it that needs more than :data:`NEEDED` says of the whole (a kind of file, a topic),
+    or to an import in the user's files; None if ``error`` does not come from a module that is missing and that an extra would bring."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ModuleNotFoundError):
+        cause = cause.__cause__
+    module = (cause.name or "").partition(".")[0] if cause is not None else ""
+    extra = next((extra for extra, modules in EXTRAS.items() if module in modules), None)
+    return None if extra is None or _is_there(module) else missing(command, extra)
 
 
 def missing(command: str, extra: str) -> ConfigError:

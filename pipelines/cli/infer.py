@@ -69,7 +69,7 @@ def infer(
         try:
             reader = open_broker(settings.kafka, folder or settings.data).open_reader()
         except TandemError as error:
-            raise DataError(f"{what} is not a file or folder, and cannot be read as a topic: {error}") from None
+            raise DataError(f"{what} is not a file or folder, and cannot be read as a topic: {error}") from error
         try:
             found = infer_topic(
                 reader, what, name=name, rows=sample_size, explode=explode, event_time=event_time, zone=zone, group=with_group,

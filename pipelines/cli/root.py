@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 import pipelines.workflow  # noqa: F401  # so that runs of every command are tracked
-from pipelines.cli.extras import require
+from pipelines.cli.extras import lacking, require
 from pipelines.cli.log_format import take_log_format
 from pipelines.cli.params import take_params
 from pipelines.cli.renamed import take_old_names
@@ -147,6 +147,10 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except (ModuleNotFoundError, TandemError) as error:
+            if (lacks := lacking(ctx.invoked_subcommand or "", error)) is None:
+                raise
+            raise lacks from error
         except KeyboardInterrupt:  # Typer would end here without a word
             raise typer.Exit(_interrupted()) from None
 

@@ -14,7 +14,6 @@ from pipelines.inference.names import identifier
 from pipelines.inference.proposal import Proposal, propose
 from pipelines.inference.sampling import Sample, sample_files
 from pipelines.inference.table_records import sample_table
-from pipelines.inference.topic_records import key_field, key_names, sample_payloads
 from pipelines.inference.writing import USED, definition
 from pipelines.project.config import KafkaSettings
 from pipelines.sources.broker import PartitionReader
@@ -63,6 +62,8 @@ def infer_topic(
     """A definition for a topic, from the first ``rows`` of all its partitions: of records in JSON, in Avro and Protobuf by what ``kafka``
     says of registries and descriptors, or of lines. ``form`` is their format, where it is not ``kafka``'s and not to be told from their
     bytes. Raises DataError, UnknownTopic, BrokerAway, ConfigError."""
+    from pipelines.inference.topic_records import key_field, key_names, sample_payloads  # more than files ask for: clients of registries
+
     count = reader.partitions(topic)
     payloads: list[bytes | None] = []
     keys: list[bytes | None] = []

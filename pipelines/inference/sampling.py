@@ -99,7 +99,7 @@ def sample_files(
         try:
             found = list(itertools.islice(_records(file, dialect, types), each))
         except UnreadableFileError as error:
-            raise DataError(f"{file}: {error}") from None
+            raise DataError(f"{file}: {error}") from error
         except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
             if isinstance(error, OSError) and error.errno is not None:  # the disk's; those of a codec carry no number
                 raise

@@ -13,8 +13,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from pipelines.cli.extras import EXTRAS, NEEDED
+from pipelines.cli.extras import EXTRAS, NEEDED, lacking
 from pipelines.cli.root import COMMANDS
+from transforms.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -164,6 +165,40 @@ for words in (["runs"], ["status"], ["up", "--help"]):
     done = blocked(code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "next, run everything: tandem demo --repo shop" in done.stdout and (tmp_path / "shop" / "features.py").exists()
+
+
+INFER = "sys.argv[0] = 'tandem'\nfrom pipelines.cli.root import main\nmain()"
+
+
+def test_without_extras_infer_reads_files_of_lines_and_columns(tmp_path):
+    (tmp_path / "clicks.jsonl").write_text('{"id": "a", "at": "2024-05-01T10:01:00Z"}\n{"id": "b", "at": "2024-05-01T10:02:00Z"}\n')
+    (tmp_path / "clicks.csv").write_text("id,at\na,2024-05-01T10:01:00Z\nb,2024-05-01T10:02:00Z\n")
+    for file in ("clicks.jsonl", "clicks.csv"):
+        done = blocked(INFER, "infer", f"./{file}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert 'event_time="at"' in done.stdout
+
+
+@pytest.mark.parametrize(("what", "extra"), [("./clicks.avro", "batch"), ("clicks", "stream"), ("Query('SELECT 1')", "batch")])
+def test_a_part_of_a_command_that_needs_more_than_the_whole_names_its_extra(tmp_path, what, extra):
+    """A kind of file, a topic and a table, which need libraries that the command alone does not."""
+    (tmp_path / "tandem.yaml").write_text("data: data\n")
+    (tmp_path / "clicks.avro").write_bytes(b"Obj\x01")
+    done = blocked(INFER, "infer", what, "--repo", ".", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"error: tandem infer needs the extra {extra!r}: {pip(extra)} install 'tandem-features[{extra}]'"
+
+
+def test_only_a_library_that_is_missing_and_that_an_extra_brings_names_an_extra(monkeypatch):
+    def error(name: str | None) -> DataError:
+        found = DataError("features.py, line 3")
+        found.__cause__ = ModuleNotFoundError("no such module", name=name)
+        return found
+
+    assert lacking("check", error("torch")) is lacking("check", error(None)) is lacking("check", DataError("a mistake")) is None
+    assert lacking("check", error("requests.no_such_part")) is None  # the library is there
+    monkeypatch.setitem(EXTRAS, "batch", ("not_there",))
+    assert "'tandem-features[batch]'" in str(lacking("check", error("not_there.part")))
 
 
 def test_the_line_and_the_exit_code():

@@ -195,6 +195,8 @@ def whole(decode: Callable[[], Iterator[pa.RecordBatch]], faults: tuple[type[Exc
                 kept.append(batch)
             else:
                 kept.clear()
+    except ImportError:  # a library that is not installed is no damage
+        raise
     except OSError as e:
         if e.errno is not None:  # the disk's error; those of the format carry no number
             raise
@@ -214,6 +216,8 @@ def looked(batches: Iterator[pa.RecordBatch], faults: tuple[type[Exception], ...
     try:
         for batch in batches:
             at += batch.num_rows
+    except ImportError:  # a library that is not installed is no damage
+        raise
     except OSError as e:
         if e.errno is not None:
             raise
