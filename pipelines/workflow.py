@@ -20,6 +20,7 @@ from pipelines.project.config import moment
 from pipelines.project.recording import recorded
 from pipelines.tracking.run_observer import RunObserver
 from transforms.errors import ConfigError, DataError
+from transforms.instants import as_option
 from transforms.plain_paths import plain_path
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def materialize(repo: Repo, start: datetime, end: datetime, steps: Steps) -> Non
         more += [f"{m.refused:,} rows refused: they are in the future"] if m.refused else []
         what = f"{m.rows:,} rows" if m.rows or m.newer else "no row in this range"
         steps.say(f"{m.view}: {'; '.join([what, *more])}")
-    steps.say(f"materialized {start:%Y-%m-%d} to {end:%Y-%m-%d} into the online store")
+    steps.say(f"materialized {as_option(start)} to {as_option(end)} into the online store")
 
 
 def train(

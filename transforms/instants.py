@@ -6,7 +6,19 @@ import re
 import time
 from datetime import UTC, datetime, timedelta
 
-__all__ = ["EPOCH", "MAX_US", "MIN_US", "TIME_TEXT", "BeyondCalendar", "instant", "micros_of", "micros_of_text", "now_us", "to_minute"]
+__all__ = [
+    "EPOCH",
+    "MAX_US",
+    "MIN_US",
+    "TIME_TEXT",
+    "BeyondCalendar",
+    "as_option",
+    "instant",
+    "micros_of",
+    "micros_of_text",
+    "now_us",
+    "to_minute",
+]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -60,6 +72,14 @@ def instant(us: int) -> datetime:
 def now_us() -> int:
     """The wall clock, in microseconds."""
     return time.time_ns() // 1000
+
+
+def as_option(at: datetime) -> str:
+    """As ``--start`` and ``--end`` take it, in UTC: the day, if that begins then, else the minute too, and seconds if there are any."""
+    at = at.astimezone(UTC).replace(tzinfo=None)
+    if at == at.replace(hour=0, minute=0, second=0, microsecond=0):
+        return f"{at:%Y-%m-%d}"
+    return at.isoformat(timespec="auto" if at.second or at.microsecond else "minutes")
 
 
 def to_minute(us: int) -> str:

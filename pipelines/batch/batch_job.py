@@ -36,7 +36,7 @@ from transforms.data_folder import snapshot_name
 from transforms.definitions import FeatureGroup
 from transforms.errors import ConfigError, DataError, GraphError, TandemError
 from transforms.graph import TransformGraph
-from transforms.instants import micros_of
+from transforms.instants import as_option, micros_of
 from transforms.run_cover import Cover, write_cover
 
 __all__ = ["BatchResult", "graphs_of", "newest_graphs", "run_batch"]
@@ -92,7 +92,7 @@ def run_batch(
     events = run_files(data, sources, begin_us, micros_of(end), before, progress, far)
     if not any(events.files.values()) and not any(events.past.values()):
         raise ConfigError(
-            f"no event files between {start:%Y-%m-%d} and {end:%Y-%m-%d} below {data}; correct --start and --end or data (if there were"
+            f"no event files between {as_option(start)} and {as_option(end)} below {data}; correct --start and --end or data (if there were"
             f" no events, put an empty file below date={start:%Y-%m-%d}; it also retracts the rows of earlier runs)"
         )
     graphs = {n: pinned_graph(data, g) for n, g in repo.groups.items()} if pinned else {}

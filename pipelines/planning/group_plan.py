@@ -17,7 +17,7 @@ from pipelines.planning.present_state import Present, whole_range
 from pipelines.sources.log_names import in_range
 from pipelines.sources.recorded_files import recorded
 from transforms.definitions import FeatureGroup
-from transforms.instants import micros_of
+from transforms.instants import as_option, micros_of
 
 __all__ = ["Judged", "judge"]
 
@@ -105,7 +105,7 @@ def _against(
         rows += lateness
     rows += [] if redefined else _inputs(present, group, alike)
     if asked is not None and covered is not None and (asked[0] < covered[0] or asked[1] > covered[1]):
-        rows.append(Change(f"rows of {_days(asked)}", f"there are those of {_days(covered)}"))
+        rows.append(Change(f"rows of {_from_to(asked)}", f"there are those of {_from_to(covered)}"))
     extends = None
     if asked is not None and covered is not None and len(rows) == 1 and covered[0] <= asked[0] <= covered[1] < asked[1]:
         extends = covered[1]
@@ -129,8 +129,8 @@ def _against(
     )
 
 
-def _days(range_: tuple[datetime, datetime]) -> str:
-    return " to ".join(f"{t:%Y-%m-%d}" if t == t.replace(hour=0, minute=0) else f"{t:%Y-%m-%dT%H:%M}" for t in range_)
+def _from_to(span: tuple[datetime, datetime]) -> str:
+    return " to ".join(map(as_option, span))
 
 
 def _function(then: Mapping[str, Any] | None, group: FeatureGroup) -> list[Change]:

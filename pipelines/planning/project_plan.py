@@ -25,7 +25,7 @@ from pipelines.planning.topic_plan import topic_plans
 from pipelines.project.repository import Repo
 from pipelines.sources.recorded_files import as_inputs, recorded
 from transforms.errors import DataError, TandemError
-from transforms.instants import micros_of
+from transforms.instants import as_option, micros_of
 
 __all__ = ["make_plan"]
 
@@ -330,7 +330,7 @@ def _commands(
             continue
         over = "--start START --end END" if b.range is None else _from_to(b.range)
         if b.goes_on is not None and b.range is not None:
-            over = f"--from-run {b.goes_on} --end {_moment(b.range[1])}"
+            over = f"--from-run {b.goes_on} --end {as_option(b.range[1])}"
         only = "" if b.all_groups else "".join(f" --group {n}" for n in b.groups)
         out.append(f"tandem batch {over}{only}{' --pinned' if b.pinned else ''}")
     if applies:
@@ -357,11 +357,4 @@ def _commands(
 
 
 def _from_to(span: tuple[datetime, datetime]) -> str:
-    return f"--start {_moment(span[0])} --end {_moment(span[1])}"
-
-
-def _moment(t: datetime) -> str:
-    t = t.astimezone(UTC)
-    if t == t.replace(hour=0, minute=0, second=0, microsecond=0):
-        return f"{t:%Y-%m-%d}"
-    return t.replace(tzinfo=None).isoformat(timespec="auto" if t.second or t.microsecond else "minutes")
+    return f"--start {as_option(span[0])} --end {as_option(span[1])}"
