@@ -76,7 +76,9 @@ def test_kfp_compiles_the_pipeline(shop: Path, tmp_path: Path) -> None:
     after = {name: set(task.get("dependentTasks", [])) for name, task in tasks.items()}
     assert after["batch"] == {"events"} and "apply" in after["materialize"] and after["train"] >= {"batch", "materialize"}
     assert after["promote"] >= {"train", "evaluate"} and all(task["retryPolicy"]["maxRetryCount"] == 2 for task in tasks.values())
-    resources = [one["container"]["resources"] for one in spec["deploymentSpec"]["executors"].values()]
+    containers = [one["container"] for one in spec["deploymentSpec"]["executors"].values()]
+    assert all({"name": "TANDEM_TRACKING__WAIT_SECONDS", "value": "30"} in one["env"] for one in containers)
+    resources = [one["resources"] for one in containers]
     assert len(resources) == len(tasks) and all(
         r["resourceMemoryRequest"] == "4Gi" and r["resourceMemoryLimit"] == "8Gi" for r in resources
     )
