@@ -12,7 +12,10 @@ import pyarrow.compute as pc
 
 from pipelines.inference.names import called
 
-__all__ = ["NONE", "Column", "numbers"]
+__all__ = ["ENOUGH", "NONE", "Column", "numbers"]
+
+ENOUGH = 100
+"""Records of a sample that tell what every record has: of fewer, the next may well lack it."""
 
 NONE = np.iinfo(np.int64).min
 """In place of a moment: there is none."""
@@ -49,6 +52,8 @@ class Column:
     """Whether records have it from their file's folder (``key=value``)."""
     is_index: bool = False
     """Whether it is the position of an event's element in the list that is exploded, which stands nowhere."""
+    needed: bool = False
+    """Whether the definition asks that every event has it: the tie breaker, a group's key."""
     is_record_time: bool = False
     """Whether it is the timestamp that a topic's records have beside what they hold."""
 

@@ -31,7 +31,8 @@ KEYS = (
 """Words of names of what events are about, the likeliest first."""
 _IDS = {"id", "code", "key", "zip", "phone", "number"}
 """Words of names whose digits are no amounts."""
-_WORD = re.compile(r"[^\W\d_]+([ _-][^\W\d_]+)*")
+_OPEN = {"country", "currency", "lang", "language", "locale"}
+"""Words of names whose values are of a long list, of which data has a few today."""
 _PACKED = r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)$"
 
 
@@ -181,18 +182,21 @@ def _texts(column: Column, values: list[Any], text: bool, decimal_mark: str, zon
         longest = pc.max(pc.binary_length(array)).as_py()
         if longest > MOST_TEXT:
             column.left_out = "texts above 64 KiB"
-    if (
-        column.dtype == "string"
-        and column.distinct <= MOST_WORDS
-        and column.rows - column.nulls >= 15 * column.distinct
-        and column.rows >= 200
-        and not _is_id(name)  # tomorrow comes another customer
-    ):
-        counts = pc.value_counts(array.drop_null() if hasattr(array, "drop_null") else array.filter(array.is_valid()))
-        known = sorted(each["values"] for each in counts.to_pylist())
-        kinds = len(known) > 1 or _WORD.fullmatch(known[0]) is not None  # of one text: a version or an address is another tomorrow
-        if kinds and min(each["counts"] for each in counts.to_pylist()) >= 5 and sum(map(len, known)) <= 72:  # longer ones are no names
-            column.domain = known
+    if column.dtype == "string" and column.distinct == 1:
+        column.low = column.high = first
+    if column.dtype == "string" and not _is_id(name) and not _OPEN & set(words(name)):
+        column.domain = _recurring(array.drop_null())
+
+
+def _recurring(texts: pa.Array) -> list[str] | None:
+    """The words that all N texts are of, if N is enough to say that there are no others: each is there often, and the second half has none
+    that the first had not. One alone is none of several: tomorrow's may be another."""
+    counts = pc.value_counts(texts)
+    known, often = counts.field("values").to_pylist(), counts.field("counts").to_pylist()
+    many = len(texts) >= max(200, 15 * len(known)) and min(often) >= 5 and sum(map(len, known)) <= 72  # longer ones are no names
+    if not (2 <= len(known) <= MOST_WORDS and many and pc.count_distinct(texts[: len(texts) // 2]).as_py() == len(known)):
+        return None
+    return sorted(known)
 
 
 def _is_id(name: str) -> bool:

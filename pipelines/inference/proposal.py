@@ -88,7 +88,9 @@ class Proposal:
     def keys(self) -> list[Column]:
         """Columns that could be an entity's key, the most likely first."""
         of_row = self.sample.envelope.of_row if self.sample.envelope else lambda steps: steps
-        found = [c for c in self.columns if c.dtype in ("string", "int64") and not c.parse and c.required and of_row(c.steps)]
+        found = [
+            c for c in self.columns if c.dtype in ("string", "int64") and not c.parse and c.required and not c.of_folder and of_row(c.steps)
+        ]
         found = [c for c in found if 1 < c.distinct <= (c.rows if self._is_key(c) else c.rows / 4)]
         return sorted(found, key=lambda c: (not self._is_key(c), _key_rank(c), self.columns.index(c)))
 
@@ -151,7 +153,7 @@ def propose(sample: Sample, *, zone: str | None = None, explode: str | None = No
     else:
         tie = _tie_breaker([c for c in fields if sample.envelope and sample.envelope.is_place(c.steps)], fields)
     disorder = UNKNOWN if sample.kind == "table" or when.is_record_time else _disorder(moments, sample.parts)
-    return Proposal(
+    made = Proposal(
         sample,
         fields,
         when,
@@ -163,6 +165,9 @@ def propose(sample: Sample, *, zone: str | None = None, explode: str | None = No
         day=day,
         zone=zone,
     )
+    for column in (tie, *made.keys[:1]):
+        column.needed = True
+    return made
 
 
 def _is_day(column: Column) -> bool:

@@ -10,10 +10,11 @@ import re
 from dataclasses import MISSING, fields
 from typing import Any
 
-from pipelines.inference.column import Column
+from pipelines.inference.column import ENOUGH, Column
 from pipelines.inference.names import identifier, words
 from pipelines.inference.proposal import ORIGIN, Proposal
 from pipelines.inference.sampling import MOST_COLUMNS
+from pipelines.lake.counted import counted
 from transforms.definitions import Csv
 from transforms.tables import Table
 
@@ -25,8 +26,10 @@ USED = frozenset({"col", "days", "feast_views", "hours", "minutes", "seconds", "
 _UNITS = ((86_400, "days"), (3_600, "hours"), (60, "minutes"), (1, "seconds"))
 MOST_LEFT_OUT = 12
 MOST_LETTERS = 80
-_COUNTED = {"id", "count", "cnt", "quantity", "qty", "age", "size", "length", "seq", "sequence", "offset", "zip", "year"}
-"""Words of names whose numbers are counted, or only tell things apart: none is negative. (Amounts are: of refunds.)"""
+_COUNTED = {"count", "cnt", "age", "size", "length"}
+"""Words of names of quantities that cannot be negative. (Amounts can, and what was bought: when it is given back.)"""
+_IDS = {"id", "seq", "sequence", "offset", "zip"}
+"""Words of names whose numbers are no quantities: -1 may be a guest."""
 
 
 def definition(made: Proposal, name: str, files: str, topic: str, group: bool, told: str, table: Table | None = None) -> str:
@@ -53,6 +56,11 @@ def definition(made: Proposal, name: str, files: str, topic: str, group: bool, t
         known = "no two records have the same" if tie.unique else "the position in the list"
     lines.append(f"    tie_breaker={_text(tie.name)},  # {known}")
     lines += _disorder_lines(made, used)
+    if made.sample.rows < ENOUGH:
+        lines += [
+            f"    # QUESTION: what must every event have? {counted(made.sample.rows, 'record')} cannot tell; required=True makes one"
+            " without it a dead letter.",
+        ]
     lines += ["    fields=[", *(f"        {line}" for line in columns), "    ],", ")"]
     lines += [f"# {_said_plainly(line)}" for line in _left_out(made)]
     body = "\n".join(lines)
@@ -143,7 +151,8 @@ def _path(column: Column, name: str) -> str:
 def _field(column: Column) -> tuple[str, str]:
     """A field as Python, and what there is to say of it."""
     parts = f'Field({_text(column.name)}, "{column.dtype}"'
-    if column.required and not column.of_folder:  # it would make each record of a topic a dead letter
+    # Of a folder's column it would make each record of a topic a dead letter.
+    if column.needed or (column.required and not column.of_folder and column.rows >= ENOUGH):
         parts += ", required=True"
     parts += _path(column, column.name)
     if column.parse:
@@ -158,9 +167,12 @@ def _field(column: Column) -> tuple[str, str]:
 def _least(column: Column) -> int | None:
     """0 where nothing below it can be meant; 1 where nothing below it was seen, which does not say that it is wrong; else None."""
     number = column.dtype in ("int64", "float64") and isinstance(column.low, (int, float)) and column.low >= 0
-    if not number or column.domain is not None or column.is_index:
+    if not number or column.is_index:
         return None
-    return 0 if column.unsigned or _COUNTED & set(words(column.called)) else 1
+    found = set(words(column.called))
+    if column.unsigned or _COUNTED & found:
+        return 0
+    return None if _IDS & found else 1
 
 
 def _said(column: Column) -> list[str]:
@@ -172,7 +184,9 @@ def _said(column: Column) -> list[str]:
     if column.low is not None and column.low != column.high:
         notes.insert(0, f"{_short(column.low)} to {_short(column.high)}")
     elif column.distinct == 1 and column.dtype != "bool":
-        notes.insert(0, "always the same")
+        notes.insert(
+            0, f"always {said}" if len(said := _value(column.low)) <= MOST_LETTERS and column.low is not None else "always the same"
+        )
     if _least(column) == 1:
         notes.append("min=0, if it is never negative")
     if column.unique and column.dtype in ("string", "int64"):
