@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
@@ -25,6 +26,7 @@ from pipelines.cli.console import (
 )
 from pipelines.engines.batch_engines import EngineFlags
 from pipelines.lake.run_records import BatchRecord, with_fields
+from transforms.instants import as_option
 
 
 def events(
@@ -120,5 +122,17 @@ def materialize(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, start:
     """Load the newest feature rows of a time range into the online store."""
     quiet()
     loaded = load(repo, data)
-    demo = loaded.settings.demo
-    workflow.materialize(loaded, moment("--start", start, demo.start), moment("--end", end, demo.end), Steps())
+    demo, steps = loaded.settings.demo, Steps()
+    until = moment("--end", end, demo.end)
+    workflow.materialize(loaded, moment("--start", start, demo.start), until, steps)
+    if said := of_the_past(until, datetime.now(UTC)):
+        steps.say(said)
+
+
+_PAST = timedelta(days=1)
+
+
+def of_the_past(end: datetime, now: datetime) -> str:
+    """How rows up to ``end`` are served as they were then, one line; "" where they end within the last day. A server as of a time before
+    ``end`` would take the newest of them for the future, one as of now all of them for old."""
+    return "" if now - end <= _PAST else f"these rows are of the past: to serve them as of then, tandem serve --as-of {as_option(end)}"

@@ -121,15 +121,14 @@ def monitor(
     """
     quiet()
     steps = Steps()
-    steps.say("loading libraries")
-    from pipelines.monitoring.windows import duration
-
     loaded = load(repo, data, everything=True)
     if model is None and not loaded.settings.models:
         show({"verdict": "ok", "headline": NO_MODEL, "checks": []}, json_)
         steps.say(NO_MODEL)
         return
+    steps.say("loading libraries")
     from pipelines.monitoring.monitor_job import MonitorOptions, run_monitor
+    from pipelines.monitoring.windows import duration
 
     options = MonitorOptions(
         model=model,

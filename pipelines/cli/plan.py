@@ -42,7 +42,8 @@ def plan(
     """Show what changed since the last batch run and apply, and what it will cost.
 
     For each feature group: what was redefined and whether it is recomputed; what a batch run reads and writes; models in use that no
-    longer fit; streams; Feast objects; the commands to run. Nothing is written. --start and --end plan for another time range than that
+    longer fit; streams; Feast objects; the commands to run. Nothing is written. Apply takes all groups: with --group, those that it would
+    refuse are planned too. --start and --end plan for another time range than that
     of the existing rows.
     """
     quiet()

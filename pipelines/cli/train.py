@@ -66,11 +66,11 @@ def train(
     """Build the training set, run the TFX pipeline, evaluate, and push the model if it is blessed. Several values: compare experiments."""
     quiet()
     steps = Steps()
+    loaded = load(repo, data)
     steps.say("loading libraries")
     from pipelines.training.experiments import combinations, parse_sets, read_grid
 
     sets = parse_sets(set_ or [])
-    loaded = load(repo, data)
     demo = loaded.settings.demo
     first, last = moment("--start", start, demo.start), moment("--end", end, demo.end)
     chosen = [{**one, **more} for one in (read_grid(grid) if grid is not None else [{}]) for more in combinations(sets)]

@@ -6,7 +6,7 @@ here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,9 +40,9 @@ class Registry:
     services: Mapping[str, Mapping[str, Any]]
 
 
-def registry_of(repo: Repo) -> Registry | None:
-    """What Feast's registry holds; None where it is neither a file of this machine nor a database, or cannot be read. One that is not there
-    holds nothing."""
+def registry_of(repo: Repo, groups: Collection[str] = ()) -> Registry | None:
+    """What Feast's registry holds, of feature services what they ask of ``groups`` (none: all); None where it is neither a file of this
+    machine nor a database, or cannot be read. One that is not there holds nothing."""
     try:
         database, path = database_of(repo.path), registry_file(repo.path)
     except Exception:  # no feature_store.yaml, or one that Feast refuses: its commands say why
@@ -70,14 +70,14 @@ def registry_of(repo: Repo) -> Registry | None:
         return Registry(
             {e.name: _entity(e) for e in map(Entity.from_proto, entities)},
             {v.name: _view(v) for v in map(FeatureView.from_proto, views)},
-            {s.name: _service(s) for s in map(FeatureService.from_proto, services)},
+            _services(map(FeatureService.from_proto, services), groups),
         )
     except Exception:  # torn or of another Feast: apply makes it anew
         return None
 
 
-def defined(repo: Repo) -> Registry:
-    """What the definitions make of it, with the graphs that are applied now."""
+def defined(repo: Repo, groups: Collection[str] = ()) -> Registry:
+    """What the definitions make of it, with the graphs that are applied now; of services as :func:`registry_of`."""
     from feast import FeatureService
 
     try:
@@ -86,7 +86,7 @@ def defined(repo: Repo) -> Registry:
         outputs = {}
     made = feast_objects(repo.groups.values(), data_for_feast(repo.path), outputs)
     module = vars(load_module(repo.path, repo.settings.definitions)).values()
-    services = {s.name: _service(s) for s in module if isinstance(s, FeatureService)}
+    services = _services((s for s in module if isinstance(s, FeatureService)), groups)
     return Registry({e.name: _entity(e) for e in made.entities}, {v.name: _view(v) for v in made.views}, services)
 
 
@@ -106,12 +106,19 @@ def _view(v: Any) -> dict[str, Any]:
     }
 
 
-def _service(s: Any) -> dict[str, Any]:
+def _services(found: Iterable[Any], groups: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Service -> what it asks of ``groups`` (none: of all views); without services that ask nothing of them."""
+    asked = {s.name: _asked(s, groups) for s in found}
+    return {n: {"features": features} for n, features in asked.items() if features or not groups}
+
+
+def _asked(service: Any, groups: Collection[str]) -> dict[str, list[str]]:
     asked = {}
-    for p in s.feature_view_projections:
-        names = [*(f.name for f in p.features), *getattr(p, "desired_features", ())]
-        asked[p.name_to_use()] = list(dict.fromkeys(names))
-    return {"features": asked}
+    for p in service.feature_view_projections:
+        if not groups or p.name in groups:
+            names = [*(f.name for f in p.features), *getattr(p, "desired_features", ())]
+            asked[p.name_to_use()] = list(dict.fromkeys(names))
+    return asked
 
 
 def feast_changes(now: Registry, then: Registry, regraphed: Mapping[str, str]) -> list[FeastChange]:

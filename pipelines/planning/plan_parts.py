@@ -89,6 +89,8 @@ class Plan:
     commands: tuple[str, ...]
     redefined: tuple[ModelChange, ...] = ()
     topics: tuple[TopicPlan, ...] = ()
+    also: tuple[str, ...] = ()
+    """Groups that nobody asked for and that are planned too, as apply would refuse them."""
 
     @property
     def changes(self) -> bool:

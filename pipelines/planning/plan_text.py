@@ -20,6 +20,10 @@ FORMAT = 1
 
 def lines(plan: Plan, options: str = "") -> Iterator[str]:
     """Line by line, the summary last. ``options``: what each command to run is given besides, such as ``--repo shop``."""
+    if plan.also:
+        named, were = ", ".join(plan.also), "was" if len(plan.also) == 1 else "were"
+        yield f"apply takes all groups, and {named} {were} redefined since the last batch run of it: planned here too"
+        yield ""
     for g in plan.groups:
         yield from _group(g)
     for b in plan.batches:
@@ -206,6 +210,7 @@ def to_dict(plan: Plan) -> dict[str, Any]:
             "models_in_use": sum(m.in_use for m in plan.models),
         },
         "groups": [_group_dict(g) for g in plan.groups],
+        "also": list(plan.also),
         "batch": [
             {
                 "groups": list(b.groups),

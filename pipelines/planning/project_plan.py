@@ -14,9 +14,10 @@ from typing import Any
 from pipelines.batch.continued import Continued, continued, reading
 from pipelines.batch.run_key import begin_of, lost, run_key, sources_of, superseded
 from pipelines.lake.files import json_digest
+from pipelines.lake.graphs import since
 from pipelines.planning.definition_changes import all_columns, same_rows
 from pipelines.planning.event_inputs import EventInputs, event_inputs
-from pipelines.planning.feast_changes import defined, feast_changes, registry_of
+from pipelines.planning.feast_changes import Registry, defined, feast_changes, registry_of
 from pipelines.planning.group_plan import Judged, judge
 from pipelines.planning.model_changes import ModelChange, model_changes
 from pipelines.planning.plan_parts import NEW, PERHAPS, SAME, BatchPlan, Expected, GroupPlan, ModelPlan, Plan
@@ -29,18 +30,39 @@ from transforms.instants import as_option, micros_of
 
 __all__ = ["make_plan"]
 
+APPLY = "tandem apply"
+
 
 def make_plan(repo: Repo, groups: Collection[str] = (), asked: tuple[datetime, datetime] | None = None) -> Plan:
     """The plan for ``groups`` (none: all), over the range ``asked`` (None: that which there are rows of). Raises ConfigError for a group
-    that is none, DataError and StoreError for a data folder that cannot be read."""
-    chosen, present = repo.only(groups), Present(repo)
-    registry = registry_of(repo)
+    that is none, DataError and StoreError for a data folder that cannot be read.
+
+    Apply takes all groups: where the plan has one, groups that it would refuse are planned too (``Plan.also``)."""
+    present, registry = Present(repo), registry_of(repo, groups)
+    made = _plan(present, registry, groups, asked)
+    if groups and APPLY in made.commands and (also := _refused_by_apply(present, groups)):
+        everyone = [n for n in repo.groups if n in {*groups, *also}]
+        return replace(_plan(present, registry_of(repo, everyone), everyone, asked), also=also)
+    return made
+
+
+def _refused_by_apply(present: Present, groups: Collection[str]) -> tuple[str, ...]:
+    """The groups beside these whose newest run is of another definition, or that have none: :func:`pipelines.batch.batch_job.graphs_of`."""
+    rest = {n: g for n, g in present.repo.groups.items() if n not in groups}
+    newest = {n: next(iter(present.runs_of(n)), None) for n in rest}
+    wrong = [n for n, run in newest.items() if run is None or since(run.definitions[n], rest[n]) is None]
+    return tuple(n for n in wrong if judge(present, rest[n], None).stale)
+
+
+def _plan(present: Present, registry: Registry | None, groups: Collection[str], asked: tuple[datetime, datetime] | None) -> Plan:
+    repo = present.repo
+    chosen = repo.only(groups)
     judged = {n: judge(present, g, asked) for n, g in chosen.groups.items()}
     batches = _batches(present, chosen, judged, asked)
     recomputed = {n: b for b in batches for n in b.groups if b.found is None}
     planned = [_group(present, j, recomputed.get(n), batches) for n, j in judged.items()]
     regraphed = {g.name: g.graph for g in planned if g.graph != SAME}
-    feast = None if registry is None else feast_changes(defined(chosen), _only(registry, repo, groups), regraphed)
+    feast = None if registry is None else feast_changes(defined(chosen, groups), _only(registry, repo, groups), regraphed)
     gone = _removed(present, repo, registry) if not groups else []
     if feast is not None:
         touched = {c.name for c in feast if c.kind == "view"}
@@ -57,7 +79,7 @@ def make_plan(repo: Repo, groups: Collection[str] = (), asked: tuple[datetime, d
     return Plan(repo, tuple(planned), tuple(batches), planned_feast, models, sets, streams, commands, redefined, topics)
 
 
-def _only(registry: Any, repo: Repo, groups: Collection[str]) -> Any:
+def _only(registry: Registry, repo: Repo, groups: Collection[str]) -> Registry:
     """Of the registry what concerns ``groups``; all of it for none."""
     if not groups:
         return registry
@@ -334,7 +356,7 @@ def _commands(
         only = "" if b.all_groups else "".join(f" --group {n}" for n in b.groups)
         out.append(f"tandem batch {over}{only}{' --pinned' if b.pinned else ''}")
     if applies:
-        out.append("tandem apply")
+        out.append(APPLY)
     loads = [g for g in groups if g.keys is not None]
     spans = [b.range for b in batches if b.range] + [g.judged.range for g in loads if g.judged is not None and g.judged.range]
     if loads and (span := whole_range([[t.isoformat() for t in s] for s in spans])):

@@ -9,11 +9,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
+from inspect import get_annotations
 from typing import Any
 
 from transforms.errors import ConfigError
 
-__all__ = ["ALERT_RECEIVERS", "BROKERS", "ENGINES", "FILE_FORMATS", "FORMATS", "TABLES", "TRACKERS", "Extensions", "owner", "reason"]
+__all__ = [
+    "ALERT_RECEIVERS",
+    "BROKERS",
+    "ENGINES",
+    "FILE_FORMATS",
+    "FORMATS",
+    "TABLES",
+    "TRACKERS",
+    "Extensions",
+    "lacking",
+    "owner",
+    "reason",
+]
 
 
 @dataclass(frozen=True)
@@ -24,6 +37,8 @@ class Extensions:
     """What one of them is called in messages."""
     group: str
     own: Mapping[str, str] = field(default_factory=dict)
+    base: str = ""
+    """``module:class`` that each of them is below; "": they are no classes."""
 
     def ours(self) -> dict[str, EntryPoint]:
         """Our own by name, in their order."""
@@ -46,20 +61,40 @@ class Extensions:
         return points[name]
 
     def load(self, name: str) -> Any:
-        """The thing of that name, imported. Raises ConfigError, one line, where there is none or its package cannot be imported."""
+        """The thing of that name, imported: of kinds with a :attr:`base` a class below that, with all that it must have.
+
+        Raises ConfigError, one line, where there is none, its package cannot be imported, or it is no such class."""
         point = self.find(name)
         try:
-            return point.load()
+            made = point.load()
         except Exception as error:
             raise ConfigError(
                 f"{self.what} {name!r} of {owner(point)} cannot be loaded: {reason(error)}; install its dependencies, or fix the package"
             ) from error
+        if self.base:
+            base = EntryPoint(self.what, self.base, self.group).load()
+            if not (isinstance(made, type) and issubclass(made, base)):
+                raise ConfigError(f"{self.what} {name!r}: {made!r} is not a subclass of {base.__name__}; fix the package that provides it")
+            if lacks := lacking(made):
+                raise ConfigError(
+                    f"{self.what} {name!r} of {owner(point)}: {made.__module__}.{made.__qualname__} lacks {', '.join(lacks)},"
+                    f" which every {base.__name__} has; add what is missing"
+                )
+        return made
+
+
+def lacking(made: type) -> list[str]:
+    """What the class must still have: class attributes that a base declares without a value, and abstract methods, as ``method()``."""
+    declared = (n for of in reversed(made.__mro__) for n, kind in get_annotations(of).items() if "ClassVar" in str(kind))
+    attributes = [n for n in dict.fromkeys(declared) if not hasattr(made, n)]
+    return attributes + sorted(f"{n}()" for n in getattr(made, "__abstractmethods__", ()))
 
 
 BROKERS = Extensions(
     "broker",
     "tandem.brokers",
     {"kafka": "pipelines.sources.kafka.kafka_client:KafkaBroker", "memory": "pipelines.sources.memory:MemoryBroker"},
+    "pipelines.sources.broker:Broker",
 )
 """Classes below :class:`pipelines.sources.broker.Broker`, by the scheme of ``kafka.bootstrap_servers``."""
 ENGINES = Extensions(
@@ -70,6 +105,7 @@ ENGINES = Extensions(
         "flink-cluster": "pipelines.streaming.engines.cluster:FlinkClusterEngine",
         "direct": "pipelines.streaming.engines.direct:DirectEngine",
     },
+    "pipelines.streaming.engines.base:Engine",
 )
 """Classes below :class:`pipelines.streaming.engines.base.Engine`."""
 FORMATS = Extensions(
@@ -82,6 +118,7 @@ FORMATS = Extensions(
         "csv": "pipelines.sources.formats.csv_format:CsvFormat",
         "protobuf": "pipelines.sources.formats.protobuf_format:ProtobufFormat",
     },
+    "pipelines.sources.formats.record_format:RecordFormat",
 )
 """Classes below :class:`pipelines.sources.formats.record_format.RecordFormat`."""
 FILE_FORMATS = Extensions(
@@ -101,6 +138,7 @@ FILE_FORMATS = Extensions(
         "tsv": "pipelines.sources.file_formats.csv_file:CsvFile",
         "txt": "pipelines.sources.file_formats.csv_file:CsvFile",
     },
+    "pipelines.sources.file_formats.file_format:FileFormat",
 )
 """Classes below :class:`pipelines.sources.file_formats.file_format.FileFormat`, by the suffix of a file's name."""
 TABLES = Extensions(
@@ -111,15 +149,22 @@ TABLES = Extensions(
         "iceberg": "pipelines.sources.tables.iceberg_table:IcebergReader",
         "query": "pipelines.sources.tables.query_table:QueryTable",
     },
+    "pipelines.sources.tables.table_reader:TableReader",
 )
 """Classes below :class:`pipelines.sources.tables.table_reader.TableReader`, by the ``kind`` of a declared table."""
 TRACKERS = Extensions(
     "tracker",
     "tandem.trackers",
     {"mlflow": "pipelines.tracking.mlflow:MlflowTracker", "wandb": "pipelines.tracking.wandb:WandbTracker"},
+    "pipelines.tracking.tracker:Tracker",
 )
 """Classes below :class:`pipelines.tracking.tracker.Tracker`."""
-ALERT_RECEIVERS = Extensions("alert receiver", "tandem.alert_receivers", {"webhook": "pipelines.alerting.webhook:Webhook"})
+ALERT_RECEIVERS = Extensions(
+    "alert receiver",
+    "tandem.alert_receivers",
+    {"webhook": "pipelines.alerting.webhook:Webhook"},
+    "pipelines.alerting.receiver:AlertReceiver",
+)
 """Classes below :class:`pipelines.alerting.receiver.AlertReceiver`."""
 
 

@@ -67,6 +67,8 @@ class MlflowTracker(Tracker):
                     store.execute("SELECT count(*) FROM sqlite_master").fetchone()
                 store.close()
             except sqlite3.Error as error:
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                    return ""  # another job's deliverer, or MLflow's own server, writes it now; ours waits and tries again
                 return f"{file}: {error}; move it elsewhere if it is damaged, and run 'tandem track --all'"
         return ""
 

@@ -263,6 +263,59 @@ def push(made: Shop, version: int, fingerprints: Mapping[str, str], model: str =
     (folder / "tandem.json").write_text(json.dumps({"fingerprints": dict(fingerprints)}))
 
 
+def test_what_a_plan_of_one_group_says_to_run_can_be_run(made: Shop) -> None:
+    """Apply takes all groups: one that it would refuse has its batch run planned too, and nothing else has."""
+    made.replace("features.py", "hours(24)])", "days(7)])")
+    made.replace("features.py", 'Sum("amount", over=hours(24))', 'Sum("amount", over=hours(48))')
+    plan = made.plan("shop_orders")
+    assert plan.also == ("channel_orders",) and recomputed(plan) == {"shop_orders", "channel_orders"}
+    assert next(lines(plan)) == "apply takes all groups, and channel_orders was redefined since the last batch run of it: planned here too"
+    assert to_dict(plan)["also"] == ["channel_orders"]
+    assert made.follow(plan) == recomputed(plan) and not made.plan().changes
+    made.replace("features.py", "days(7)])", "hours(24)])")
+    assert made.plan("page_visits").commands == (), "it has nothing to apply"
+    assert made.plan("shop_orders").also == (), "the others can be applied"
+
+
+def test_a_group_that_others_have_to_be_made_for_may_be_new(made: Shop) -> None:
+    made.replace("features.py", "hours(24)])", "days(7)])")
+    made.write({"features.py": (made.folder / "features.py").read_text() + NEW_GROUP})
+    plan = made.plan("shop_orders")
+    assert plan.also == ("new_visits",) and made.follow(plan) == {"shop_orders", "new_visits"} and not made.plan().changes
+
+
+NEW_GROUP = """
+new_visits = FeatureGroup(
+    name="new_visits", source=visits, entity=Entity("id"), hop=minutes(5), ttl=None, aggregates=[Count(over=hours(1))],
+)
+"""
+
+
+def test_a_feature_service_is_planned_with_the_groups_that_it_reads(made: Shop) -> None:
+    made.write({"features.py": (made.folder / "features.py").read_text() + SERVICES, "feature_store.yaml": STORE})
+
+    def planned(*groups: str) -> set[str]:
+        return {c.name for c in made.plan(*groups).feast or () if c.kind == "feature service"}
+
+    assert (planned(), planned("shop_orders"), planned("channel_orders")) == ({"both", "pages"}, {"both"}, set())
+
+
+SERVICES = """
+from feast import FeatureService
+from tandem.pipelines.feature_store.views import feast_views
+views = feast_views(__name__)
+both = FeatureService(name="both", features=[view_shop_orders, view_page_visits])
+pages = FeatureService(name="pages", features=[view_page_visits])
+"""
+STORE = """
+project: shop
+provider: local
+registry: ../data/registry.db
+offline_store: {type: tandem.serving.offline_store.AsofOfflineStore}
+online_store: {type: sqlite, path: ../data/online.db}
+"""
+
+
 def test_models_and_training_sets_of_graphs_that_go(made: Shop) -> None:
     now = {n: made.applied(n) for n in made.repo().groups}
     push(made, 1, now)
