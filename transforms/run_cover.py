@@ -66,7 +66,7 @@ def read_cover(folder: Path) -> Cover | None:
     except FileNotFoundError:
         return _of_manifest(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} cannot be read ({' '.join(str(error).split())[:120]}); run the batch job again with --anew") from None
+        raise DataError(f"{path} cannot be read ({' '.join(str(error).split())[:120]}); run the batch job again with --rerun") from None
 
 
 def _of_manifest(folder: Path) -> Cover | None:
