@@ -4,6 +4,7 @@ What is wrong is told with its line, and without what stands there: it may be a 
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 import yaml
@@ -12,8 +13,10 @@ __all__ = ["YamlMistake", "yaml_value"]
 
 _TEXT, _MERGE, _TAGS = "str", "merge", "tag:yaml.org,2002:"
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
-_QUOTED = re.compile(r"'(?!<)[^']{3,}'")
-"""Of PyYAML's words those that repeat what was written: names of anchors and tags, which a password may look like; not those of tokens."""
+_WRITTEN = re.compile(r"""\b(tag|handle|alias|anchor) (['"]).*\2""")
+"""Of PyYAML's words those that repeat what was written: names of anchors and tags, which a password may look like."""
+_KINDS = ("bool", "float", "int", "null", "timestamp")
+_EVERY = 1_000
 
 
 class YamlMistake(ValueError):
@@ -21,23 +24,32 @@ class YamlMistake(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """As YAML's own, but for repeated keys, keys that are no text, and text that is none. Keys are looked at as they were written, before
+    """As YAML's own, but for repeated keys, names that are no text, and text that is none. Keys are looked at as they were written, before
     ``<<`` adds what it may repeat."""
 
+    def __init__(self, stream: str | bytes, names: int) -> None:
+        super().__init__(stream)
+        self._names, self._within = names, 0
+
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        self._within += 1
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        seen: dict[str, int] = {}
+        are_names = self._within <= self._names
+        self._within -= 1
+        seen: dict[Any, int] = {}
         for key, _ in node.value:
             line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode):
                 raise YamlMistake(f"line {line}: a list or a mapping stands as a key; write a name")
             kind = key.tag.removeprefix(_TAGS)
-            if kind not in (_TEXT, _MERGE):
-                raise YamlMistake(f"line {line}: the key {key.value[:80]!r} is read as {kind}, not as a name; put it in quotes")
-            if (first := seen.get(key.value)) is not None:
+            if kind not in (_TEXT, _MERGE) and are_names:
+                told = kind if kind in _KINDS else "of another type"
+                raise YamlMistake(f"line {line}: the key {key.value[:80]!r} is read as {told}, not as a name; put it in quotes")
+            value = key.value if kind in (_TEXT, _MERGE) else self.construct_object(key)  # 1 and 0x1 are one
+            if (first := seen.get(value)) is not None:
                 where = f"twice in line {line}" if first == line else f"in line {first} and in line {line}"
                 raise YamlMistake(f"duplicate key {key.value[:80]!r} {where}; keep one of them")
-            seen[key.value] = line
+            seen[value] = line
         return node
 
     def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
@@ -51,20 +63,23 @@ class _Loader(yaml.SafeLoader):
             return super().construct_object(node, deep)
         except YamlMistake:
             raise
-        except ValueError:  # a date or a number that is none
+        except (ValueError, AttributeError, LookupError, TypeError):  # PyYAML's, of a date, a number or a truth value that is none
             raise YamlMistake(f"line {node.start_mark.line + 1}: no such date or number; correct it, or put it in quotes") from None
 
 
-def yaml_value(text: str | bytes) -> Any:
-    """What a YAML (or JSON) text says; keys are texts. Raises YamlMistake."""
+def yaml_value(text: str | bytes, names: int | None = None) -> Any:
+    """What a YAML (or JSON) text says. ``names``: in so many mappings, one within the other, keys are names, which are texts; in those
+    within these they are values, such as a model's classes. None: in all. Raises YamlMistake."""
+    loader: Any = partial(_Loader, names=_EVERY if names is None else names)  # a SafeLoader
     try:
-        return yaml.load(text, Loader=_Loader)  # a SafeLoader
+        return yaml.load(text, Loader=loader)
     except YamlMistake:
         raise
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}: " if mark is not None else ""
-        raise YamlMistake(f"{where}{_QUOTED.sub('...', error.problem or error.context or 'no YAML')}; correct it") from None
+        said = _WRITTEN.sub(r"\1 ...", error.problem or error.context or "no YAML")
+        raise YamlMistake(f"{where}{said}; correct it") from None
     except yaml.reader.ReaderError as error:
         raise YamlMistake(f"at place {error.position}: {error.reason}; write it as UTF-8, without control characters") from None
     except RecursionError:

@@ -33,7 +33,7 @@ def _values(context: typer.Context, file: Path) -> dict[str, Any]:
     from serving.yaml_text import YamlMistake, yaml_value
 
     try:
-        given = yaml_value(file.read_bytes()) or {}  # JSON is YAML
+        given = yaml_value(file.read_bytes(), names=1) or {}  # JSON is YAML
     except OSError as error:
         raise ConfigError(f"{NAME} {file} cannot be read ({error.strerror}); correct the path") from None
     except YamlMistake as error:

@@ -18,6 +18,8 @@ __all__ = ["dialect_of", "text_records"]
 
 _ESCAPED = ("\\", "", *"NZbfnrtv0")
 """What MySQL and PostgreSQL write behind an escape beside delimiters and quotes."""
+_NULLS = ("\\N", "NULL", "null", "NA", "N/A", "NaN", "nan", "None")
+"""What stands for nothing wherever it is."""
 _MARKS = ("-", "--", "?", ".", "*", "n/a", "#N/A", "<NA>", "M")
 """What stands for nothing where numbers would; elsewhere it may be a word."""
 MOST_BEFORE = 50
@@ -67,6 +69,8 @@ def dialect_of(start: bytes, encoding: str | None, what: str, header: bool | Non
         for escape in (None, "\\") if escaped else (None,):  # where both cut all alike a mark behind it is none
             widths = [len(row) for row in _rows(csv.reader(lines, **_how(delimiter, escape)))]
             common = max(set(widths), key=widths.count, default=0)
+            if delimiter == " " and not _are_columns(list(_rows(csv.reader(lines, **_how(" ", escape)))), common):
+                continue
             score = (widths.count(common) / len(widths) if common > 1 else 0.0, common, escape is not None, delimiter)
             if best is None or score[:2] > best[:2] or (score[0] == best[0] > 0 and delimiter == best[3] and escape is not None):
                 best = score
@@ -77,14 +81,14 @@ def dialect_of(start: bytes, encoding: str | None, what: str, header: bool | Non
     rows = [row for row in _rows(csv.reader(lines, **how)) if len(row) == best[1]]
     more: dict[str, Any] = {"escape": "\\"} if best[2] else {}
     if header is None and (skip := _before(raw, how, best[1])):
-        more |= {"comment": "#"} if all(line.startswith("#") for line in raw[:skip]) else {"skip": skip}
+        more |= {"comment": "#"} if _are_comments(raw, skip, how, best[1]) else {"skip": skip}
     header = _has_header(rows) if header is None else header
     rows = rows[1 if header else 0 :]
     values = {value for row in rows for value in row}
     spellings = NullSpellings(Csv(delimiter=delimiter, nulls=["\\N"], **more))
     if best[2] and any(None in spellings.read(row) for row in _rows(csv.reader(map(spellings.mark, lines), **how))):
         values.add("\\N")
-    nulls = ["", *(n for n in ("\\N", "NULL", "null", "NA", "N/A", "NaN", "nan", "None") if n in values)]
+    nulls = ["", *(n for n in _NULLS if n in values)]
     nulls += [n for n in _MARKS if n in values and _among_numbers(n, rows)]
     numbers: dict[str, Any] = {}
     for mark, group in ((",", "."), (".", ","), (",", " "), (",", "\u00a0"), (",", "\u202f"), (".", "'")):
@@ -120,6 +124,22 @@ def _before(raw: Sequence[str], how: dict[str, Any], width: int) -> int:
     return 0
 
 
+def _are_columns(rows: Sequence[Sequence[str]], width: int) -> bool:
+    """Whether lines that are cut at blanks have columns, and not words: the first line has as many, and two are of numbers alone."""
+    if not rows or len(rows[0]) != width or width < 2:
+        return False
+    return width > 2 or (all(len(row) == 2 and all(map(_is_number, row)) for row in rows[1:]) and len(rows) > 1)
+
+
+def _are_comments(raw: Sequence[str], skip: int, how: dict[str, Any], width: int) -> bool:
+    """Whether the lines before the first one of so many values are comments: a mark begins them, and none of those lines, or it would be
+    lost."""
+    if not all(line.startswith("#") for line in raw[:skip]):
+        return False
+    marked = [line for line in raw[skip:] if line.startswith("#")]
+    return all(len(row) != width for line in marked for row in _rows(csv.reader([line], **how)))
+
+
 def _columns(count: int) -> list[str]:
     return [f"column_{i + 1}" for i in range(count)]
 
@@ -135,19 +155,19 @@ def _encoding(start: bytes) -> str:
 
 
 def _has_header(rows: list[list[str]]) -> bool:
-    """Whether the first row is of names: no value of it is a number, and none is there twice or empty, unless there are numbers below it
-    where it has names."""
-    first = rows[0]
-    if any(_is_number(value) or _DAY.match(value) for value in first):
+    """Whether the first row is of names. It is not where a value of it is a number, or a day as others below it. It is where there are
+    numbers below a name. Else names are there once each, none is empty, and no more than one is among the values below it."""
+    first, below = rows[0], rows[1:]
+    columns = [[row[at] for row in below if row[at]] for at in range(len(first))]
+    if any(_is_number(value) for value in first):
         return False
-    columns = list(zip(*(row for row in rows if row != first), strict=True))
-    if any(value and value in column for value, column in zip(first, columns, strict=False)):
-        return False  # a value as those below it: names are not among their values
-    named = {at for at, value in enumerate(first) if value}
-    if len({first[at] for at in named}) == len(first):
+    if any(_DAY.match(value) and (not column or any(map(_DAY.match, column))) for value, column in zip(first, columns, strict=True)):
+        return False
+    named = [column for value, column in zip(first, columns, strict=True) if value and value not in (*_NULLS, *_MARKS)]
+    if any(column and all(map(_begins_as_number, column)) for column in named):
         return True
-    # A spreadsheet's: a column without a name, or of another's.
-    return any(all(_begins_as_number(row[at]) for row in rows[1:] if row[at]) and any(row[at] for row in rows[1:]) for at in named)
+    equal = sum(row[at] == value for row in below if row != first for at, value in enumerate(first) if value)
+    return equal < 2 and len({value for value in first if value}) == len(first)
 
 
 _DAY = re.compile(r"\d{4}-\d\d-\d\d|\d{1,2}[./]\d{1,2}[./]\d{2,4}")

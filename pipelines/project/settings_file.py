@@ -12,6 +12,9 @@ from transforms.errors import ConfigError
 
 __all__ = ["SettingsFile"]
 
+_NAMES = 4
+"""Mappings within each other whose keys are names: kafka, format_options, a format, its options; what is within an option is its own."""
+
 
 class SettingsFile(YamlConfigSettingsSource):
     """The file's values. Raises ConfigError for what is no YAML mapping, or cannot be read."""
@@ -24,7 +27,7 @@ class SettingsFile(YamlConfigSettingsSource):
     def _read_file(self, file_path: Any) -> dict[str, Any]:
         path = Path(file_path)
         try:
-            found = yaml_value(path.read_bytes()) or {}
+            found = yaml_value(path.read_bytes(), names=_NAMES) or {}
         except OSError as error:
             raise ConfigError(f"{path.name} cannot be read ({error.strerror}); it must be a file of YAML") from None
         except YamlMistake as error:

@@ -69,7 +69,7 @@ def read_grid(path: Path) -> list[dict[str, Any]]:
     Raises ConfigError.
     """
     try:
-        found = yaml_value(path.read_bytes())
+        found = yaml_value(path.read_bytes(), names=1)
     except OSError as error:
         raise ConfigError(f"--grid {path}: {error.strerror or error}") from None
     except YamlMistake as error:

@@ -45,6 +45,15 @@ def test_a_file_says_what_flags_say(command: str, values: dict[str, Any], flags:
     assert parsed([*command.split(), "--params", str(tmp_path / "params")]) == parsed([*command.split(), *flags])
 
 
+def test_names_of_settings_that_are_numbers(tmp_path: Path) -> None:
+    """Options are names, what they are given need not be."""
+    (tmp_path / "p.yaml").write_text("set: {0: 1, 5: 2.5}\n")
+    assert parsed(["train", "--params", str(tmp_path / "p.yaml")]) == parsed(["train", "--set", "0=1", "--set", "5=2.5"])
+    (tmp_path / "p.yaml").write_text("1: x\n")
+    with pytest.raises(ConfigError, match="line 1: the key '1' is read as int"):
+        parsed(["train", "--params", str(tmp_path / "p.yaml")])
+
+
 def test_a_date_of_yaml_is_its_text_and_flags_go_over_the_file(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text("start: 2024-03-04\nend: 2024-03-05\npinned: false\n")
     found = parsed(["batch", "--end", "2024-03-09", "--params", str(tmp_path / "p.yaml")])
