@@ -17,6 +17,7 @@ from tandem.quick_imports import quicken_imports
 from tests import examples  # noqa: F401  # how often properties are tried
 from tests.made_once import made_once
 from tests.outside import install
+from transforms import source_imports
 from transforms.tensorflow_settings import settle_tensorflow
 
 collect_ignore = ["outside_package"]  # the tests of a package that is not installed here
@@ -81,6 +82,18 @@ def umask() -> Generator[None, None, None]:
     yield
     after = os.umask(before)
     assert after == before, f"the test leaves the umask {after:03o}, it was {before:03o}"
+
+
+def without_new_repositories() -> Generator[None, None, None]:
+    """Each repository that is loaded comes first on ``sys.path``, and stays: of some hundred each import and look-up asks all."""
+    before = set(sys.path)
+    yield
+    loaded = set(map(str, source_imports._folders))
+    sys.path[:] = [p for p in sys.path if p in before or p not in loaded]
+
+
+of_a_test = pytest.fixture(autouse=True)(without_new_repositories)
+of_a_module = pytest.fixture(autouse=True, scope="module")(without_new_repositories)
 
 
 @pytest.fixture(autouse=True)

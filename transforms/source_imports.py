@@ -56,39 +56,25 @@ def folder_of(module: ModuleType | None) -> str | None:
 
 
 def is_repository(folder: str) -> bool:
-    """Whether :func:`search_first` put ``folder`` on ``sys.path``, and something of it is still loaded."""
+    """Whether :func:`search_first` put ``folder`` on ``sys.path``."""
     return Path(folder) in _folders
 
 
 def search_first(folder: str, instead_of: Collection[str] = ()) -> None:
     """Put ``folder`` first on ``sys.path``; the modules in it and in its packages are compiled from their files at each import.
 
-    ``instead_of``: modules and packages of other places that are forgotten, with all that is in them, because this folder has its own. A
-    folder that was put there before and of which no module is left leaves ``sys.path``: each import asks all that are on it.
+    ``instead_of``: modules and packages of other places that are forgotten, with all that is in them, because this folder has its own. The
+    folders that were put there before stay behind it: functions of theirs may be alive, and import what they need when they are called.
     """
     for module in [m for m in sys.modules if m.partition(".")[0] in instead_of]:
         del sys.modules[module]
     if folder in sys.path:
         sys.path.remove(folder)
     sys.path.insert(0, folder)
-    is_new = Path(folder) not in _folders
-    if is_new:
+    if Path(folder) not in _folders:
         _folders.add(Path(folder))
         for known in [p for p in sys.path_importer_cache if Path(p).is_relative_to(folder)]:
             del sys.path_importer_cache[known]
-    if is_new or instead_of:
-        _leave_unused(Path(folder))
     if _finder not in sys.path_hooks:
         sys.path_hooks.insert(0, _finder)
     importlib.invalidate_caches()
-
-
-def _leave_unused(but: Path) -> None:
-    """Take the folders of which no module is loaded off ``sys.path``; what is loaded may import others of its folder later."""
-    # Not by getattr: a module that imports itself when it is asked for something would do so.
-    files = [str(module.__dict__.get("__file__")) for module in list(sys.modules.values()) if isinstance(module, ModuleType)]
-    for folder in _folders - {but}:
-        if not any(file.startswith(f"{folder}{os.sep}") and _is_code_of(Path(file), folder) for file in files):
-            _folders.remove(folder)
-            if str(folder) in sys.path:
-                sys.path.remove(str(folder))

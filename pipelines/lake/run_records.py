@@ -333,6 +333,8 @@ class ReplayRecord(RunRecord):
 _PLAIN = ("archive", "apply", "materialize", "rollback", "dlq-replay", "verify", "monitor", "demo", "check")
 """Kinds that say what every run may, and no more."""
 _OF_KIND: dict[str, type[RunRecord]] = {**{cls.KIND: cls for cls in RunRecord.__subclasses__()}, **dict.fromkeys(_PLAIN, RunRecord)}
+_PARAMS_OF_BEFORE = {"anew": "overwrite"}
+"""Of ``topics archive``: what manifests call a parameter -> what it is called now."""
 HEAD = tuple(f.name for f in fields(RunHead))
 
 
@@ -357,6 +359,8 @@ def record_of(manifest: Mapping[str, Any]) -> RunRecord:
     cls = _OF_KIND.get(str(manifest.get("kind", "")), RunRecord)
     names = _NAMES[cls]
     said = {k: v for k, v in manifest.items() if k in names and v is not None}
+    if said.get("kind") == "archive" and isinstance(params := said.get("params"), Mapping):
+        said["params"] = {_PARAMS_OF_BEFORE.get(name, name): value for name, value in params.items()}
     return cls(**{**said, "judged": _judged(manifest)}, more={k: v for k, v in manifest.items() if k not in names})
 
 

@@ -80,12 +80,14 @@ def load_module(repo: Path, name: str) -> ModuleType:
         raise DefinitionError(f"{repo.name}/{told}") from None
 
 
-def _of_others(repo: Path, modules: set[str]) -> list[str]:
+def _of_others(repo: Path, modules: set[str]) -> set[str]:
     """What is loaded under a name that the repository has a module or a package for, and is not its own: also that of a repository which
-    is gone by now, but never a library's, and a package only if it is another repository's."""
-    packages = {p.parent.name for p in repo.glob("*/__init__.py")}
-    found = {name: folder_of(sys.modules.get(name)) for name in (modules | packages) - set(OWN)}
-    return [n for n, f in found.items() if f is not None and f != str(repo) and (n in modules or is_repository(f))]
+    is gone by now, but never a library's, and a package only if it is another repository's. A package is any folder, with an
+    ``__init__.py`` or without: then what was loaded from it says whose it is."""
+    packages = {p.name for p in repo.iterdir() if p.is_dir() and p.name.isidentifier()}
+    own = (modules | packages) - set(OWN)
+    loaded = [(top, folder_of(m)) for name, m in list(sys.modules.items()) if (top := name.partition(".")[0]) in own]
+    return {top for top, f in loaded if f is not None and f != str(repo) and (top in modules or is_repository(f))}
 
 
 @cache

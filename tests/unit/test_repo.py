@@ -73,20 +73,32 @@ def test_packages_of_repositories_do_not_mix_either(tmp_path):
     assert sys.modules["tests"] is ours
 
 
-def test_the_search_path_holds_the_repositories_in_use_alone(tmp_path):
-    """Each import asks every folder on it: a process that loaded a hundred repositories took a tenth of its time for that."""
-    before = set(sys.path)
-    for n in range(20):
-        load_repo(make(tmp_path / f"{n}", f"{n}"))
-    assert set(sys.path) - before == {str(tmp_path / "19")} and sys.path[0] == str(tmp_path / "19")
-    beside = make(tmp_path / "beside", "beside")
-    (beside / "lonely.py").write_text("def later():\n    import lazily\n\n    return lazily.WORD\n")
-    (beside / "lazily.py").write_text("WORD = 'late'\n")
-    lonely = load_module(beside, "lonely")
-    load_repo(make(tmp_path / "last", "last"))
-    assert set(sys.path) - before == {str(beside), str(tmp_path / "last")}, "a module of it is loaded"
-    assert lonely.later() == "late"
-    del sys.modules["lonely"], sys.modules["lazily"]
+def test_packages_without_an_init_do_not_mix_either(tmp_path):
+    """Folders of modules are packages, too, also within others; beside one of the same name that has an ``__init__.py``."""
+    for word in ("one", "two"):
+        for package in ("flat", "deep/er", "with_init"):
+            (tmp_path / word / package).mkdir(parents=True)
+            (tmp_path / word / package / "sides.py").write_text(f"WORD = {word!r}\n")
+        (tmp_path / word / "with_init" / "__init__.py").write_text("")
+        (tmp_path / word / "features.py").write_text(
+            "import flat.sides, deep.er.sides, with_init.sides\nWORDS = {flat.sides.WORD, deep.er.sides.WORD, with_init.sides.WORD}\n"
+        )
+    for word in ("one", "two", "one"):
+        assert {word} == load_module(tmp_path / word, "features").WORDS
+    sides = sys.modules["flat.sides"]
+    assert load_module(tmp_path / "one", "flat.sides") is sides, "its own is not loaded anew"
+
+
+def test_functions_of_a_repository_import_what_they_need_later(tmp_path):
+    """Also when all of its modules gave way to another's."""
+    late = []
+    for word in ("one", "two", "three"):
+        repo = make(tmp_path / word, word)
+        (repo / "features.py").write_text(f"def later():\n    from late_{word} import WORD\n    return WORD\n")
+        (repo / f"late_{word}.py").write_text(f"WORD = {word!r}\n")
+        late.append(load_module(repo, "features").later)
+    assert sys.path[0] == str(tmp_path / "three")
+    assert [later() for later in late] == ["one", "two", "three"]
 
 
 def test_a_module_of_one_of_our_names_is_not_taken_for_ours(tmp_path):

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from pipelines.cli.root import app
 from pipelines.lake import provenance, runs
 from pipelines.lake.files import write_json
+from pipelines.lake.run_records import record_of
 from pipelines.project import recording
 from transforms.errors import DataError
 
@@ -111,6 +112,12 @@ def test_runs_are_listed_oldest_first_and_damaged_manifests_left_out(tmp_path):
     broken.mkdir()
     (broken / "manifest.json").write_text("{")
     assert [r.id for r in runs.list_runs(tmp_path)] == [earlier.id, later.id]
+
+
+def test_a_parameter_of_before_is_told_by_its_name_of_now():
+    params = {"since": "2024-03-04", "anew": True}
+    assert record_of({"kind": "archive", "params": params}).params == {"since": "2024-03-04", "overwrite": True}
+    assert record_of({"kind": "check", "params": params}).params == params and record_of({"kind": "archive"}).params == {}
 
 
 def test_a_manifest_is_replaced_whole(tmp_path):
