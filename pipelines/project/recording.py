@@ -71,7 +71,13 @@ def observe(observer: Observer) -> None:
         _observers.append(observer)
 
 
-class Stopped(KeyboardInterrupt):
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C. Beam hands on as it is what says that it names its step; else it would be a step's error, with its trace on the screen."""
+
+    _tagged_with_step = True
+
+
+class Stopped(Interrupted):
     """SIGTERM came."""
 
 
@@ -197,16 +203,18 @@ def _variable(name: str, value: str | None) -> Iterator[None]:
 
 @contextmanager
 def _terminated() -> Iterator[None]:
-    """SIGTERM raises ``Stopped`` inside, unless somebody else handles it."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
+    """SIGTERM raises ``Stopped`` inside and Ctrl-C ``Interrupted``, unless somebody else handles them."""
+    kinds = ((signal.SIGTERM, signal.SIG_DFL, Stopped), (signal.SIGINT, signal.default_int_handler, Interrupted))
+    ours = threading.current_thread() is threading.main_thread()
+    mine = {sign: (usual, raised) for sign, usual, raised in kinds if ours and signal.getsignal(sign) is usual}
 
     def stop(number: int, frame: Any) -> None:
-        raise Stopped
+        raise mine[signal.Signals(number)][1]
 
-    signal.signal(signal.SIGTERM, stop)
+    for sign in mine:
+        signal.signal(sign, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for sign, (usual, _) in mine.items():
+            signal.signal(sign, usual)
