@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -162,7 +163,7 @@ WRONG = [
     "serv.replicas=2",
     "data.size=big",
     "data.url=s3://user:key@bucket",
-    "serve.disruption.minAvailable=1",
+    "serve.disruption.minAvailable=-1",
     "serve.disruption.maxUnavailable=0",
     "serve.spread=always",
     "podLabels.helm\\.sh/chart=mine",
@@ -202,7 +203,9 @@ def test_the_stream_is_one_pod_also_while_it_is_moved(tmp_path: Path) -> None:
     long = "a-release-whose-name-is-as-long-as-helm-takes-a-name"
     parts = yaml.safe_load_all(helm("template", long, CHART))
     (stream,) = [p for p in parts if p and p["kind"] == "StatefulSet"]
-    assert stream["spec"]["replicas"] == 1 and stream["spec"].get("podManagementPolicy", "OrderedReady") == "OrderedReady"
+    assert stream["spec"]["replicas"] == 1
+    # By OrderedReady Kubernetes waits for a pod that never gets ready, and no correction or rollback replaces it.
+    assert stream["spec"]["podManagementPolicy"] == "Parallel"
     # Its pods have a label of the name, a dash and a hash of ten characters, and labels end at 63.
     assert len(stream["metadata"]["name"]) <= 52 and stream["spec"]["serviceName"] == stream["metadata"]["name"]
 
@@ -215,6 +218,25 @@ def test_a_server_is_taken_from_its_service_before_it_stops(tmp_path: Path) -> N
     (budget,) = [p for p in parts if p["kind"] == "PodDisruptionBudget"]
     assert budget["spec"]["maxUnavailable"] == 1 and "minAvailable" not in budget["spec"]
     assert {c["whenUnsatisfiable"] for c in pod["topologySpreadConstraints"]} == {"ScheduleAnyway"}
+
+
+def test_the_budget_of_older_values_is_kept_with_a_warning(tmp_path: Path) -> None:
+    for kept in (1, 0, "50%"):
+        parts = rendered({"serve": {"disruption": {"minAvailable": kept}}}, tmp_path)
+        (budget,) = [p for p in parts if p["kind"] == "PodDisruptionBudget"]
+        assert budget["spec"]["minAvailable"] == kept and "maxUnavailable" not in budget["spec"]
+    chart = tmp_path / "chart"
+    shutil.copytree(CHART, chart)
+    # Helm shows notes when it installs, which wants a cluster; a value of a part is rendered without one.
+    notes = (chart / "templates" / "NOTES.txt").read_text()
+    (chart / "templates" / "_notes.tpl").write_text('{{ define "notes" }}' + notes + "{{ end }}")
+    (chart / "templates" / "notes.yaml").write_text('notes: {{ include "notes" . | quote }}')
+
+    def told(value: str) -> str:
+        return helm("template", "shop", chart, "--show-only", "templates/notes.yaml", "--set", value)
+
+    assert "serve.disruption.minAvailable is deprecated" in told("serve.disruption.minAvailable=1")
+    assert "deprecated" not in told("serve.replicas=2")
 
 
 def test_who_may_read_metrics_reaches_the_server_too(tmp_path: Path) -> None:
