@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import sys
+import time
 import types
 from datetime import UTC, datetime
 from importlib import metadata
@@ -119,19 +120,30 @@ def test_a_command_s_outcome_is_the_task_s(module: Any, shop: Path) -> None:
 def test_a_command_is_heard_as_it_speaks_and_ends_with_its_task(module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What stops a task is raised while the task runs: here by who prints the command's first line."""
     ended = tmp_path / "ended"
-    module.COMMAND = ["sh", "-c", f"trap 'touch {ended}; exit 1' TERM; echo begun >&2; while :; do sleep 0.05; done"]
+    clean_up = f"trap 'echo cleaning up >&2 && touch {ended}; exit 1' TERM"
+    module.COMMAND = ["sh", "-c", f"{clean_up}; echo begun >&2; while :; do sleep 0.05; done"]
 
     class Cleared(BaseException):
         pass
 
+    said: list[str] = []
+
     def heard(line: str, **_: Any) -> None:
-        assert line == "begun\n"
-        raise Cleared
+        said.append(line)
+        if line == "begun\n":
+            raise Cleared
 
     monkeypatch.setattr(module, "print", heard, raising=False)
     with pytest.raises(Cleared):
         module.tandem("batch")
-    assert ended.exists()
+    assert said == ["begun\n", "cleaning up\n"] and ended.exists()
+    # One that does not want to end is killed, also where a child of it holds on to what it speaks through.
+    module.END_SECONDS = 0.2
+    module.COMMAND = ["sh", "-c", "trap '' TERM; echo begun >&2; sleep 20"]
+    begun = time.monotonic()
+    with pytest.raises(Cleared):
+        module.tandem("batch")
+    assert "timed out after 0.2 seconds: killed" in said[-1] and time.monotonic() - begun < 10
 
 
 def test_a_dvc_file_has_a_stage_for_each_step_and_follows_versions(shop: Path, tmp_path: Path) -> None:
