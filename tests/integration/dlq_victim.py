@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
@@ -20,6 +21,7 @@ from pipelines.sources.kafka import dead_letter_replay as dlq
 from pipelines.sources.kafka.kafka_client import KafkaBroker
 from pipelines.sources.letters import Choice
 from tests.integration.kafka_world import options_of
+from transforms.errors import StoreError
 
 _ready = multiprocessing.get_context("forkserver")
 _ready.set_forkserver_preload([__name__])
@@ -42,6 +44,16 @@ class Victim:
             except EOFError:
                 break
         pytest.fail(f"the replay ended, or hangs, without {word!r}")
+
+    def last_word(self, seconds: float = 120.0) -> str:
+        """How its replay ended by itself: ``done``, or the error."""
+        word = ""
+        with suppress(EOFError):
+            while self.said.poll(seconds):
+                word = self.said.recv()
+        self.process.join(seconds)
+        assert self.process.exitcode == 0, f"{self.process.exitcode} after {word!r}"
+        return word
 
     def kill(self) -> None:
         """kill -9."""
@@ -94,7 +106,12 @@ def stop_at(point: str, number: int, tell: Connection, go_on: Semaphore) -> None
 
 
 def replay(bootstrap: str, topic: str, point: str, number: int, tell: Connection, go_on: Semaphore) -> None:
-    """Replay all of ``topic``, in the process."""
+    """Replay all of ``topic``, in the process; says how it ended."""
     dlq.BATCH = 10
     stop_at(point, number, tell, go_on)
-    dlq.replay(KafkaBroker(options_of(bootstrap)), topic, Choice())
+    try:
+        dlq.replay(KafkaBroker(options_of(bootstrap)), topic, Choice())
+    except StoreError as error:
+        tell.send(str(error))
+    else:
+        tell.send("done")

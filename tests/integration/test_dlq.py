@@ -298,9 +298,8 @@ def test_a_second_replay_fences_the_first(options: dict[str, Any], reader: Parti
 def test_many_replays_at_once(broker: Broker, options: dict[str, Any], reader: PartitionReader) -> None:
     topic, letters = reject(options, reader, 300, again=10)
     started = [victim(broker.bootstrap, letters, "never", 0, turns=1_000) for _ in range(4)]
-    for one in started:
-        one.process.join(120)
-        assert one.process.exitcode is not None
+    ends = [one.last_word() for one in started]
+    assert "done" in ends and all(end == "done" or "another replay" in end for end in ends), ends
     dlq.replay(KafkaBroker(options), letters, Choice())
     assert replays(reader, topic) == once(reader, topic, 300)
 

@@ -136,7 +136,7 @@ def _fencing(options: Mapping[str, Any], topic: str) -> KafkaProducer:
         )
         producer.init_transactions()
     except kafka_errors.KafkaError as error:
-        raise failed(error, f"dead letters of {topic!r} cannot be replayed", options) from None
+        raise _stopped(error, topic, options) from None
     return producer
 
 
@@ -171,14 +171,26 @@ def _commit(
             ends = {(done.topic, done.partition): done.offset for done in (future.get(0) for future in sent)}
             _bounded(producer.commit_transaction)
             written.update(ends)
-        except (kafka_errors.ProducerFencedError, kafka_errors.InvalidProducerEpochError):
-            raise StoreError(f"another replay of {topic!r} has taken over; this one stopped, and no record was replayed twice") from None
         except kafka_errors.KafkaError as error:
-            with suppress(kafka_errors.KafkaError):  # then the broker does it, when its time is over or at the next replay
-                _bounded(producer.abort_transaction, 5)
-            raise failed(error, f"dead letters of {topic!r} cannot be replayed", options) from None
+            if not _fenced(error):
+                with suppress(kafka_errors.KafkaError):  # then the broker does it, when its time is over or at the next replay
+                    _bounded(producer.abort_transaction, 5)
+            raise _stopped(error, topic, options) from None
     for letter in letters:
         counts["replayed"][letter.topic] = counts["replayed"].get(letter.topic, 0) + 1
+
+
+def _fenced(error: kafka_errors.KafkaError) -> bool:
+    """Whether another producer has taken over: the client says so itself, or gives it as the cause of what cannot be sent any more."""
+    fencing = (kafka_errors.ProducerFencedError, kafka_errors.InvalidProducerEpochError)
+    return any(isinstance(each, fencing) for each in (error, *error.args))
+
+
+def _stopped(error: kafka_errors.KafkaError, topic: str, options: Mapping[str, Any]) -> Exception:
+    """Why a replay goes no further."""
+    if _fenced(error):
+        return StoreError(f"another replay of {topic!r} has taken over; this one stopped, and no record was replayed twice")
+    return failed(error, f"dead letters of {topic!r} cannot be replayed", options)
 
 
 def _seen(reader: PartitionReader, written: Mapping[tuple[str, int], int]) -> None:
