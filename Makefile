@@ -6,7 +6,7 @@ UV     := .cache/boot/bin/uv
 READY  := .venv/.ready
 LINE   := .cache/line
 TRIALS ?= 20
-# How many examples properties are tried on when they are proved (tests/examples.py): all that they ask for, or ten times that (explore).
+# How many examples properties are tried on when they are proved (tests/examples.py): all that they ask for, or ten times that (explore); drawn anew by both.
 EXAMPLES ?= full
 WORKERS ?= 4
 # What .ci/run proves of the modern line on a machine whose own line is the older one; `make modern` alone runs everything.
