@@ -17,6 +17,7 @@ from pipelines.alerting.receiver import LONGEST_ASKED, AlertReceiver, Outcome
 from pipelines.project.config import AlertSettings
 from pipelines.project.http import as_it_is, certificates, reason
 from serving import tracing
+from serving.bounded_http import within
 from transforms.errors import ConfigError
 
 __all__ = ["Webhook", "slack"]
@@ -58,7 +59,8 @@ class Webhook(AlertReceiver):
             headers["traceparent"] = trace
         if settings.secret:
             headers[settings.header] = settings.secret.get_secret_value()
-        try:
+
+        def post() -> tuple[int, str | None]:
             with requests.post(
                 self._url(),
                 json=slack(message) if settings.format == "slack" else dict(message),
@@ -69,7 +71,10 @@ class Webhook(AlertReceiver):
                 verify=certificates(),
                 stream=True,  # what it says beside the status is of no interest, however long it is
             ) as answer:
-                status, retry_after = answer.status_code, answer.headers.get("Retry-After")
+                return answer.status_code, answer.headers.get("Retry-After")
+
+        try:
+            status, retry_after = within(2 * settings.timeout_seconds, self.host, post)
         except requests.Timeout:
             return Outcome(False, f"{self.host} did not answer within {settings.timeout_seconds:g} s")
         except (requests.RequestException, OSError) as error:

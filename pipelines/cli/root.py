@@ -79,6 +79,10 @@ COMMANDS = {
 _EXTRA_ARGUMENTS = {"batch"}  # what stands after -- goes to Beam
 
 
+_LEFT_EARLY = {"tensorflow", "pyarrow"}
+"""Who has them leaves before the interpreter goes down: TensorFlow's functions print errors when they are collected then, and a thread of
+Arrow that lets go of Python's bytes then ends the process with SIGABRT."""
+
 _AS: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
 
 
@@ -239,8 +243,7 @@ def main() -> None:
         code = _interrupted()
     except Exception as error:  # the user's code, or a library that nothing translated
         code = fail(ours_in(error) or RuntimeError(f"{one_line(error)} ({kept_trace(error)})"))
-    if "tensorflow" in sys.modules:
-        # TensorFlow's functions print errors when they are collected while the interpreter goes down; leave before that.
+    if not _LEFT_EARLY.isdisjoint(sys.modules):
         tracing.finish()
         leave(code if isinstance(code, int) else 0 if code is None else 1)
     sys.exit(code)

@@ -15,6 +15,7 @@ import requests
 
 from pipelines.alerting.webhook import Webhook
 from pipelines.project.config import AlertSettings
+from pipelines.project.secrets import Secret
 from pipelines.sources.formats.schema_registry import Registry, RegistryAway
 from serving.bounded_http import read_answer, within
 from serving.tokens import fetch_json
@@ -113,6 +114,15 @@ def test_one_who_sends_a_byte_now_and_then_holds_nobody(pieces: Pieces) -> None:
             with pytest.raises(RegistryAway, match="does not answer"):
                 registry.schema(1)
         assert len(sent) == 1, "it is asked again when the exchange that was given up has ended"
+        PAUSE.set()
+
+
+def test_a_webhook_that_sends_a_byte_now_and_then_holds_nobody() -> None:
+    PAUSE.clear()
+    with site(dripping_head) as (url, _):
+        message = {"id": "1", "title": "t", "text": "", "state": "firing", "severity": "fail"}
+        outcome = Webhook(AlertSettings(webhook=Secret(url), timeout_seconds=0.2)).send(message, datetime(2026, 3, 1, tzinfo=UTC))
+        assert not outcome.ok and "did not answer within 0.2 s" in outcome.error
         PAUSE.set()
 
 

@@ -21,6 +21,7 @@ from pipelines.sources.file_formats.file_format import (
     UnreadableFileError,
     check_not_empty,
     looked,
+    native,
     packed,
     whole,
 )
@@ -62,7 +63,7 @@ class ArrowFile(FileFormat):
                     return []
                 check_batches(f, True)
                 sizes = batch_bytes(f)
-            with opened() as f, pa.PythonFile(f, mode="r") as source, _places():
+            with opened() as f, native(f) as source, _places():
                 as_listed = _reader(source, True).num_record_batches == len(sizes)
         except OSError as e:
             if e.errno is not None:  # the disk's error; those of the format carry no number
@@ -94,7 +95,7 @@ def _places() -> Iterator[None]:
         raise
 
 
-def _reader(source: pa.PythonFile, as_file: bool) -> Any:
+def _reader(source: pa.NativeFile, as_file: bool) -> Any:
     """Raises ValueError for a file that would run code."""
     try:
         reader = pa.ipc.open_file(source) if as_file else pa.ipc.open_stream(source)
@@ -107,7 +108,7 @@ def _reader(source: pa.PythonFile, as_file: bool) -> Any:
 
 def _decode(opened: Opened, as_file: bool, batch_rows: int, part: Stretch | None = None) -> Iterator[pa.RecordBatch]:
     """All rows, in order; of some of a file's record batches alone."""
-    with opened() as f, pa.PythonFile(f, mode="r") as source:
+    with opened() as f, native(f) as source:
         with _places():
             reader = _reader(source, as_file)
         for i in range(*(part or (0, reader.num_record_batches))) if as_file else iter(int, 1):

@@ -26,6 +26,7 @@ from pipelines.sources.file_formats.file_format import (
     UnreadableFileError,
     check_not_empty,
     looked,
+    native,
     one_line,
     packed,
     whole,
@@ -98,18 +99,19 @@ class _Parquet:
     """A Parquet file whose row groups are decoded; INT96 timestamps as microseconds."""
 
     def __init__(self, f: BinaryIO, sizes: bool = True) -> None:
+        source = native(f)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pyarrow 14 to 20 warn of such a type instead of loading it
-            self.file = pq.ParquetFile(f, coerce_int96_timestamp_unit="us")
+            self.file = pq.ParquetFile(source, coerce_int96_timestamp_unit="us")
             unsafe = any(pickled(each) for each in self.file.schema_arrow)
         if unsafe:
             raise ValueError(RUNS_CODE)
         if sizes:
-            check_sizes(self.file, f)
+            check_sizes(self.file, source)
         columns = [self.file.schema.column(i) for i in range(len(self.file.schema))]
         self.int96 = [c.path for c in columns if c.physical_type == "INT96" and c.path == c.name]
         # Of 12 bytes not all fit into an int64 of microseconds; as milliseconds all do, and tell which those are.
-        self.coarse = pq.ParquetFile(f, coerce_int96_timestamp_unit="ms") if self.int96 else None
+        self.coarse = pq.ParquetFile(source, coerce_int96_timestamp_unit="ms") if self.int96 else None
 
     def decode(self, batch_rows: int, groups: Stretch | None = None) -> Iterator[pa.RecordBatch]:
         """All rows, in order; of some row groups alone."""
