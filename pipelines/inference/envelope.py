@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from transforms.places import EACH
+
 __all__ = ["FORMS", "Envelope", "Form", "envelope_of"]
 
 Steps = tuple[Any, ...]
@@ -15,7 +17,8 @@ Steps = tuple[Any, ...]
 class Form:
     """How a ``program`` writes changes: ``op`` is where it says what was done, ``row`` the row after it, for the ops ``with_row``;
     ``others`` are ops without one. ``times`` are where the moment of a change may stand, the best first, ``places`` where its place in the
-    log does. ``needs``: what stands in every record beside these. ``before`` says where what was deleted is."""
+    log does. ``needs``: what stands in every record beside these. ``before`` says where what was deleted is. Rows of a list end with
+    :data:`EACH`."""
 
     program: str
     op: Steps
@@ -62,6 +65,11 @@ FORMS = (
         (("dynamodb", "ApproximateCreationDateTime"),), (("eventID",), ("dynamodb", "SequenceNumber")), (("dynamodb", "Keys"),),
         ("dynamodb", "Keys"),
     ),
+    Form(
+        "Canal", ("type",), ("data", EACH), frozenset({"INSERT", "UPDATE"}),
+        frozenset({"DELETE", "CREATE", "ALTER", "QUERY", "TRUNCATE", "ERASE", "RENAME", "CINDEX", "DINDEX"}), (("es",),), (("id",),),
+        (("database",), ("es",)), ("data", EACH),
+    ),
 )  # fmt: skip
 """Debezium's ops: created, read for a snapshot, updated; deleted, truncated, a message."""
 
@@ -79,6 +87,11 @@ class Envelope:
     ops: frozenset[str]
     bare: bool
     time: Steps
+
+    @property
+    def rows_at(self) -> Steps | None:
+        """Where a list of rows stands, of which each is an event; None where there is one row."""
+        return (*self.at, *self.form.row[:-1]) if self.form.row[-1] == EACH else None
 
     @property
     def op(self) -> Steps:
@@ -126,6 +139,9 @@ def envelope_of(records: Sequence[Mapping[str, Any]]) -> Envelope | None:
 
 def _at(record: Any, steps: Steps) -> Any:
     for step in steps:
+        if step == EACH and isinstance(record, list):
+            record = record[0] if record else None
+            continue
         if not isinstance(record, Mapping):
             return None
         record = record.get(step)

@@ -51,7 +51,7 @@ def infer_files(
     where = path if path.is_dir() else path.resolve().parent
     inside = data is not None and where.resolve().is_relative_to(data.resolve()) and where.resolve() != data.resolve()
     files = where.resolve().relative_to(data.resolve()).as_posix() if inside and data is not None else f"events/{name}"
-    return _made(sample, name, files, "", explode, event_time, zone, group, f"{path.name}, {sample.rows:,} records")
+    return _made(sample, name, files, "", event_time, zone, group, f"{path.name}, {sample.rows:,} records")
 
 
 def infer_topic(
@@ -62,11 +62,17 @@ def infer_topic(
     """A definition for a topic, from the first ``rows`` of all its partitions: of records in JSON, in Avro and Protobuf by what ``kafka``
     says of registries and descriptors, or of lines. ``form`` is their format, where it is not ``kafka``'s and not to be told from their
     bytes. Raises DataError, UnknownTopic, BrokerAway, ConfigError."""
-    from pipelines.inference.topic_records import key_field, key_names, sample_payloads  # more than files ask for: clients of registries
+    from pipelines.inference.topic_records import (
+        header_fields,
+        key_field,
+        key_names,
+        sample_payloads,
+    )  # more than files ask for: clients of registries
 
     count = reader.partitions(topic)
     payloads: list[bytes | None] = []
     keys: list[bytes | None] = []
+    headers: list[list[tuple[str, bytes | None]]] = []
     parts: list[int] = []
     for partition in range(count):
         offset, end, kept = reader.start(topic, partition), reader.end(topic, partition), 0
@@ -74,7 +80,9 @@ def infer_topic(
             fetched = reader.poll(topic, partition, offset, -(-rows // count) - kept, POLL_MS)
             payloads += fetched.payloads.to_pylist()
             if len(keys) < MOST_KEYS:
-                keys += [key for key, _, _ in fetched.original(np.arange(min(MOST_KEYS, len(fetched.offsets))))]
+                originals = fetched.original(np.arange(min(MOST_KEYS, len(fetched.offsets))))
+                keys += [key for key, _, _ in originals]
+                headers += [each for _, _, each in originals]
             kept += len(fetched.offsets)
             if fetched.next_offset == offset:
                 break
@@ -87,9 +95,11 @@ def infer_topic(
     names = key_names(keys, kafka, name)
     sample.key_names = frozenset(names)
     told = f"topic {topic}, {sample.rows:,} records in {form}"
-    made = _made(sample, name, f"events/{name}", topic, explode, event_time, zone, group, told)
+    made = _made(sample, name, f"events/{name}", topic, event_time, zone, group, told)
     if field := key_field(keys, names, sample):
         made = replace(made, text=f"{made.text}# The records' keys hold what no field above does: {field}\n")
+    if lines := [f"#     {field},\n" for field in header_fields(headers, {c.name for c in made.proposal.columns})]:
+        made = replace(made, text=f"{made.text}# The records' headers may be fields, too:\n{''.join(lines)}")
     if form == "json" or (kafka is not None and kafka.formats.get(name) == form):
         return made
     return replace(
@@ -108,7 +118,7 @@ def infer_table(
     told = f"inferred from {'a' if kind != 'Iceberg' else 'an'} {kind} table, {sample.rows:,} rows; review and correct it"
     if isinstance(table, Query):
         told = told.replace("a Query table", "a query")
-    proposal = propose(sample, zone=zone, explode=explode, event_time=event_time)
+    proposal = propose(sample, zone=zone, event_time=event_time)
     return Inferred(name, definition(proposal, name, "", "", group, told, table), proposal, "")
 
 
@@ -133,9 +143,7 @@ def _named(given: str | None, of: str) -> str:
     return name
 
 
-def _made(
-    sample: Sample, name: str, files: str, topic: str, explode: str | None, event_time: str | None, zone: str | None, group: bool, told: str
-) -> Inferred:
-    proposal = propose(sample, zone=zone, explode=explode, event_time=event_time)
+def _made(sample: Sample, name: str, files: str, topic: str, event_time: str | None, zone: str | None, group: bool, told: str) -> Inferred:
+    proposal = propose(sample, zone=zone, event_time=event_time)
     told = f"inferred from {told}; review and correct it"
     return Inferred(name, definition(proposal, name, files, topic, group, told), proposal, files)

@@ -77,7 +77,6 @@ class Proposal:
     disorder: Disorder
     left_out: list[Column]
     notes: list[str] = field(default_factory=list)
-    explode: str | None = None
     offset: bool = False
     day: Column | None = None
     """The column with the day of an event time that is one of the day."""
@@ -109,12 +108,13 @@ class Proposal:
         return sorted(found, key=lambda c: (c.dtype != "float64", not hint & set(words(c.name)), self.columns.index(c)))
 
 
-def propose(sample: Sample, *, zone: str | None = None, explode: str | None = None, event_time: str | None = None) -> Proposal:
+def propose(sample: Sample, *, zone: str | None = None, event_time: str | None = None) -> Proposal:
     """A definition for a sample. ``zone`` is that of times without one; ``event_time`` names a column or path. Raises DataError."""
     mark = sample.dialect.decimal if sample.dialect else "."
     thousands = sample.dialect.thousands if sample.dialect else None
+    asked = event_time or (None if sample.envelope is None else ".".join(sample.envelope.time))
     described = [
-        describe(s, v, sample.kinds.get(s), sample.text, mark, zone, thousands, event_time, sample.words.get(s, ()))
+        describe(s, v, sample.kinds.get(s), sample.text, mark, zone, thousands, asked, sample.words.get(s, ()))
         for s, v in sample.columns.items()
     ]
     described = [c for c in described if not _is_bare(c) or not _goes_on(c, described, sample)]
@@ -145,9 +145,9 @@ def propose(sample: Sample, *, zone: str | None = None, explode: str | None = No
     moments = _moments(when, day)
     _note_early(when if day is None else day, moments)
     fields = [c for c in columns if offset or c is not when]
-    if explode is not None and not any(c.unique and c.dtype in ("string", "int64") for c in fields):
+    if sample.explode is not None and not any(c.unique and c.dtype in ("string", "int64") for c in fields):
         # Elements of one record share its time: their position tells them apart.
-        name = taken_from((*explode.split("."), "index"), taken)
+        name = taken_from((*sample.explode.split("."), "index"), taken)
         tie = Column((name,), sample.rows, dtype="int64", name=name, is_index=True)
         fields.append(tie)
     else:
@@ -160,7 +160,6 @@ def propose(sample: Sample, *, zone: str | None = None, explode: str | None = No
         tie,
         disorder,
         [c for c in described if c.left_out],
-        explode=explode,
         offset=offset,
         day=day,
         zone=zone,

@@ -76,6 +76,8 @@ class Sample:
     """What Debezium puts around each row, where its records are such."""
     key_names: frozenset[str] = frozenset()
     """The names of what stands in the records' keys."""
+    explode: str | None = None
+    """The list whose elements are the rows: as it was asked for, or as an envelope has its rows."""
     more: int = 0
     """Values that were passed over, as there were :data:`MOST_COLUMNS` names before theirs."""
 
@@ -134,9 +136,10 @@ def flattened(records: Sequence[Mapping[str, Any]], explode: str | None = None, 
     columns: dict[Steps, list[Any]] = {}
     lists: dict[Steps, int] = {}
     maps: set[Steps] = set()
-    wanted = tuple(explode.split(".")) if explode else None
     row = more = 0
     envelope = envelope_of(records)
+    explode = explode or (".".join(envelope.rows_at) if envelope is not None and envelope.rows_at else None)
+    wanted = tuple(explode.split(".")) if explode else None
     described = _by_connect(records)
     sizes = list(parts or [len(records)])
     of_part = [0] * len(sizes)
@@ -173,7 +176,7 @@ def flattened(records: Sequence[Mapping[str, Any]], explode: str | None = None, 
         lists = {steps: n for steps, n in lists.items() if envelope.keeps(steps)}
     if described:
         lists = {steps: n for steps, n in lists.items() if steps[0] != "schema"}
-    return Sample(columns, row, of_part, "records", lists=lists, maps=maps, envelope=envelope, more=more)
+    return Sample(columns, row, of_part, "records", lists=lists, maps=maps, envelope=envelope, more=more, explode=explode)
 
 
 def _by_connect(records: Sequence[Mapping[str, Any]]) -> bool:

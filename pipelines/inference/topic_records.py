@@ -5,17 +5,18 @@ from __future__ import annotations
 import io
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
 
-from pipelines.inference.names import called, identifier
+from pipelines.inference.names import called, identifier, taken_from
 from pipelines.inference.sampling import Sample, Steps, json_object, sample_records, types_of
 from pipelines.inference.schema_words import avro_places, protobuf_words, words_of
 from pipelines.inference.text_dialect import dialect_of, text_records
 from pipelines.project.config import KafkaSettings
+from pipelines.sources.broker import REPLAYED_TIME
 from pipelines.sources.formats.framing import HEADER
 from pipelines.sources.formats.json_schema_format import JsonSchemaFormat
 from pipelines.sources.formats.record_format import record_format
@@ -25,8 +26,9 @@ from transforms.definitions import Csv, EventSource, Field
 from transforms.errors import ConfigError, DataError
 from transforms.json_payload import Refused
 
-__all__ = ["key_field", "key_names", "sample_payloads"]
+__all__ = ["header_fields", "key_field", "key_names", "sample_payloads"]
 
+MOST_HEADERS = 12
 _NO_FIELD, _NO_TIME = "sampled_key", "sampled_at"
 """Of a source that is not known yet: names that its records do not have, as a format reads what a source names as what it is there."""
 _DTYPES: dict[type, str] = {str: "string", int: "int64", float: "float64", bool: "bool"}
@@ -130,6 +132,27 @@ def key_field(keys: Sequence[bytes | None], names: Mapping[str, str], sample: Sa
         return 'Field("key", "int64", path=RecordKey(), parse=BigEndian())' if len(same) == 1 and same <= {4, 8} else ""
     held = any(texts <= {str(value) for value in values} for values in sample.columns.values())
     return "" if held else 'Field("key", "string", path=RecordKey())'
+
+
+def header_fields(headers: Iterable[Sequence[tuple[str, bytes | None]]], taken: Collection[str]) -> list[str]:
+    """A field for each of the first :data:`MOST_HEADERS` headers that hold texts, as a definition has it. ``taken`` are names of fields
+    that there are."""
+    values: dict[str, list[bytes]] = {}
+    for name, value in itertools.chain.from_iterable(headers):
+        if value and name and name != REPLAYED_TIME and (name in values or len(values) < MOST_HEADERS):
+            values.setdefault(name, []).append(value)
+    used = set(taken)
+    return [
+        f'Field({json.dumps(taken_from((name,), used))}, "string", path=Header({json.dumps(name)}))'
+        for name, found in values.items()
+        if all(_is_text(value) for value in found)
+    ]
+
+
+def _is_text(value: bytes) -> bool:
+    with suppress(UnicodeDecodeError):
+        return value.decode().isprintable()
+    return False
 
 
 def _looks_like(payloads: Sequence[bytes], source: EventSource, kafka: KafkaSettings) -> str:

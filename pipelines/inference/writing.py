@@ -46,8 +46,8 @@ def definition(made: Proposal, name: str, files: str, topic: str, group: bool, t
     if (dialect := made.sample.dialect) is not None:
         lines.append(f"    file_format={_csv(dialect)},")
         used.add("Csv")
-    if made.explode:
-        lines.append(f"    explode={_text(made.explode)},")
+    if made.sample.explode:
+        lines.append(f"    explode={_text(made.sample.explode)},")
     lines += _envelope_lines(made, used)
     lines += _time_lines(made)
     tie = made.tie_breaker
@@ -263,7 +263,7 @@ def _envelope_lines(made: Proposal, used: set[str]) -> list[str]:
     bare = next((f' & col("{c.name}").not_null()' for c in made.columns if c.required and envelope.of_row(c.steps)), "")
     return [
         f"    # Changes of rows, as {envelope.form.program} writes them: the row after each. Deletes are passed over{passed};",
-        f"    # what was deleted is at {'.'.join((*envelope.at, *envelope.form.before))}.",
+        f"    # what was deleted is at {'.'.join((*envelope.at, *envelope.form.before)).replace('.[]', '[]')}.",
         f'    where=col("{op}").isin([{", ".join(_text(each) for each in sorted(envelope.ops))}]){bare if envelope.bare else ""},',
     ]
 
@@ -324,7 +324,7 @@ def _disorder_lines(made: Proposal, used: set[str]) -> list[str]:
 
 
 def _left_out(made: Proposal) -> list[str]:
-    lists = [".".join(str(s) for s in steps) for steps in made.sample.lists if ".".join(map(str, steps)) != made.explode]
+    lists = [".".join(str(s) for s in steps) for steps in made.sample.lists if ".".join(map(str, steps)) != made.sample.explode]
     lines = [f"{one}: a list of objects; infer --explode {one} makes each element an event" for one in lists]
     reasons: dict[str, list[str]] = {}
     for column in made.left_out:

@@ -270,7 +270,7 @@ def test_each_partition_and_each_file_begins_anew(tmp_path: Path) -> None:
     payloads: list[bytes | None] = [*(line.encode() for line in lines), b"none", None]
     sample, _ = sample_payloads(payloads * 3, "items", parts=[len(payloads)] * 3)
     assert len(sample.parts) == 3 and len(set(sample.parts)) == 1 and sum(sample.parts) == sample.rows
-    assert propose(sample, explode="items").disorder.most == 0
+    assert propose(sample).disorder.most == 0
 
 
 def test_what_tells_things_apart_has_no_domain_and_is_no_number() -> None:

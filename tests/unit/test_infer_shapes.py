@@ -190,7 +190,19 @@ def of_dynamo(n: int) -> tuple[dict[str, Any], bool]:
     }, n % 3 > 0
 
 
-@pytest.mark.parametrize("made", [of_maxwell, of_mongo, of_golden_gate, of_dynamo])
+def of_canal(n: int) -> tuple[dict[str, Any], bool]:
+    """A list of rows each, of which there is one here."""
+    kind = ("INSERT", "UPDATE", "DELETE", "ALTER")[n % 4]
+    row = {"id": str(n), "who": f"w{n % 20}", "amount": f"{n}.50"}
+    ddl = kind == "ALTER"
+    return {
+        "data": None if ddl else [row], "old": [{"amount": "1.00"}] if kind == "UPDATE" else None, "database": "shop", "table": "t",
+        "type": kind, "es": ms(n), "ts": ms(n) + 40, "id": n, "isDdl": ddl, "pkNames": None if ddl else ["id"], "sql": "",
+        "mysqlType": None if ddl else {"id": "bigint"}, "sqlType": None if ddl else {"id": -5},
+    }, n % 4 < 2  # fmt: skip
+
+
+@pytest.mark.parametrize("made", [of_canal, of_maxwell, of_mongo, of_golden_gate, of_dynamo])
 def test_changes_as_others_write_them(tmp_path: Path, made: Callable[[int], tuple[dict[str, Any], bool]]) -> None:
     """What has no row after it, such as a delete, is no event, and no dead letter either."""
     records, whole = zip(*(made(n) for n in range(N)), strict=True)
@@ -209,6 +221,19 @@ def test_the_key_of_changes_is_what_they_are_about(nested: bool) -> None:
     broker.append("shop.orders", 0, payloads, texts, [[]] * N, [0] * N)
     text = infer_topic(broker.open_reader(), "shop.orders", group=True).text
     assert 'entity=Entity("order_id"),  # other candidates: customer_id' in text
+
+
+def test_headers_that_are_texts_are_fields_in_a_comment() -> None:
+    broker = MemoryBroker()
+    broker.create_topic("orders", 1)
+    payloads = [json.dumps({"id": n, "at": z(n), "x_tenant": 1}).encode() for n in range(3)]
+    headers: list[list[tuple[str, bytes | None]]] = [[("x-tenant", b"eu"), ("span", bytes([0, 255])), ("none", None), ('a"\n', b"1")]] * 3
+    broker.append("orders", 0, payloads, [None] * 3, headers, [0] * 3)
+    text = infer_topic(broker.open_reader(), "orders").text
+    told = text[text.index("# The records' headers may be fields, too:") :].splitlines()
+    assert told[1:] == [
+        '#     Field("x_tenant_2", "string", path=Header("x-tenant")),', '#     Field("a", "string", path=Header("a\\"\\n")),',
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
