@@ -6,7 +6,7 @@ Batch runs are looked for by the key that ``tandem batch`` begins them with (:mo
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -31,6 +31,8 @@ from transforms.instants import as_option, micros_of
 __all__ = ["make_plan"]
 
 APPLY = "tandem apply"
+OTHER_EVENTS = "other events"
+"""Why no earlier run tells how many there will be."""
 
 
 def make_plan(repo: Repo, groups: Collection[str] = (), asked: tuple[datetime, datetime] | None = None) -> Plan:
@@ -185,19 +187,23 @@ def _events(present: Present, source: str, judged: dict[str, Judged], reads: Eve
     """How many events these files hold: as a run counted that read them, or scaled from one by bytes."""
     now = {f.name: f.size for f in reads.files}
     groups = [j for j in judged.values() if j.group.source.name == source]
+    canonical, why = json.loads(json.dumps(groups[0].group.source.canonical())), ""
     for _, run in present.batch_runs:
         then = {f["file"]: f["size"] for f in run.inputs.get(source, ())}
         if not then or source not in run.events:
             continue
         made_of = next((run.definitions[j.group.name]["source"] for j in groups if j.group.name in run.definitions), None)
-        same = made_of == json.loads(json.dumps(groups[0].group.source.canonical()))
+        same = made_of == canonical
+        if made_of is not None and _other_events(made_of, canonical):
+            why = OTHER_EVENTS
+            break
         if then == now:
             return Expected(run.events[source], same, run.id)
         if size := sum(then.values()):
             return Expected(round(run.events[source] * reads.bytes / size), False, f"{run.id}, by bytes")
     s = groups[0].group.source
     number = reads.events() if s.explode is None and s.where is None else None
-    return Expected(number, number is not None, "the files' footers" if number is not None else "")
+    return Expected(number, number is not None, "the files' footers" if number is not None else why)
 
 
 def _existing(
@@ -261,6 +267,11 @@ def _graph(present: Present, j: Judged, batch: BatchPlan | None, found: str | No
     return SAME, applied
 
 
+def _other_events(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a source takes others of its records, or takes them apart otherwise: how many that makes of them, no earlier run says."""
+    return any(then.get(key) != now.get(key) for key in ("where", "explode"))
+
+
 def _rows(j: Judged, batch: BatchPlan) -> tuple[Expected, Expected]:
     """What a run will make of a group, from what its newest run made."""
     name = j.group.name
@@ -269,6 +280,8 @@ def _rows(j: Judged, batch: BatchPlan) -> tuple[Expected, Expected]:
     now, before = json.loads(json.dumps(j.group.canonical())), j.run.definitions[name]
     if now["entity"] != before["entity"] or now["source"]["name"] != before["source"]["name"]:
         return Expected(None, False, "other keys"), Expected(None)
+    if _other_events(before["source"], now["source"]):
+        return Expected(None, False, OTHER_EVENTS), Expected(None)
     then = whole_range([j.run.range])
     assert then is not None
     days = (batch.range[1] - batch.range[0]) / (then[1] - then[0])
