@@ -13,7 +13,6 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 
 import apache_beam as beam
 from apache_beam.transforms.combiners import ToList
@@ -27,7 +26,7 @@ from pipelines.sources.archived_files import covered
 from pipelines.sources.event_files import EventFile, Inventory, PassedOver, inventory
 from pipelines.sources.file_records import partitions_of
 from pipelines.sources.log_names import HIDDEN, day_in, enters, in_range, is_hidden, why_not
-from pipelines.sources.recorded_files import Recorded, recorded, untouched
+from pipelines.sources.recorded_files import recorded, untouched
 from serving.object_store.base import ObjectStore
 from serving.object_store.cache import cache_of
 from serving.object_store.connecting import is_url
@@ -52,23 +51,23 @@ def far_files(
 ) -> dict[str, Inventory] | None:
     """What lies in the folders of sources, as :func:`pipelines.sources.event_files.inventory` tells it, hashed by the workers of an engine;
     None where the driver is to do it: workers are on this machine, or it would read less than :data:`BY_WORKERS` bytes. ``begin`` by
-    source and ``end``: microseconds. Of the run ``before``, which is gone on with, the hashes of files that nobody touched since are taken.
-    Raises DataError where a folder is not there, for a file that is in the cache alone, and for an object that is changed meanwhile."""
+    source and ``end``: microseconds. Of the run ``before``, which is gone on with, the hashes of files that nobody touched are taken, of
+    objects none. Raises DataError where a folder is not there, for a file that is in the cache alone, and for an object that is changed
+    meanwhile."""
     if not engine.elsewhere:
         return None
     found, weight = dict[str, Inventory](), 0
     if before is not None:
         begin = {name: looked_through_from(before.record, source, begin[name]) for name, source in sources.items()}
     for name, source in sources.items():
-        known = recorded([before.record], name) if before is not None else {}
         cache = cache_of(data) if source.table is None and source.files else None  # the snapshot of a table was made here
         if cache is not None:
-            found[name] = stored_files(cache.store, cache.url, source, begin[name], end, known)
+            found[name] = stored_files(cache.store, cache.url, source, begin[name], end)
         else:
+            known = recorded([before.record], name) if before is not None else {}
             listed = inventory(data, source, begin[name], end, hashes=source.table is not None)
             found[name] = replace(listed, files=[replace(f, sha256=f.sha256 or untouched(f, known)) for f in listed.files])
-        # A driver that hashes objects has copies of all, of those too that nobody touched.
-        weight += sum(f.size for f in found[name].files if cache is not None or not f.sha256)
+        weight += sum(f.size for f in found[name].files if not f.sha256)
     if weight < BY_WORKERS:
         return None
     for name, source in sources.items():
@@ -79,11 +78,9 @@ def far_files(
     return {n: replace(each, files=[replace(f, sha256=f.sha256 or digests[f.name]) for f in each.files]) for n, each in found.items()}
 
 
-def stored_files(
-    store: ObjectStore, url: str, source: EventSource, start_us: int, end_us: int, known: Mapping[str, Recorded] = MappingProxyType({})
-) -> Inventory:
+def stored_files(store: ObjectStore, url: str, source: EventSource, start_us: int, end_us: int) -> Inventory:
     """As :func:`pipelines.sources.event_files.inventory`, of the objects below the data folder's ``url``, by their names alone: nothing is
-    copied, and paths are URLs. Hashes are those of the ``known`` ones that nobody touched since. Raises DataError where there are none."""
+    copied, nothing hashed, and paths are URLs. Raises DataError where there are none."""
     top = f"{source.files.strip('/')}/"
     heads = [h for h in store.list(top) if not h.key.endswith("/")]
     if not heads:
@@ -104,8 +101,7 @@ def stored_files(
                 passed[f"{top}{'/'.join(folders[: out + 1])}/"] = HIDDEN
         elif (why := why_not(name, merged[folder], source)) is None:
             day, said = day_in(head.key.split("/")[:-1]), partitions_of(folders)
-            file = EventFile(f"{url}/{head.key}", head.key, head.size, "", day, said, head.version)
-            files.append(replace(file, sha256=untouched(file, known, head.modified)))
+            files.append(EventFile(f"{url}/{head.key}", head.key, head.size, "", day, said, head.version))
         elif why:
             passed[head.key] = why
     return Inventory(sorted(files, key=lambda f: f.name), [PassedOver(name, why) for name, why in sorted(passed.items())])

@@ -1,8 +1,8 @@
 """Event files as earlier runs recorded them: which are as they were, without reading them.
 
 A file of the name and size that a run recorded, that nobody touched since that run began, is taken for the same; one that was touched is
-hashed. Touched is what has a later time of change (of its content, or of its entry in the file system, which nobody sets by hand; of an
-object, of its upload).
+hashed. Touched is what has a later time of change (of its content, or of its entry in the file system, which nobody sets by hand).
+An object is hashed anew: of one that was uploaded in parts a store tells when that began, and of a copy, when its original was uploaded.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ __all__ = ["Recorded", "as_inputs", "digest_of", "recorded", "untouched"]
 
 _SLACK_US = 2_000_000
 """File systems note the time of a change by a clock that ticks more slowly than ours, some by the second."""
-_SLACK_OF_STORES_US = 3_600_000_000
-"""And object stores by a clock of their own, which nobody compared with that of the machine of the run."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +43,14 @@ def recorded(runs: Sequence[BatchRecord], source: str) -> dict[str, Recorded]:
     return out
 
 
-def untouched(file: EventFile, known: Mapping[str, Recorded], uploaded: datetime | None = None) -> str:
-    """The recorded SHA-256 of a file that nobody touched since, else "". ``uploaded``: of an object; of others the file system is asked."""
+def untouched(file: EventFile, known: Mapping[str, Recorded]) -> str:
+    """The recorded SHA-256 of a file that nobody touched since, else ""."""
     then = known.get(file.name)
     if then is None or then.size != file.size:
         return ""
-    if uploaded is not None:
-        changed, slack = micros_of(uploaded), _SLACK_OF_STORES_US
-    else:
-        stat = os.stat(file.path)
-        changed, slack = max(stat.st_mtime_ns, stat.st_ctime_ns) // 1000, _SLACK_US
-    return then.sha256 if changed < then.since_us - slack else ""
+    stat = os.stat(file.path)
+    changed = max(stat.st_mtime_ns, stat.st_ctime_ns) // 1000
+    return then.sha256 if changed < then.since_us - _SLACK_US else ""
 
 
 def digest_of(file: EventFile, known: Mapping[str, Recorded]) -> str:

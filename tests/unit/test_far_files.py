@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from pipelines.batch.far_files import hashed, stored_files
 from pipelines.sources.event_files import Inventory, inventory
-from pipelines.sources.recorded_files import Recorded
 from serving.object_store.local_folder import LocalFolder
 from tests.examples import examples
 from tests.unit.test_event_files import DAY, SOURCE
@@ -68,20 +67,3 @@ def test_a_worker_s_hash_is_the_driver_s(tmp_path: Path) -> None:
     with place.open("ab") as more:  # somebody appends meanwhile
         more.write(b"later")
     assert hashed(wanted) == (wanted.name, wanted.sha256)
-
-
-def test_the_hash_of_an_object_that_nobody_touched_is_the_recorded_one(tmp_path: Path) -> None:
-    """Its store has a clock of its own: what was uploaded within an hour of the run's begin is hashed again."""
-    store = LocalFolder(tmp_path)
-    store.put("events/weather/a.jsonl", b"{}\n")
-    head = store.head("events/weather/a.jsonl")
-    assert head is not None
-    uploaded = micros_of(head.modified)
-
-    def found(size: int, hours: float) -> str:
-        known = {"events/weather/a.jsonl": Recorded(size, "recorded", uploaded + round(hours * 3_600_000_000))}
-        (file,) = stored_files(store, "s3://b", SOURCE, 0, 1, known).files
-        return file.sha256
-
-    assert found(3, 1.1) == "recorded" and found(3, 0.9) == "" and found(3, -1) == "", "begun before it was there"
-    assert found(4, 1.1) == ""
