@@ -7,7 +7,6 @@ import os
 import socket
 import sqlite3
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,9 +15,10 @@ from urllib.parse import urlsplit
 from pipelines.lake.layout import REPORT
 from pipelines.project.config import TrackingSettings
 from pipelines.tracking.plots import draw
-from pipelines.tracking.stores import artifact_root, shown
+from pipelines.tracking.stores import artifact_root, shown, store_file
 from pipelines.tracking.tracked_run import Record
 from pipelines.tracking.tracker import Tracker
+from transforms.locks import lock
 
 __all__ = ["MlflowTracker", "make_whole"]
 
@@ -61,9 +61,9 @@ class MlflowTracker(Tracker):
                 socket.create_connection((parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)), timeout=1).close()
             except OSError as error:
                 return f"mlflow at {shown(uri)} does not respond ({error.strerror or error})"
-        elif uri.startswith("sqlite:///") and (file := Path(uri.removeprefix("sqlite:///"))).exists():
+        elif (file := store_file(uri)) is not None and file.exists():
             try:
-                with sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=0.2) as store:
+                with sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=0.2) as store:
                     store.execute("SELECT count(*) FROM sqlite_master").fetchone()
                 store.close()
             except sqlite3.Error as error:
@@ -94,8 +94,8 @@ class MlflowTracker(Tracker):
         from mlflow.tracking import MlflowClient
 
         if uri not in self._clients:
-            if uri.startswith("sqlite:///"):
-                make_whole(Path(uri.removeprefix("sqlite:///")))
+            if (file := store_file(uri)) is not None:
+                make_whole(file)
             self._clients[uri] = MlflowClient(uri, registry_uri=uri)
         return self._clients[uri]
 
@@ -200,14 +200,17 @@ def make_whole(store: Path) -> None:
     that takes no run any more; and what a container's first process has started is killed when that one ends."""
     from mlflow.tracking import MlflowClient
 
+    store = Path(os.path.realpath(store))  # a link's target is what is made
     store.parent.mkdir(parents=True, exist_ok=True)
     if store.exists():
         return
     with TemporaryDirectory(prefix=".mlflow-", dir=store.parent) as folder:
         made = Path(folder) / store.name
         MlflowClient(f"sqlite:///{made}").search_experiments(max_results=1)
-        with suppress(FileExistsError):  # somebody else was first
-            os.link(made, store)
+        # By a lock and a new name, not by a hard link: some shared file systems have none.
+        with lock(store.with_name(f".{store.name}.lock")):
+            if not store.exists():  # else somebody else was first
+                made.rename(store)
 
 
 def _cut(tags: Mapping[str, str]) -> dict[str, str]:

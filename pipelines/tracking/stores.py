@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from transforms.plain_paths import plain_path
 if TYPE_CHECKING:
     from pipelines.project.config import Settings
 
-__all__ = ["artifact_root", "shown", "trackers", "tracking_uri"]
+__all__ = ["artifact_root", "shown", "store_file", "trackers", "tracking_uri"]
 
 
 def tracking_uri(settings: Settings, data: Path) -> str:
@@ -32,9 +33,16 @@ def shown(uri: str) -> str:
     return parts._replace(netloc=f"{parts.hostname}{f':{parts.port}' if parts.port else ''}").geturl()
 
 
+def store_file(uri: str) -> Path | None:
+    """The file of a SQLite store, whatever options follow its path (``sqlite:///...?timeout=20``); None for other stores, one in memory and
+    one that is named as SQLite's own URI (``sqlite:///file:...``)."""
+    found = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)(?:\?.*)?", uri)
+    return Path(found[1]) if found and found[1] != ":memory:" and not found[1].startswith("file:") else None
+
+
 def artifact_root(uri: str, data: Path) -> str | None:
     """Where a new experiment keeps its artifacts: below the data folder for a local store; a server decides for itself (None)."""
-    return None if "://" in uri and not uri.startswith("sqlite:") else layout.mlflow_artifacts(data.resolve()).as_uri()
+    return None if "://" in uri and not uri.startswith(("sqlite:", "sqlite+")) else layout.mlflow_artifacts(data.resolve()).as_uri()
 
 
 def trackers(settings: Settings) -> list[str]:

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from pipelines.lake.runs import find
 from pipelines.project.recording import ProjectRef, recorded
 from pipelines.tracking import background
-from pipelines.tracking.mlflow import make_whole
+from pipelines.tracking.mlflow import MlflowTracker, make_whole
 from pipelines.tracking.outbox import Outbox
 from pipelines.tracking.stores import tracking_uri
 from pipelines.tracking.sync import deliver
@@ -249,3 +250,20 @@ def test_who_is_killed_while_a_store_is_made_leaves_none(tmp_path: Path) -> None
     inode = store.stat().st_ino
     make_whole(store)
     assert store.stat().st_ino == inode
+
+
+def test_a_store_with_options_behind_its_path_and_one_that_several_make_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: object) -> None:
+        raise PermissionError("this file system has no hard links")
+
+    monkeypatch.setattr(os, "link", no_links)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link.db").symlink_to(tmp_path / "there" / "mlflow.db")
+    place = home(tmp_path, trackers=["mlflow"])
+    uri = f"sqlite:///{tmp_path / 'link.db'}?timeout=20"
+    with ThreadPoolExecutor(2) as several:
+        trackers = [several.submit(MlflowTracker(place.settings.tracking, uri, place.data)._client, uri) for _ in range(2)]
+        found = [tracker.result().search_experiments() for tracker in trackers]
+    assert found[0][0].name == found[1][0].name == "Default"
+    assert {file.name for file in (tmp_path / "there").iterdir()} == {"mlflow.db", ".mlflow.db.lock"}
+    assert MlflowTracker.unreachable(uri) == ""

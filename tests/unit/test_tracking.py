@@ -21,7 +21,7 @@ from pipelines.project.config import load_settings
 from pipelines.tracking.background import problem
 from pipelines.tracking.mlflow import MlflowTracker
 from pipelines.tracking.outbox import Outbox
-from pipelines.tracking.stores import artifact_root, shown, trackers, tracking_uri
+from pipelines.tracking.stores import artifact_root, shown, store_file, trackers, tracking_uri
 from pipelines.tracking.tracked_run import metric_name, read_record
 from pipelines.tracking.wandb import WandbTracker
 from pipelines.training.definition import Model, Threshold
@@ -319,3 +319,15 @@ def test_the_environment_of_mlproject_is_the_lock() -> None:
     assert environment.python == "3.11" and environment.dependencies == ["-r requirements.lock"]
     assert (ROOT / "requirements.lock").is_file() and "mlflow==" in (ROOT / "requirements.lock").read_text()
     assert json.dumps(environment.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("uri", "file"),
+    [
+        ("sqlite:///a/b.db", "a/b.db"), ("sqlite:////a/b c.db", "/a/b c.db"), ("sqlite:////a/b.db?timeout=20", "/a/b.db"),
+        ("sqlite+pysqlite:///b.db?timeout=20&check_same_thread=false", "b.db"), ("sqlite://", None), ("sqlite:///:memory:", None),
+        ("sqlite:///file:b.db?uri=true", None), ("postgresql://host/a", None), ("http://there:5000", None), ("mlruns", None),
+    ],
+)  # fmt: skip
+def test_the_file_of_a_store(uri: str, file: str | None) -> None:
+    assert store_file(uri) == (None if file is None else Path(file))
