@@ -347,4 +347,28 @@ def raw_value(column: pa.Array, row: int) -> Any:
         if pa.types.is_duration(column.type):  # longer than Python's are
             number = column[row].value
             return BeyondCalendar(number, "time", number * {"s": 1_000_000, "ms": 1_000}.get(column.type.unit, 1))
-        return f"a value of type {column.type}"
+        return _by_member(column, row)
+
+
+def _by_member(column: pa.Array, row: int) -> Any:
+    """A value of which Python cannot hold all: one member or element that it cannot spoils no other."""
+    t = column.type
+    if pa.types.is_struct(t):
+        return {t[i].name: _member(inner, 0) for i, inner in enumerate(column[row : row + 1].flatten())}
+    if pa.types.is_list(t) or pa.types.is_large_list(t) or pa.types.is_fixed_size_list(t):
+        inner = column[row].values
+        return [_member(inner, i) for i in range(len(inner))]
+    if pa.types.is_map(t):
+        keys, items = column[row].values.flatten()
+        return [(_member(keys, i), _member(items, i)) for i in range(len(keys))]
+    return f"a value of type {t}"
+
+
+def _member(column: pa.Array, row: int) -> Any:
+    if not pa.types.is_timestamp(column.type):
+        return raw_value(column, row)
+    try:
+        return column[row].as_py()
+    except (ValueError, OverflowError):
+        us = json_values(column[row : row + 1])[0]
+        return BeyondCalendar(us, "moment" if column.type.tz else "local", us)

@@ -54,7 +54,7 @@ from transforms.event_verdicts import judge_events
 from transforms.fields import EVENT_MARK
 from transforms.instants import MAX_US, MIN_US, instant
 from transforms.json_columns import read_columns
-from transforms.json_forms import form_of
+from transforms.json_forms import form_of, is_utf8, without_unread
 from transforms.json_payload import MAX_DEPTH, Refused, parse_json
 from transforms.json_schemas import columns_of
 from transforms.mapping import MAX_AT_ONCE, TooMuchAtOnce, read_records, read_rows
@@ -259,7 +259,8 @@ def encode_json(batch: pa.RecordBatch, source: EventSource | None = None) -> pa.
     batch comes back from :func:`check_json` exactly. Any other batch can be encoded too, so that a reject keeps what it
     held: bytes that are not UTF-8 stand in the payload as they were (so it is not valid UTF-8 either), NaN and infinity
     as the tokens that :func:`check_json` reads; values that JSON has no form for (dates, decimals) as text. With its ``source`` a
-    record that :func:`check` refuses is refused by :func:`check_json` too: what would be another value there stands as an object. A valid
+    record that :func:`check` refuses is refused by :func:`check_json` too: what would be another value there stands as an object; and bytes
+    that no field reads, and are not UTF-8, are spelled out (``\\xff``), as they are no reason to refuse a record. A valid
     batch of a source that maps what it reads says so in a member more, ``tandem_event``, so that it is not mapped once more.
     """
     # An encoder per call: surrogate escapes from json_values pass through it and become the original bytes again.
@@ -278,15 +279,24 @@ def encode_json(batch: pa.RecordBatch, source: EventSource | None = None) -> pa.
     if marked is not None and EVENT_MARK not in names:
         names, lists = [EVENT_MARK, *names], [[marked.decode(errors="replace")] * batch.num_rows, *lists]
     rows = zip(*lists, strict=True) if lists else [()] * batch.num_rows
-    texts = [encode(dict(zip(names, row, strict=True))).encode("utf-8", "surrogateescape") for row in rows]
+    records = [dict(zip(names, row, strict=True)) for row in rows]
+    texts = [encode(record).encode("utf-8", "surrogateescape") for record in records]
+    if source is not None:
+        read = {_members(f.place) if mapped and isinstance(f.place, tuple) else (f.name,) for f in source.all_fields}
+        for at, text in enumerate(texts):
+            if not (text.isascii() or is_utf8(text)):
+                texts[at] = encode(without_unread(records[at], (), read)).encode("utf-8", "surrogateescape")
     return pa.array(texts, type=pa.binary())
+
+
+def _members(path: tuple[str | int, ...]) -> tuple[str, ...]:
+    """The names of members that a path leads through."""
+    return tuple(s for s in path if isinstance(s, str) and s != "[]")
 
 
 def _forms(batch: pa.RecordBatch, source: EventSource, lists: list[list[Any]], own: Mapping[str, Any]) -> list[list[Any]]:
     """The values of columns that are no fields as they are, in the form that the fields within them are read from."""
-    parses = {
-        tuple(s for s in f.place if isinstance(s, str) and s != "[]"): f.parse for f in source.all_fields if isinstance(f.place, tuple)
-    }
+    parses = {_members(f.place): f.parse for f in source.all_fields if isinstance(f.place, tuple)}
     out = list(lists)
     for at, (name, column) in enumerate(zip(batch.schema.names, batch.columns, strict=True)):
         form = None if name in own or pa.types.is_timestamp(column.type) else form_of(column.type, name, parses)

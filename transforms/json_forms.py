@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from transforms.parsing import Base64, Decimal, Hex, Local, Parse
 
-__all__ = ["form_of", "objects_of"]
+__all__ = ["form_of", "is_utf8", "objects_of", "without_unread"]
 
 Steps = tuple[str, ...]
 Form = Callable[[Any], Any]
@@ -51,7 +51,8 @@ def _same(value: Any) -> Any:
 def _leaf(kind: pa.DataType, parse: Parse | None) -> Form | None:
     if pa.types.is_timestamp(kind):
         local = isinstance(parse, Local) and parse.zone is not None and kind.tz is None
-        return (lambda v: f"{v:{parse.format}}") if local and isinstance(parse, Local) else _moment
+        form = (lambda v: f"{v:{parse.format}}") if local and isinstance(parse, Local) else _moment
+        return lambda v: form(v) if isinstance(v, datetime) else v if parse is None else {str(kind): v}  # beyond what Python's are
     if pa.types.is_duration(kind):
         return _time_of_day
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
@@ -78,3 +79,29 @@ def _bytes(parse: Parse | None) -> Form:
     if unscaled or isinstance(parse, Base64):
         return lambda v: base64.b64encode(v).decode()
     return lambda v: v.decode("utf-8", "surrogateescape")
+
+
+def without_unread(value: Any, steps: Steps, read: Collection[Steps]) -> Any:
+    """A value of JSON in which text that is not UTF-8 (with surrogate escapes) is spelled out wherever no field reads it. ``read``: the
+    names of members that fields stand at; what is within one of them, or is a list of keys and values, is as it was."""
+    if any(steps[: len(place)] == place for place in read):
+        return value
+    if isinstance(value, dict):
+        return {_spelled(key): without_unread(each, (*steps, key), read) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        entries = any(place[: len(steps)] == steps for place in read) and any(isinstance(each, dict) and "key" in each for each in value)
+        return value if entries else [without_unread(each, steps, read) for each in value]
+    return _spelled(value) if isinstance(value, str) else value
+
+
+def is_utf8(text: bytes) -> bool:
+    """Whether bytes are UTF-8."""
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _spelled(text: Any) -> Any:
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") if isinstance(text, str) else text

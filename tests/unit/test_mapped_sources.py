@@ -422,6 +422,47 @@ NOON = datetime(2024, 5, 1, 12, 0, 0, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (pa.binary(), b"x\xff"), (pa.string(), b"\xff\xfe"), (pa.timestamp("us"), 10**18), (pa.timestamp("s", "UTC"), -(10**12)),
+        (pa.date32(), 2**31 - 1), (pa.duration("s"), 10**15), (pa.list_(pa.binary()), [b"\xff", None]),
+        (pa.map_(pa.string(), pa.binary()), [("q", b"\xff")]), (pa.struct([("t", pa.timestamp("us"))]), {"t": 10**18}),
+    ],
+)  # fmt: skip
+def test_what_no_field_reads_spoils_no_record(kind: pa.DataType, value: Any) -> None:
+    """Beside a member that one reads, and as a column of its own, of sources that map what they read and that do not; a value that is read
+    is refused as it was."""
+    blob = pa.array([value], pa.binary()).view(pa.string()) if kind == pa.string() else pa.array([value], kind)
+    both = pa.StructArray.from_arrays([pa.array(["a"]), blob], ["k", "b"])
+    inner = pa.ListArray.from_arrays([0, 1], both)
+    own = [pa.array([NOON]), pa.array(["a"])]
+    for path, columns in {
+        "o.k": {"o": both}, "o[0].k": {"o": inner}, "o.o.k": {"o": pa.StructArray.from_arrays([both, blob], ["o", "z"])},
+        "o": {"o": pa.array(["a"]), "b": blob}, None: {"v": pa.array(["a"]), "b": blob},
+    }.items():  # fmt: skip
+        source = EventSource("s", [Field("k", "string", required=True), Field("v", "string", path=path)], event_time="at", tie_breaker="k")
+        rows = pa.RecordBatch.from_arrays([*own, *columns.values()], ["at", "k", *columns])
+        by_row, by_payload = (check(rows, source, NOW, 0), check_json(encode_json(rows, source), source, NOW, 0))
+        assert by_row.valid.column("v").to_pylist() == ["a"], by_row.details.to_pylist()
+        assert by_payload.valid.equals(by_row.valid), (path, encode_json(rows, source), by_payload.details.to_pylist())
+    if kind in (pa.binary(), pa.string()):
+        source = EventSource("s", [Field("k", "string", required=True), Field("v", "string", path="o.b")], event_time="at", tie_breaker="k")
+        rows = pa.RecordBatch.from_arrays([*own, both], ["at", "k", "o"])
+        assert [c.valid.num_rows for c in (check(rows, source, NOW, 0), check_json(encode_json(rows, source), source, NOW, 0))] == [0, 0]
+
+
+@pytest.mark.parametrize("parse", [None, Epoch("ns"), Epoch("ms"), PARIS])
+def test_a_moment_beyond_the_calendar_is_another_ones_in_no_unit(parse: Any) -> None:
+    source = EventSource(
+        "s", [Field("k", "string", required=True), Field("v", "timestamp", path="o.b", parse=parse)], event_time="at", tie_breaker="k"
+    )
+    for kind in (pa.timestamp("us"), pa.timestamp("us", "UTC")):
+        both = pa.StructArray.from_arrays([pa.array(["a"]), pa.array([10**18], kind)], ["k", "b"])
+        rows = pa.RecordBatch.from_arrays([pa.array([NOON]), pa.array(["a"]), both], ["at", "k", "o"])
+        assert [c.valid.num_rows for c in (check(rows, source, NOW, 0), check_json(encode_json(rows, source), source, NOW, 0))] == [0, 0]
+
+
+@pytest.mark.parametrize(
     ("kind", "value", "dtype", "parse"),
     [
         *((pa.timestamp(unit, zone), NOON if zone else NOON.replace(tzinfo=None), "timestamp", parse)
