@@ -53,6 +53,7 @@ def test_names_say_of_objects_what_they_say_of_files(
     for file in found.files:
         head = store.head(file.name)
         assert head is not None and (file.path, file.version) == (f"s3://b/{file.name}", head.version)
+        assert not file.sha256, "whatever its store says of its time"
 
 
 def keys(tree: dict[tuple[tuple[str, ...], str], bytes]) -> list[str]:
