@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.compute as pc
 from feast import Entity, FeatureView, RepoConfig
 
-from serving.online_store.base import Covered, OrderedOnlineStore, OrderedOnlineStoreConfig, Rows, StoredRow, unreachable
+from serving.online_store.base import Covered, OrderedOnlineStore, OrderedOnlineStoreConfig, Rows, StoredRow, log, unreachable
 from serving.online_store.columns import ColumnRead, PackedColumns, StoredColumns, by_columns
 from serving.online_store.order import without_order
 from serving.online_store.packed import PACKED
@@ -116,8 +116,7 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
         names = [*([] if rows.packed is None else [PACKED]), *(f.name for f in table.features)]
         written = 0
         with self._transaction(config, view) as cursor:
-            writing = "" if rows.packed is None else "yes"
-            cursor.execute(tables.state(name), (config.project, view, writing, config.project, view))
+            cursor.execute(tables.state(name), (config.project, view, config.project, view))
             applied, stamp, upto, ready, _ = cursor.fetchall()[0]
             rows.check_applied(view, applied)
             rows = rows.uncovered(None if stamp is None else Covered(stamp, upto))
@@ -128,6 +127,7 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
             for start in range(0, len(rows), _ROWS_PER_STATEMENT):
                 some = rows.take(np.arange(start, min(start + _ROWS_PER_STATEMENT, len(rows))))
                 given = {"stamp": rows.stamp, "applied": applied, "upto": rows.upto_us, "names": names, "width": len(names)}
+                given["packed"] = rows.packed is not None
                 written += _first(cursor.execute(tables.write(name), {**given, **_columns(some)}))
         return written
 
@@ -263,13 +263,26 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
         return True
 
     def claim(self, config: RepoConfig, owner: str, take: bool = False) -> str:
-        with self._transaction(config) as cursor:
-            better = "excluded.owner" if take else "o.owner"
-            cursor.execute(
-                f"INSERT INTO tandem_owner AS o VALUES (%s, %s) ON CONFLICT (project) DO UPDATE SET owner = {better} RETURNING owner",
-                (config.project, owner),
+        """Who may neither make nor write the table of marks, as rights were given before there was one, has none kept: one line says so."""
+        better = "excluded.owner" if take else "o.owner"
+        try:
+            with self._transaction(config) as cursor:
+                cursor.execute(
+                    f"INSERT INTO tandem_owner AS o VALUES (%s, %s) ON CONFLICT (project) DO UPDATE SET owner = {better} RETURNING owner",
+                    (config.project, owner),
+                )
+                found = cursor.fetchone()
+        except StoreError as error:
+            if not isinstance(error.__cause__, (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege)):
+                raise
+            log.warning(
+                "%s: no mark of whose rows these are (%s): another data folder that writes project %r is not refused; run 'tandem apply' as"
+                " who may CREATE, and grant this user SELECT, INSERT and UPDATE on table tandem_owner",
+                self._where(config),
+                str(error.__cause__).splitlines()[0],
+                config.project,
             )
-            found = cursor.fetchone()
+            return owner
         return owner if found is None else str(found[0])
 
     @staticmethod
@@ -341,8 +354,8 @@ def _connect(config: RepoConfig) -> psycopg.Connection[Any]:
         conn.execute("SELECT set_config('statement_timeout', %s, false)", (f"{round(store.statement_timeout_seconds * 1000)}ms",))
         conn.execute("SET client_min_messages = warning")
         conn.execute(psycopg.sql.SQL("SET search_path = {}").format(schema))
-    found = conn.execute("SELECT to_regclass('tandem_owner')").fetchone()
-    if found is None or found[0] is None:
+    found = conn.execute(tables.is_set_up()).fetchone()
+    if found is None or not found[0]:
         refused = psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction
         with contextlib.suppress(*refused), conn.transaction():  # who only reads needs none of it
             conn.execute("SELECT pg_advisory_xact_lock(%s)", (_SETTING_UP,))  # CREATE ... IF NOT EXISTS fails where two do it at once

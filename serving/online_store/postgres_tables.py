@@ -14,27 +14,35 @@ from serving.online_store.packed import PACKED
 from transforms.errors import StoreError
 
 __all__ = [
-    "COMMON", "adopt", "create", "delete", "drop", "fields_query", "has_rows", "keys_query", "order_table", "packed_query", "state",
-    "superseded", "write",
+    "COMMON", "adopt", "create", "delete", "drop", "fields_query", "has_rows", "is_set_up", "keys_query", "order_table", "packed_query",
+    "state", "superseded", "write",
 ]  # fmt: skip
 
 _MOST_BYTES, _END = 63, "_tandem"
+_ELSEWHERE = "tandem_row_elsewhere"
+"""What the triggers call. A name for each meaning: a trigger of before calls its own function until it is made anew; that of 0.1 is
+``tandem_written_elsewhere``, which is given no order table."""
 COMMON = f"""
 CREATE TABLE IF NOT EXISTS tandem_applied (project text, view text, fingerprint text NOT NULL, PRIMARY KEY (project, view));
 CREATE TABLE IF NOT EXISTS tandem_covered
     (project text, view text, stamp bigint NOT NULL, upto_us bigint NOT NULL, PRIMARY KEY (project, view));
 CREATE TABLE IF NOT EXISTS tandem_marks (project text, name text, value bigint NOT NULL, PRIMARY KEY (project, name));
 CREATE TABLE IF NOT EXISTS tandem_owner (project text PRIMARY KEY, owner text NOT NULL);
-CREATE OR REPLACE FUNCTION tandem_written_elsewhere() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+CREATE OR REPLACE FUNCTION {_ELSEWHERE}() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    orders regclass := to_regclass(format('%I.%I', TG_TABLE_SCHEMA, TG_ARGV[0]));
+BEGIN
     EXECUTE format('DELETE FROM %I.%I WHERE entity_key = $1 AND feature_name = ''{PACKED}''', TG_TABLE_SCHEMA, TG_TABLE_NAME)
         USING NEW.entity_key;
-    EXECUTE format('INSERT INTO %I.%I AS o (entity_key, event_us, revision, fingerprint, stamp) VALUES ($1, $2, -1, $3, 0)'
-        ' ON CONFLICT (entity_key) DO UPDATE SET event_us = $2, revision = -1, fingerprint = $3, stamp = 0 WHERE o.event_us <> $2',
-        TG_TABLE_SCHEMA, TG_ARGV[0]) USING NEW.entity_key, (extract(epoch FROM NEW.event_ts) * 1000000)::bigint, '';
+    IF has_table_privilege(orders, 'SELECT') AND has_table_privilege(orders, 'INSERT') AND has_table_privilege(orders, 'UPDATE') THEN
+        EXECUTE format('INSERT INTO %s AS o (entity_key, event_us, revision, fingerprint, stamp) VALUES ($1, $2, -1, $3, 0)'
+            ' ON CONFLICT (entity_key) DO UPDATE SET event_us = $2, revision = -1, fingerprint = $3, stamp = 0 WHERE o.event_us <> $2',
+            orders) USING NEW.entity_key, coalesce((extract(epoch FROM NEW.event_ts) * 1000000)::bigint, 0), '';
+    END IF;
     RETURN NULL;
 END $$;
 """
-"""What all views of a schema share."""
+"""What all views of a schema share. Who may write Feast's tables alone (stock Feast with rights of its own) does, without an order."""
 
 
 def order_table(name: str) -> str:
@@ -52,7 +60,7 @@ def order_table(name: str) -> str:
 
 
 def _pair(name: str) -> dict[str, sql.Composable]:
-    return {"rows": sql.Identifier(order_table(name)), "order": sql.Literal(order_table(name)), "fields": sql.Identifier(name)}
+    return {"rows": sql.Identifier(order_table(name)), "fields": sql.Identifier(name)}
 
 
 @lru_cache(maxsize=256)
@@ -68,7 +76,7 @@ def create(name: str) -> tuple[sql.Composed, ...]:
             fingerprint text NOT NULL, stamp bigint NOT NULL);
         CREATE OR REPLACE TRIGGER tandem_elsewhere AFTER INSERT OR UPDATE ON {fields}
             FOR EACH ROW WHEN (coalesce(current_setting('tandem.writing', true), '') <> 'yes')
-            EXECUTE FUNCTION tandem_written_elsewhere({order})
+            EXECUTE FUNCTION {elsewhere}({order})
         """,
         name,
     )
@@ -77,14 +85,23 @@ def create(name: str) -> tuple[sql.Composed, ...]:
 @lru_cache(maxsize=256)
 def state(name: str) -> sql.Composed:
     """One line: the applied fingerprint, stamp and upto_us of what is covered (null each where there is none), whether the tables are
-    there and guarded; and says that who goes on writes packed rows, or not: (project, view, project, view, 'yes' or '')."""
+    there and guarded, as far as this user may see to it: a trigger of before stays for who may not replace it. Says that who goes on writes
+    the rows with their orders, packed or not: (project, view, project, view)."""
     return sql.SQL("""
         SELECT (SELECT fingerprint FROM tandem_applied WHERE project = %s AND view = %s), c.stamp, c.upto_us,
-            to_regclass({rows}) IS NOT NULL
-                AND EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass({fields}) AND tgname = 'tandem_elsewhere'),
-            set_config('tandem.writing', %s, true)
+            to_regclass({rows}) IS NOT NULL AND EXISTS (
+                SELECT FROM pg_trigger t JOIN pg_class f ON f.oid = t.tgrelid
+                WHERE f.oid = to_regclass({fields}) AND t.tgname = 'tandem_elsewhere'
+                    AND (t.tgfoid = to_regproc({elsewhere}) OR to_regproc({elsewhere}) IS NULL OR NOT pg_has_role(f.relowner, 'USAGE'))),
+            set_config('tandem.writing', 'yes', true)
         FROM (SELECT) one LEFT JOIN tandem_covered c ON c.project = %s AND c.view = %s
-        """).format(fields=_quoted(name), rows=_quoted(order_table(name)))
+        """).format(fields=_quoted(name), rows=_quoted(order_table(name)), elsewhere=sql.Literal(_ELSEWHERE))
+
+
+@lru_cache(maxsize=1)
+def is_set_up() -> sql.Composed:
+    """Whether all of :data:`COMMON` is there."""
+    return sql.SQL("SELECT to_regclass('tandem_owner') IS NOT NULL AND to_regproc({}) IS NOT NULL").format(sql.Literal(_ELSEWHERE))
 
 
 def _quoted(name: str) -> sql.Literal:
@@ -111,7 +128,7 @@ def drop(name: str) -> tuple[sql.Composed, ...]:
 @lru_cache(maxsize=256)
 def write(name: str) -> sql.Composed:
     """Write those of some rows that win, whole, and give their number: columns of the rows, and ``vals``, the values of their features row
-    by row.
+    by row; where there are no packed rows (``packed``), those of before go.
 
     Keys are locked in one order by all writers, so that none waits for another in a circle.
     """
@@ -138,9 +155,11 @@ def write(name: str) -> sql.Composed:
             JOIN winners USING (entity_key)
             ON CONFLICT (entity_key, feature_name) DO UPDATE SET value = excluded.value, value_text = NULL, vector_value = NULL,
                 event_ts = excluded.event_ts, created_ts = excluded.created_ts
+        ), unpacked AS (
+            DELETE FROM {fields} WHERE NOT %(packed)s AND feature_name = {packed} AND entity_key IN (SELECT entity_key FROM winners)
         )
         SELECT count(*) FROM winners
-        """).format(**_pair(name))
+        """).format(**_pair(name), packed=sql.Literal(PACKED))
 
 
 @lru_cache(maxsize=256)
@@ -198,4 +217,5 @@ def delete(name: str) -> tuple[sql.Composed, ...]:
 
 
 def _each(statements: str, name: str) -> tuple[sql.Composed, ...]:
-    return tuple(sql.SQL(one).format(**_pair(name)) for one in statements.split(";"))
+    given = {**_pair(name), "order": sql.Literal(order_table(name)), "elsewhere": sql.Identifier(_ELSEWHERE)}
+    return tuple(sql.SQL(one).format(**given) for one in statements.split(";"))

@@ -20,6 +20,7 @@ from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteOnlineStor
 from serving.online_store.base import Covered, OrderedOnlineStore, OrderedOnlineStoreConfig, Rows, StoredRow, unreachable
 from serving.online_store.columns import ColumnRead, PackedColumns, StoredColumns, by_columns
 from serving.online_store.order import without_order
+from serving.online_store.packed import PACKED
 from serving.online_store.packed_rows import PackedRows
 from serving.online_store.sqlite_file import SqliteFile
 from serving.online_store.sqlite_tables import WRITING, adopt, columns_query, create, lines, packed_query
@@ -124,17 +125,20 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
             )
             wins = np.array([i for i, row in enumerate(ordered) if conn.execute(upsert, row).rowcount == 1], np.int64)
             if len(wins):
-                if rows.packed is not None:
-                    conn.execute(f"INSERT INTO {WRITING} VALUES (1)")
+                won = rows.take(wins)
+                conn.execute(f"INSERT INTO {WRITING} VALUES (1)")
+                if rows.packed is None:
+                    conn.executemany(
+                        f"DELETE FROM \"{name}\" WHERE entity_key = ? AND feature_name = '{PACKED}'", [(k,) for k in won.keys.to_pylist()]
+                    )
                 conn.executemany(
                     f"""
                     INSERT INTO "{name}" (entity_key, feature_name, value, event_ts, created_ts) VALUES (?, ?, ?, ?, ?)
                     ON CONFLICT (entity_key, feature_name) DO UPDATE
                     SET value = excluded.value, vector_value = NULL, event_ts = excluded.event_ts, created_ts = excluded.created_ts""",
-                    lines(table, rows.take(wins)),
+                    lines(table, won),
                 )
-                if rows.packed is not None:
-                    conn.execute(f"DELETE FROM {WRITING}")
+                conn.execute(f"DELETE FROM {WRITING}")
         return len(wins)
 
     def read_stored(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes], names: Sequence[str]) -> list[StoredRow | None]:
@@ -330,8 +334,8 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
     def claim(self, config: RepoConfig, owner: str, take: bool = False) -> str:
         """In a copy of the file the mark does not count: the rows of a copy are nobody's yet."""
         with self._transaction(config) as conn:
-            file = os.stat(self._get_db_path(config)).st_ino
-            conn.execute(f"CREATE TABLE IF NOT EXISTS {_OWNER} (project TEXT PRIMARY KEY, owner TEXT NOT NULL, file INTEGER NOT NULL)")
+            file = f"inode {os.stat(self._get_db_path(config)).st_ino}"  # text: SQLite's integers hold none of 2^63 or more
+            conn.execute(f"CREATE TABLE IF NOT EXISTS {_OWNER} (project TEXT PRIMARY KEY, owner TEXT NOT NULL, file TEXT NOT NULL)")
             found = conn.execute(f"SELECT owner FROM {_OWNER} WHERE project = ? AND file = ?", (config.project, file)).fetchone()
             if found is not None and not take:
                 return str(found[0])

@@ -19,14 +19,15 @@ from transforms.instants import micros_of
 __all__ = ["WRITING", "adopt", "columns_query", "create", "lines", "packed_query"]
 
 WRITING = "tandem_writing"
-"""A table that has a row only inside a transaction that writes packed rows with their features."""
+"""A table that has a row only inside a transaction of ours, which writes orders and packed rows with the features."""
 _EPOCH = datetime(1970, 1, 1)
 _US_AS_WRITTEN = (
     "coalesce(1000 * CAST(round(1000 * CASE typeof(NEW.event_ts)"
     " WHEN 'integer' THEN strftime('%s', NEW.event_ts, 'unixepoch', 'localtime')"
     " ELSE (julianday(NEW.event_ts) - 2440587.5) * 86400 END) AS INTEGER), 0)"
 )
-"""What :func:`_as_written` says, in SQL, to the millisecond."""
+"""What :func:`_as_written` says of 1970 to 2037, in SQL, to the millisecond; by the zone of who writes. Never asked of a row of ours:
+Feast's class writes one number for two times where a summer time leaves out an hour."""
 
 
 @lru_cache(maxsize=1024)

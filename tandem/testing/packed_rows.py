@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import pyarrow as pa
 import pytest
@@ -19,6 +21,13 @@ from tandem.testing.store_bench import US, Bench, T, at_us, batch, key, view
 __all__ = ["PackedRowsContract"]
 
 KEYS = [f"K{n}" for n in range(6)]
+PLAIN_HOURS = [datetime(2024, 1, 15, 12, tzinfo=UTC), datetime(2024, 7, 15, 12, tzinfo=UTC), datetime(2029, 12, 31, 20, tzinfo=UTC)]
+ODD_HOURS = [
+    *PLAIN_HOURS,
+    datetime(1969, 12, 31, 23, tzinfo=UTC),
+    *(datetime(2024, 3, day, 2, minute, tzinfo=UTC) for day in (10, 31) for minute in (0, 30)),  # left out in New York, in Berlin
+    *(datetime(2024, month, day, 2, 15, tzinfo=UTC) for month, day in ((4, 7), (10, 6), (10, 27), (11, 3))),
+]
 
 
 class PackedRowsContract:
@@ -36,6 +45,38 @@ class PackedRowsContract:
         bench.config.online_store.packed = False
         assert not isinstance(_read(bench, ["K0"], ("x",)), PackedColumns)
         assert _xs(bench, ["K0", "K1"]) == [2.5, None]
+
+    @pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe"])
+    @pytest.mark.parametrize("packed", [False, True])
+    def test_orders_are_the_same_in_every_zone_of_the_machine(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch, zone: str, packed: bool
+    ) -> None:
+        """Hours that a summer time leaves out or has twice are times as all are; rows of stock Feast are of the time it gives them."""
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        try:
+            bench.config.online_store.packed = packed
+            for n, at in enumerate(ODD_HOURS):
+                bench.write((f"K{n}", at, 3, 1.0))
+                bench.write((f"K{n}", at - US, 9, 2.0), (f"K{n}", at, 2, 3.0))
+                assert _xs(bench, [f"K{n}"]) == [1.0], at
+                bench.write((f"K{n}", at, 4, 4.0))
+                assert _xs(bench, [f"K{n}"]) == [4.0], at
+            if bench.stock_settings is not None:
+                self._beside_stock(bench)
+        finally:
+            monkeypatch.undo()
+            time.tzset()
+
+    @staticmethod
+    def _beside_stock(bench: Bench) -> None:
+        stock, config = bench.stock()
+        for n, at in enumerate(PLAIN_HOURS):
+            stock.online_write_batch(config, bench.table, [(key(origin=f"S{n}"), {"x": Value(double_val=7.0)}, at, None)], None)
+            bench.write((f"S{n}", at - 1_000_000 * US, 9, 1.0))
+            assert _xs(bench, [f"S{n}"]) == [7.0], at
+            bench.write((f"S{n}", at, 0, 2.0))
+            assert _xs(bench, [f"S{n}"]) == [2.0], at
 
     def test_a_row_that_stock_feast_wrote_over_is_read_as_stock_wrote_it(self, bench: Bench) -> None:
         if bench.stock_settings is None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from feast import FeatureStore, RepoConfig
+from feast.protos.feast.types.Value_pb2 import Value
 
 from serving.app import create_app
 from serving.online_store.base import ColumnRead
@@ -81,6 +82,80 @@ def test_a_user_who_may_not_write_and_a_lock_that_nobody_gives_back_are_called_t
     assert reading.x() == 1.0, "whoever only reads needs no right to make tables"
     with pytest.raises(StoreError, match="grant its user that"):
         reading.write(("EWR", T, 2, 1.0))
+
+
+def _trigger_of_before(bench: Bench, admin: Any) -> None:
+    """The function and the trigger of a view as 0.1 made them: without an order table."""
+    admin.execute("""
+        CREATE OR REPLACE FUNCTION tandem_written_elsewhere() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            EXECUTE format('DELETE FROM %I.%I WHERE entity_key = $1 AND feature_name = ''_tandem_packed''', TG_TABLE_SCHEMA, TG_TABLE_NAME)
+                USING NEW.entity_key; RETURN NULL; END $$""")
+    admin.execute(f"""
+        CREATE OR REPLACE TRIGGER tandem_elsewhere AFTER INSERT OR UPDATE ON "{bench.config.project}_traffic" FOR EACH ROW
+        WHEN (coalesce(current_setting('tandem.writing', true), '') <> 'yes') EXECUTE FUNCTION tandem_written_elsewhere()""")
+
+
+def test_stock_feast_goes_on_writing_while_tandem_is_upgraded(postgres: PostgresServer) -> None:
+    """A view's trigger is of before until its next write or apply; a process that only reads changes nothing about it."""
+    settings = {"type": POSTGRES, **postgres.settings}
+    bench = Bench.open(settings, view(), {"type": "postgres", **postgres.settings})
+    bench.write(("EWR", T, 1, 1.0))
+    stock, config = bench.stock()
+
+    def written_by_stock(at: datetime, x: float) -> None:
+        stock.online_write_batch(config, bench.table, [(key(origin="EWR"), {"x": Value(double_val=x)}, at, None)], None)
+
+    with postgres.connect() as admin:
+        _trigger_of_before(bench, admin)
+        admin.execute("DROP FUNCTION tandem_row_elsewhere CASCADE")
+        reader = Bench(type(bench.store)(), bench.config, bench.table)
+        reader.store.clock = bench.store.clock
+        assert reader.x() == 1.0
+        written_by_stock(T + timedelta(seconds=1), 2.0)
+        assert reader.x() == 2.0, "as before: its value, of our row's time"
+        writer = Bench(type(bench.store)(), bench.config, bench.table)
+        writer.store.clock = bench.store.clock
+        writer.write(("EWR", T + timedelta(seconds=2), 1, 3.0))
+        written_by_stock(T + timedelta(seconds=9), 4.0)
+        writer.write(("EWR", T + timedelta(seconds=3), 1, 5.0))
+        assert writer.x() == 4.0, "the trigger is ours again"
+
+
+def test_stock_feast_with_rights_on_its_own_tables_alone_goes_on_writing(postgres: PostgresServer) -> None:
+    bench = Bench.open({"type": POSTGRES, **postgres.settings}, view(), {"type": "postgres", **postgres.settings})
+    bench.write(("EWR", T, 1, 1.0))
+    with postgres.connect() as admin:
+        admin.execute("CREATE ROLE stock LOGIN PASSWORD 'stock'")
+        admin.execute(f'GRANT SELECT, INSERT, UPDATE, DELETE ON "{bench.config.project}_traffic" TO stock')
+    stock, config = bench.stock()
+    config.online_store.user = config.online_store.password = "stock"
+    config.online_store.db_schema = "public"
+    at = T + timedelta(seconds=9)
+    stock.online_write_batch(config, bench.table, [(key(origin="EWR"), {"x": Value(double_val=2.0)}, at, None)], None)
+    assert bench.x() == 2.0
+
+
+@pytest.mark.parametrize("there", ["no table", "no right"])
+def test_a_writer_without_rights_to_the_mark_writes_on_and_is_told(caplog: pytest.LogCaptureFixture, there: str) -> None:
+    """Rights as they were given before there was a mark: CREATE to whoever applies, rows to whoever writes."""
+    name = f"writer_{there.replace(' ', '_')}"
+    with postgres_server() as own:
+        bench = Bench.open({"type": POSTGRES, **own.settings}, view())
+        bench.write(("EWR", T, 1, 1.0))
+        with own.connect() as admin:
+            admin.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'writer'")
+            admin.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {name}")
+            admin.execute("DROP TABLE tandem_owner" if there == "no table" else f"REVOKE ALL ON tandem_owner FROM {name}")
+            if there == "no table":
+                _trigger_of_before(bench, admin)
+        writer = Bench(type(bench.store)(), bench.config.model_copy(deep=True), bench.table)
+        writer.store.clock = bench.store.clock
+        store = writer.config.online_store
+        store.user, store.password, store.db_schema = name, "writer", "public"
+        assert writer.store.claim(writer.config, "mine") == "mine"
+        (line,) = [r.getMessage() for r in caplog.records if "tandem_owner" in r.getMessage()]
+        assert "GRANT" in line.upper() and "\n" not in line
+        assert writer.write(("EWR", T, 2, 2.0)).written == 1 and writer.x() == 2.0
 
 
 @pytest.mark.parametrize("right", ["nothing there yet", "rows alone", "all", "read-only by default"])
