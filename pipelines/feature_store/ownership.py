@@ -14,14 +14,25 @@ from transforms.errors import ConfigError
 if TYPE_CHECKING:
     from serving.online_store.base import OrderedOnlineStore
 
-__all__ = ["claim_rows"]
+__all__ = ["check_rows", "claim_rows"]
+
+
+def check_rows(repo: Repo, online: OrderedOnlineStore, config: Any) -> None:
+    """Raises ConfigError where the rows of this project are those of another data folder; StoreError, DataError. Claims nothing."""
+    owner = online.owner(config)
+    if owner is not None:
+        _refuse_other(online, config, identity_of(repo.data), owner)
 
 
 def claim_rows(repo: Repo, online: OrderedOnlineStore, config: Any, take: bool = False) -> None:
     """Have the rows of this project be those of this data folder, from now on or again. Raises ConfigError where they are another's, unless
     that is to be taken over (``take``); StoreError, DataError."""
     mine = identity_of(repo.data)
-    owner = FolderIdentity(online.claim(config, mine, take))
+    _refuse_other(online, config, mine, online.claim(config, mine, take))
+
+
+def _refuse_other(online: OrderedOnlineStore, config: Any, mine: FolderIdentity, found: str) -> None:
+    owner = FolderIdentity(found)
     if owner.name != mine.name:
         raise ConfigError(
             f"online store {type(online).__name__}: the rows of project {config.project!r} are written from another data folder"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from pipelines.feature_store.inside import inside
-from pipelines.feature_store.ownership import claim_rows
+from pipelines.feature_store.ownership import check_rows, claim_rows
 from pipelines.feature_store.put_back import unchanged_on_failure
 from pipelines.feature_store.services import check_fields, check_services
 from pipelines.feature_store.sql_registry import database_of, one_transaction, unreachable_registry
@@ -123,8 +123,8 @@ def apply(repo: Repo, fingerprints: Mapping[str, str], take_over: bool = False) 
             config = with_absolute_registry(load_repo_config(repo.path, repo.path / "feature_store.yaml"), repo.path)
             store = None if config.online_store is None else get_online_store_from_config(config.online_store)
         online = store if isinstance(store, OrderedOnlineStore) else None
-        if online is not None:
-            claim_rows(repo, online, config, take_over)
+        if online is not None and not take_over:
+            check_rows(repo, online, config)
         file = registry_file(repo.path)
         together = nullcontext() if database is None else one_transaction()
         with unchanged_on_failure(file, online, config, fingerprints, database is not None), _one_line(repo), together:
@@ -132,6 +132,7 @@ def apply(repo: Repo, fingerprints: Mapping[str, str], take_over: bool = False) 
             if online is not None:
                 for name, fingerprint in fingerprints.items():
                     online.apply_fingerprint(config, name, fingerprint)
+                claim_rows(repo, online, config, take_over)  # last: an apply that fails leaves the mark where it was
 
 
 @contextmanager

@@ -160,6 +160,10 @@ class OrderedOnlineStore(OnlineStore):
         is as lasting as the rows. By default: none is kept, and two who write the same project here are not told of one another."""
         return owner
 
+    def owner(self, config: RepoConfig) -> str | None:
+        """Who has claimed the project's rows; None where nobody did, or no mark is kept: as by default."""
+        return None
+
     def read_columns(self, config: RepoConfig, reads: Sequence[ColumnRead]) -> list[StoredColumns]:
         """What :meth:`read_stored` gives for each read, as columns: how a server reads, some thousand keys of all its views at once.
 

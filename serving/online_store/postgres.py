@@ -285,6 +285,16 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
             return owner
         return owner if found is None else str(found[0])
 
+    def owner(self, config: RepoConfig) -> str | None:
+        found = None
+        try:
+            with self._looking(config) as cursor:
+                found = cursor.execute("SELECT owner FROM tandem_owner WHERE project = %s", (config.project,)).fetchone()
+        except StoreError as error:
+            if not isinstance(error.__cause__, psycopg.errors.InsufficientPrivilege):  # of which a claim tells
+                raise
+        return None if found is None else str(found[0])
+
     @staticmethod
     def _applied(cursor: psycopg.Cursor[Any], config: RepoConfig, view: str) -> str | None:
         cursor.execute("SELECT fingerprint FROM tandem_applied WHERE project = %s AND view = %s", (config.project, view))

@@ -349,6 +349,15 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
 
         return self._try(config, claim).decode()
 
+    def owner(self, config: RepoConfig) -> str | None:
+        def look(link: Link) -> bytes | None:
+            place = link.copies[0]
+            (found,) = link.run([command("GET", f"tandem:owner:{config.project}{link.tag(place)}")], [place])
+            return None if found is None else bytes(found)
+
+        found = self._try(config, look)
+        return None if found is None else found.decode()
+
     def stored_keys(self, config: RepoConfig, table: FeatureView, holding: bytes = b"") -> Iterator[bytes]:
         """Those of all entities that have a row of any view with the same join keys."""
         with self._talking(config) as link:

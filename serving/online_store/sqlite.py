@@ -334,13 +334,18 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
     def claim(self, config: RepoConfig, owner: str, take: bool = False) -> str:
         """In a copy of the file the mark does not count: the rows of a copy are nobody's yet."""
         with self._transaction(config) as conn:
-            file = f"inode {os.stat(self._get_db_path(config)).st_ino}"  # text: SQLite's integers hold none of 2^63 or more
+            file = _inode(self._get_db_path(config))
             conn.execute(f"CREATE TABLE IF NOT EXISTS {_OWNER} (project TEXT PRIMARY KEY, owner TEXT NOT NULL, file TEXT NOT NULL)")
             found = conn.execute(f"SELECT owner FROM {_OWNER} WHERE project = ? AND file = ?", (config.project, file)).fetchone()
             if found is not None and not take:
                 return str(found[0])
             conn.execute(f"INSERT OR REPLACE INTO {_OWNER} (project, owner, file) VALUES (?, ?, ?)", (config.project, owner, file))
         return owner
+
+    def owner(self, config: RepoConfig) -> str | None:
+        values = (config.project, _inode(self._get_db_path(config)))
+        lines = self._read(config, partial(_lines_of, query=f"SELECT owner FROM {_OWNER} WHERE project = ? AND file = ?", values=values))
+        return str(lines[0][0]) if lines else None
 
     def sync(self, config: RepoConfig) -> None:
         """Force the write-ahead log to disk: by itself SQLite does so only when it moves the log into the file."""
@@ -395,6 +400,11 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._get_db_path(config) + end)
         self.__dict__.pop("_files", None)
+
+
+def _inode(path: str) -> str:
+    """Which file it is, in text: SQLite's integers hold none of 2^63 or more."""
+    return f"inode {os.stat(path).st_ino if os.path.exists(path) else 0}"
 
 
 def _in_rooms(keys: list[bytes]) -> Iterator[list[bytes]]:

@@ -346,12 +346,13 @@ class OnlineStoreContract(PackedRowsContract, DeletionContract, MaterializationC
 
     def test_the_first_who_claims_a_project_has_it_until_another_takes_it(self, bench: Bench, store_settings: Mapping[str, Any]) -> None:
         claim = bench.store.claim
+        assert bench.store.owner(bench.config) is None
         assert claim(bench.config, "one") == claim(bench.config, "two") == "one"
         again: Any = get_online_store_from_config(bench.config.online_store)
-        assert again.claim(bench.config, "two") == "one", "another process sees the same"
+        assert again.owner(bench.config) == again.claim(bench.config, "two") == "one", "another process sees the same"
         other = Bench.open(store_settings, view())
         assert other.store.claim(other.config, "two") == "two", "each project has its own"
-        assert claim(bench.config, "two", take=True) == claim(bench.config, "one") == "two"
+        assert claim(bench.config, "two", take=True) == claim(bench.config, "one") == bench.store.owner(bench.config) == "two"
 
     def test_of_many_who_claim_at_once_one_has_it(self, bench: Bench) -> None:
         names = [f"folder {n}" for n in range(8)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,10 @@ import pytest
 
 from pipelines import workflow
 from pipelines.feature_store.online_sink import claim
+from pipelines.feature_store.store import open_store, ordered_store
 from pipelines.lake.folder_identity import identity_of
 from tests.integration.orders_world import Orders, online_store, order
-from transforms.errors import ConfigError
+from transforms.errors import ConfigError, DataError, StoreError
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +91,72 @@ def test_an_identity_stays_with_its_folder(tmp_path: Path) -> None:
     data.rename(tmp_path / "moved")
     assert identity_of(tmp_path / "moved").name == made.name
     assert identity_of(tmp_path / "copy") == copy, "it stays another one"
+
+
+def test_a_folder_whose_name_is_no_text_has_a_place_that_every_store_takes(tmp_path: Path) -> None:
+    data = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    data.mkdir()
+    made = identity_of(data)
+    assert made.place == f"{tmp_path}/caf\\xe9" and made.encode()
+    assert identity_of(data) == made
+    data.rename(tmp_path / "moved")
+    assert identity_of(tmp_path / "moved").name == made.name
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"{", b"[]", b"null", b"{}", b'{"place": "/x"}', b'{"id": "a"}', b'{"id": 7, "place": "/x"}', b'{"id": "a", "place": null}',
+        b'{"id": "", "place": "/x"}', b'{"id": "a b", "place": "/x"}', b'{"id": "a\\nb", "place": "/x"}', b"\xff", b"[" * 100_000,
+    ],
+)  # fmt: skip
+def test_a_damaged_identity_is_one_line_and_stays(tmp_path: Path, content: bytes) -> None:
+    """A new one would be refused the folder's own rows."""
+    (tmp_path / ".identity.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"\.identity\.json is damaged: .*restore it, or delete it and run 'tandem apply --take-over'") as e:
+        identity_of(tmp_path)
+    assert "\n" not in str(e.value)
+    assert (tmp_path / ".identity.json").read_bytes() == content
+
+
+def test_a_copy_of_a_folder_whose_own_identity_cannot_be_read_is_another_one(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    made = identity_of(data)
+    shutil.copytree(data, tmp_path / "copy")
+    (data / ".identity.json").write_text("{")
+    assert identity_of(tmp_path / "copy").name != made.name
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_an_apply_that_fails_leaves_the_mark_where_it_was(
+    tmp_path: Path, redis: dict[str, Any], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A first one leaves none, and one that takes over takes nothing."""
+    sqlite = {"type": "tandem.serving.online_store.sqlite.OrderedSqliteOnlineStore", "path": str(tmp_path / "online.db")}
+    store = {**redis, "connection_string": redis["connection_string"] + ",db=2"} if kind == "redis" else sqlite
+    one, two = Orders(tmp_path / "one", store=store), Orders(tmp_path / "two", store=store)
+    runs = []
+    for world in (one, two):
+        world.log([order("o1", "23:02", 5.0)])
+        runs.append(world.batch())
+    opened = open_store(one.repo())
+    online = ordered_store(opened)
+
+    def failing(world: Orders, run: str) -> None:
+        with monkeypatch.context() as broken:
+            broken.setattr(type(online), "apply_fingerprint", failed)
+            with pytest.raises(StoreError, match="the disk is full"):
+                workflow.apply(world.repo(), run, world.steps, take_over=world is two)
+
+    def failed(*given: Any) -> None:
+        raise StoreError("the disk is full")
+
+    failing(one, runs[0])
+    assert online.owner(opened.config) is None
+    one.apply(runs[0])
+    owner = online.owner(opened.config)
+    assert owner is not None and owner.endswith(str(one.data))
+    failing(two, runs[1])
+    assert online.owner(opened.config) == owner
+    one.materialize()

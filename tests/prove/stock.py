@@ -37,6 +37,9 @@ class _Stock:
         """Stock stores are anybody's."""
         return owner
 
+    def owner(self, config: Any) -> None:
+        """Nobody has claimed them."""
+
     def mark_generation(self, config: Any, name: str, value: int, at_least: int | None = None) -> bool:
         """Stock stores keep no markers: nobody would notice that rows were lost."""
         return True

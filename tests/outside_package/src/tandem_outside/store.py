@@ -133,6 +133,11 @@ class OneTableOnlineStore(OrderedOnlineStore):
                 return owner
             return found
 
+    def owner(self, config: RepoConfig) -> str | None:
+        with self._open(config) as db:
+            found: str | None = self._note(db, config, "owner", "")
+            return found
+
     def stored_keys(self, config: RepoConfig, table: FeatureView, holding: bytes = b"") -> Iterator[bytes]:
         with self._open(config) as db:
             keys = db.execute("SELECT key FROM rows WHERE (project, view) = (?, ?)", (config.project, table.name)).fetchall()
