@@ -21,13 +21,20 @@ from transforms.errors import ConfigError
 if TYPE_CHECKING:
     from serving.online_store.base import WriteResult
 
-__all__ = ["FeastStore", "claim", "views_of"]
+__all__ = ["Claim", "FeastStore", "views_of"]
 
 
-def claim(repo: Repo) -> None:
-    """Have the repository's rows be this data folder's; see :func:`~pipelines.feature_store.ownership.claim_rows`."""
-    store = open_store(repo)
-    claim_rows(repo, ordered_store(store), store.config)
+class Claim:
+    """Has the repository's rows be this data folder's, each time that it is called; see
+    :func:`~pipelines.feature_store.ownership.claim_rows`. The store is opened by the first call."""
+
+    def __init__(self, repo: Repo) -> None:
+        self.repo, self._store = repo, None
+
+    def __call__(self) -> None:
+        if self._store is None:
+            self._store = open_store(self.repo)
+        claim_rows(self.repo, ordered_store(self._store), self._store.config)
 
 
 def views_of(repo: Repo) -> dict[str, bytes]:

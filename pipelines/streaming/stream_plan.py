@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from pipelines.feature_store.applying import finish
 from pipelines.feature_store.materialize import take_back
-from pipelines.feature_store.online_sink import claim, views_of
+from pipelines.feature_store.online_sink import Claim, views_of
 from pipelines.lake.counted import counted
 from pipelines.lake.graphs import graph_for, remember_definitions
 from pipelines.project.repository import Repo
@@ -24,9 +25,42 @@ from pipelines.streaming.state.stream_link import here
 from pipelines.streaming.state.workers_elsewhere import WorkersElsewhere
 from pipelines.streaming.stream_options import StreamOptions
 from pipelines.streaming.supervisor import Outcome, Supervisor
-from transforms.errors import ConfigError, StoreError
+from transforms.errors import ConfigError, StoreError, TandemError
 
-__all__ = ["StopAsked", "StreamPlan"]
+__all__ = ["StopAsked", "StreamPlan", "still_ours", "while_ours"]
+
+_CLAIM_SECONDS = 10.0
+
+
+def while_ours(
+    watch: Callable[[], None], claim: Callable[[], None], fail: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+) -> Callable[[], None]:
+    """``watch``, which also sees every ten seconds whether the rows are this data folder's still: once they are another's, the stream fails
+    for good."""
+    due = clock() + _CLAIM_SECONDS
+
+    def look() -> None:
+        nonlocal due
+        watch()
+        if clock() < due:
+            return
+        with suppress(ConfigError):
+            still_ours(claim, fail)
+        due = clock() + _CLAIM_SECONDS
+
+    return look
+
+
+def still_ours(claim: Callable[[], None], fail: Callable[[str], None]) -> None:
+    """Claim the rows again; where they are another data folder's, ``fail``, and raise ConfigError. A store that is away, or an identity
+    that cannot be read meanwhile, ends no stream: nobody else is known to have the rows."""
+    try:
+        claim()
+    except ConfigError as error:
+        fail(str(error))
+        raise
+    except (TandemError, OSError):
+        pass
 
 
 class StopAsked(Exception):
@@ -41,6 +75,7 @@ class StreamPlan:
         self.attempts = 0
         self.reader: PartitionReader | None = None
         self._elsewhere: WorkersElsewhere | None = None
+        self._claim = Claim(repo)
         tensorflow = ("tensorflow",) if any(g.preprocessing_fn for g in repo.groups.values()) else ()
         preload = ("pipelines.streaming.stages.stream_graph", "feast", *tensorflow)
         self.engine = options.engine()(options.engine_options(job_state.folder, preload, repo.path, repo.data), say)
@@ -125,7 +160,7 @@ class StreamPlan:
     def run(self, watch: Callable[[], None]) -> Outcome:
         """Run jobs until the stream ends; none if it is asked to stop before the first."""
         try:
-            self._patiently(watch, "start", lambda: claim(self.repo))
+            self._patiently(watch, "start", self._claim)
             self._take_back(watch)
             self._go_on()
         except StopAsked:
@@ -136,7 +171,7 @@ class StreamPlan:
             self.spec.stream.shards,
             self.say,
             until=self.spec.until,
-            watch=watch,
+            watch=while_ours(watch, self._claim, self.job_state.fail),
             savepoint=self.engine.stop_with_savepoint if self.engine.savepoints else None,
         )
         return supervisor.run()
@@ -194,6 +229,7 @@ class StreamPlan:
         self.attempts = attempt
         spec = self.spec
         if attempt:
+            still_ours(self._claim, self.job_state.fail)
             start = self._start(spec.stream.shards)
             spec = replace(spec, start=start, restored=False, attempt="" if (link := self.job_state.link) is None else link.attempt)
             self.say(f"restarting from {spec.start.why}")

@@ -163,7 +163,8 @@ class Supervisor:
                 except (TandemError, OSError) as error:
                     if attempt == 0:
                         raise
-                    outcome, crash = None, " ".join(str(error).split())
+                    fatal = self.job_state.failure()
+                    outcome, crash = None if fatal is None else Outcome(1, fatal, attempt), " ".join(str(error).split())
             finally:
                 if job is not None:
                     job.stop()

@@ -275,6 +275,10 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
         except StoreError as error:
             if not isinstance(error.__cause__, (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege)):
                 raise
+            told: set[str] = self.__dict__.setdefault("_told_of_no_mark", set())
+            if config.project in told:
+                return owner
+            told.add(config.project)
             log.warning(
                 "%s: no mark of whose rows these are (%s): another data folder that writes project %r is not refused; run 'tandem apply' as"
                 " who may CREATE, and grant this user SELECT, INSERT and UPDATE on table tandem_owner",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipelines import workflow
-from pipelines.feature_store.online_sink import claim
+from pipelines.feature_store.online_sink import Claim
 from pipelines.feature_store.store import open_store, ordered_store
 from pipelines.lake.folder_identity import identity_of
 from tests.integration.orders_world import Orders, online_store, order
@@ -47,7 +47,7 @@ def test_the_second_folder_is_refused_until_it_takes_over(tmp_path: Path, redis:
     with refused(two.data, one.data):
         one.materialize()
     with refused(two.data, one.data):
-        claim(one.repo())
+        Claim(one.repo())()
     assert two.online("count_24h") == (2,)
 
 

@@ -15,8 +15,9 @@ from pipelines.streaming.driver import Driver, running
 from pipelines.streaming.stages.part_reports import PartReports
 from pipelines.streaming.state.checkpoint_records import Checkpoint, Checkpoints
 from pipelines.streaming.state.job_state import JobState
+from pipelines.streaming.stream_plan import still_ours, while_ours
 from pipelines.streaming.supervisor import Silence, Supervisor, delivered, reached
-from transforms.errors import ConfigError, DataError, TandemError
+from transforms.errors import ConfigError, DataError, StoreError, TandemError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -407,3 +408,33 @@ def test_a_full_disk_silences_nobody(world, monkeypatch):
     monkeypatch.setattr("pipelines.streaming.state.job_state.write_text", full)
     world.control.report("sink-0", {"n": 2})
     assert world.control.heard() != before and world.control.reports()["sink-0"]["n"] == 1
+
+
+def test_a_stream_whose_rows_another_folder_took_over_ends_and_one_whose_store_is_away_does_not(world):
+    """Asked every ten seconds, and before each attempt."""
+    asked = []
+
+    def claim():
+        asked.append(world.now)
+        if world.now > 25:
+            raise ConfigError("the rows of project 'x' are written from another data folder")
+        if world.now > 15:
+            raise StoreError("it is away")
+
+    watch = while_ours(lambda: None, claim, world.control.fail, world.clock)
+    outcome = world.supervisor(lambda attempt: FakeJob(world), watch=watch).run()
+    assert (outcome.code, outcome.why) == (1, "the rows of project 'x' are written from another data folder")
+    assert [round(at) for at in asked] == [10, 20, 30] and world.jobs[0].stopped
+
+
+def test_an_attempt_on_rows_that_another_folder_took_over_is_the_last_one_and_starts_no_job(world):
+    def refused():
+        raise ConfigError("another data folder")
+
+    def make(attempt):
+        if attempt:
+            still_ours(refused, world.control.fail)
+        return FakeJob(world, after=1)
+
+    outcome = world.supervisor(make).run()
+    assert (outcome.code, outcome.why, len(world.jobs)) == (1, "another data folder", 1)
