@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -29,7 +29,8 @@ class Claim:
     :func:`~pipelines.feature_store.ownership.claim_rows`. The store is opened by the first call."""
 
     def __init__(self, repo: Repo) -> None:
-        self.repo, self._store = repo, None
+        self.repo = repo
+        self._store: Any = None
 
     def __call__(self) -> None:
         if self._store is None:

@@ -16,7 +16,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.feature_store.store import open_store, ordered_store
+from pipelines.forgetting.dry_run_folder import drop_dry_runs, dry_run_folder
 from pipelines.forgetting.found_files import Found, found_files
 from pipelines.forgetting.json_files import without_json
 from pipelines.forgetting.key_names import has_key
@@ -79,17 +80,20 @@ class Report:
 def erase(repo: Repo, subject: Subject, dry_run: bool = False, say: Callable[[str], None] = lambda line: None) -> Report:
     """Forget the subject; see the module. ``dry_run`` changes nothing. Raises DataError while a stream of the data folder runs, or another
     job does, which could write what it has read before; none begins meanwhile."""
+    copies_in: AbstractContextManager[Path | None] = dry_run_folder(repo.data) if dry_run else nullcontext()
     with (
         nullcontext() if dry_run else RunStore(repo.data).alone(("stream", "serve", "watch")),
-        tempfile.TemporaryDirectory(prefix="tandem-erase-") as scratch,  # only this user may look into it
+        copies_in as scratch,
     ):
+        if not dry_run:
+            drop_dry_runs(repo.data)
         for folder in _streams(repo.data):
             if running(folder) is not None:
                 raise DataError(
                     f"stream {folder.name!r} is running and would write the rows again; run 'tandem stream stop --name {folder.name}' first"
                 )
         with store_copies(repo, dry_run) as copies:
-            return _erase(repo, subject, Path(scratch) if dry_run else None, say, copies)
+            return _erase(repo, subject, scratch, say, copies)
 
 
 def _streams(data: Path) -> list[Path]:
@@ -145,7 +149,7 @@ def _erase(repo: Repo, subject: Subject, scratch: Path | None, say: Callable[[st
     if scratch is not None:
         online = online_files(repo)
         left = [f for f in files if f.name not in report.deleted and f.path.resolve() not in online]
-        report.remains = [*(f.name for f in left if _would_hold(f, subject, answers)), *tiles_left]
+        report.remains = [*(f.name for f in left if _would_hold(f, subject, answers, scratch)), *tiles_left]
         if (copy := online_copy_without(repo, subject, scratch)) is not None:
             there = next((f for f in files if f.path.resolve() == min(online, key=lambda p: len(p.name))), None)
             report.remains += [there.name] if there is not None and holds(copy, subject) else []
@@ -245,14 +249,14 @@ def _holds(file: Found, subject: Subject) -> bool:
     return holds(file.path, subject) if found is None else found
 
 
-def _would_hold(file: Found, subject: Subject, answers: list[pa.Table]) -> bool:
+def _would_hold(file: Found, subject: Subject, answers: list[pa.Table], scratch: Path) -> bool:
     """Whether a file would hold the subject's bytes still: told of a copy that is rewritten. Saved tiles are told where they are read."""
     if file.top == "stream" and file.name.split("/")[2:3] == ["tiles"]:
         return False
     held = _holds(file, subject)
     if not held or file.top in _LEFT_ALONE or file.path.name == layout.MANIFEST:
         return held
-    with tempfile.TemporaryDirectory(prefix="tandem-erase-") as folder:  # only this user may look into it
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
         copy = Path(folder, *file.path.absolute().parts[1:])
         copy.parent.mkdir(parents=True)
         shutil.copyfile(file.path, copy)

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.forgetting.dry_run_folder import DRY_RUN
 from pipelines.project.repository import Repo
 from transforms.event_source import EventSource
 
@@ -74,12 +75,16 @@ def _files(root: Path, seen: set[str], later: list[Path]) -> Iterator[Path]:
         seen.add(real)
         links = [each for each in [*folders, *names] if os.path.islink(os.path.join(at, each))]
         later += [Path(at, each) for each in sorted(links)]
-        folders[:] = sorted(each for each in folders if each not in links and not (at == str(root) and each in _OF_OTHERS))
+        folders[:] = sorted(each for each in folders if each not in links and not (at == str(root) and _is_of_others(each)))
         for name in sorted(set(names) - set(links)):
             path = Path(at, name)
             if path.is_file():
                 seen.add(os.path.realpath(path))
                 yield path
+
+
+def _is_of_others(folder: str) -> bool:
+    return folder in _OF_OTHERS or folder.startswith(DRY_RUN)
 
 
 def _below(path: Path, data: Path) -> tuple[str, ...]:

@@ -186,10 +186,14 @@ def test_a_dry_run_foretells_what_a_killed_stream_left_open(world: StreamWorld) 
     assert not list(world.data.glob("stream/main/rows/zones/*.parquet"))
     _open_again(sealed := world.data / "stream/main/rows/zones/others.parquet", pa.table({"zone": [stays], "x": [1.0]}))
     subject = Subject.parse([f"zone={gone}"])
+    killed = world.data / ".dry-run-killed" / "stream" / "main"  # what a dry run that was killed left: no file of the data folder
+    killed.mkdir(parents=True)
+    (killed / "copy.jsonl").write_text(json.dumps({"zone": gone}))
     dry, opened = erase(world.repo(), subject, dry_run=True), search(world.data / "stream", gone)
     assert opened and not sealed.exists(), "a dry run changes nothing"
     report = erase(world.repo(), subject)
     assert dry.found == report.found and dry.found["stream/main"] > 0
+    assert not list(world.data.glob(".dry-run-*"))
     assert (sorted(dry.rewritten), sorted(dry.deleted), dry.remains) == (sorted(report.rewritten), sorted(report.deleted), report.remains)
 
 

@@ -161,6 +161,8 @@ def test_a_disk_without_room_to_write_the_store_anew_is_said_before_anything_is_
     assert str(elsewhere) in str(told.value) and "\n" not in str(told.value)
     needed = int(re.match(said, str(told.value))[1].replace(",", ""))  # type: ignore[index]
     assert 2 * file.stat().st_size <= needed < 2 * (file.stat().st_size + (1 << 20))
+    with pytest.raises(StoreError, match=r"^--dry-run copies the online store .*/online\.db, which takes .* has 0; make room$"):
+        erase(world.repo(), subject, dry_run=True)
     free = needed - 1
     with pytest.raises(StoreError, match="nothing was erased"):
         erase(world.repo(), subject)

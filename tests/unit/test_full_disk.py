@@ -63,3 +63,13 @@ def test_what_was_not_written_whole_is_not_there(tmp_path: Path, limit: int) -> 
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
     assert [k.name for k in read_keys(tmp_path / "keys.json")] == ["a"]
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != limit, "the limit is the child's"
+
+
+def test_a_dry_run_of_an_erasure_without_room_for_its_copies_is_one_line_and_leaves_none(tmp_path: Path) -> None:
+    work = (
+        "from pipelines.forgetting.dry_run_folder import dry_run_folder\n"
+        "with dry_run_folder(Path(sys.argv[1])) as folder:\n    (folder / 'copy').write_bytes(bytes(1000))\n"
+    )
+    said = in_a_child_with_little_room(work, tmp_path, 100).splitlines()[-1]
+    assert f"--dry-run has no room for its copies in {tmp_path} (" in said and said.endswith("make room there")
+    assert list(tmp_path.iterdir()) == []
