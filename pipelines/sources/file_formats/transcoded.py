@@ -10,19 +10,25 @@ from typing import Any, BinaryIO, cast
 
 from pipelines.sources.file_formats.file_format import UnreadableFileError
 
-__all__ = ["marked_encoding", "transcoded"]
+__all__ = ["byte_order_mark", "marked_encoding", "transcoded"]
 
 _MARKS = (
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
+    (codecs.BOM_UTF32_LE, "utf-32", "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32", "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16", "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16", "utf-16-be"),
+    (codecs.BOM_UTF8, None, "utf-8"),
 )
 
 
 def marked_encoding(start: bytes) -> str | None:
     """The encoding that a byte order mark at the beginning of a file names; None: there is none, or that of UTF-8."""
-    return next((name for mark, name in _MARKS if start.startswith(mark)), None)
+    return next((name for mark, name, _ in _MARKS if start.startswith(mark)), None)
+
+
+def byte_order_mark(start: bytes) -> tuple[bytes, str]:
+    """The byte order mark at the beginning of a file, and the encoding of what is behind it, in that order of bytes; UTF-8 without one."""
+    return next(((mark, codec) for mark, _, codec in _MARKS if start.startswith(mark)), (b"", "utf-8"))
 
 
 @contextmanager
