@@ -108,7 +108,7 @@ def test_nothing_of_a_subject_is_left_in_the_store_nor_in_copies_of_other_machin
     assert {place for place in dry.found if not place.startswith("online")} <= set(done.found)
     assert anywhere(machine, NAME[GONE]) == [] and search(world.data, NAME[GONE]) == []
     assert {"stream/main", "events/trips", "offline/zones", "training/set1", "requests", "labels", "runs"} <= set(done.found)
-    assert any("versions of objects" in note for note in done.notes)
+    assert any("in a bucket with versioning" in note for note in done.notes)
     assert stays(machine, world) == before
     assert RunStore(world.data).find("batch").manifest["erased"][0]["subject"] == SUBJECT.digest
 
