@@ -66,7 +66,7 @@ def search_first(folder: str, instead_of: Collection[str] = ()) -> None:
     ``instead_of``: modules and packages of other places that are forgotten, with all that is in them, because this folder has its own. The
     folders that were put there before stay behind it: functions of theirs may be alive, and import what they need when they are called.
     """
-    for module in [m for m in sys.modules if m.partition(".")[0] in instead_of]:
+    for module in [m for m in sys.modules.copy() if m.partition(".")[0] in instead_of]:
         del sys.modules[module]
     if folder in sys.path:
         sys.path.remove(folder)

@@ -40,7 +40,7 @@ def feast_when_used(repo: Path) -> Iterator[None]:
 
 
 def _replace(repo: Path) -> None:
-    for module in list(sys.modules.values()):
+    for module in sys.modules.copy().values():
         if _is_of(repo, getattr(module, "__dict__", {})):
             for name, value in list(vars(module).items()):
                 if type(value) is _Later:

@@ -86,7 +86,8 @@ def _of_others(repo: Path, modules: set[str]) -> set[str]:
     ``__init__.py`` or without: then what was loaded from it says whose it is."""
     packages = {p.name for p in repo.iterdir() if p.is_dir() and p.name.isidentifier()}
     own = (modules | packages) - set(OWN)
-    loaded = [(top, folder_of(m)) for name, m in list(sys.modules.items()) if (top := name.partition(".")[0]) in own]
+    now = sys.modules.copy()  # in one step: others import meanwhile, also what the collector ends while a list of pairs is made
+    loaded = [(top, folder_of(m)) for name, m in now.items() if (top := name.partition(".")[0]) in own]
     return {top for top, f in loaded if f is not None and f != str(repo) and (top in modules or is_repository(f))}
 
 

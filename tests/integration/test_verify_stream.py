@@ -138,7 +138,7 @@ BROKEN = {
     "dropped-batch": (broken_drop, "rows that nothing explains"),
     "double-count": (broken_double, "different rows that nothing explains"),
     "off-by-one-border": (broken_border, "different rows that nothing explains"),
-    "unordered-writer": (broken_writer, "hold another row online than they should"),
+    "unordered-writer": (broken_writer, "have an unexpected row online"),
 }
 
 

@@ -4,56 +4,61 @@ ends the process with SIGABRT, whatever it has done."""
 from __future__ import annotations
 
 import io
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.sources.file_formats.arrow_file import ArrowFile
-from pipelines.sources.file_formats.file_format import UnreadableFileError
+from pipelines.sources.file_formats.file_format import FileFormat, UnreadableFileError
+from pipelines.sources.file_formats.parquet_file import ParquetFile
 from transforms.definitions import EventSource, Field
 
 SOURCE = EventSource(name="orders", fields=[Field("a", "int64", required=True)], event_time="at", tie_breaker="a")
 TABLE = pa.table({f"c{i}": list(range(1000)) for i in range(4)})
 
 
-class Watched(io.FileIO):
-    """A file that keeps which threads read it."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.readers: set[int] = set()
-
-    def read(self, size: int | None = -1) -> bytes | None:  # type: ignore[override]
-        self.readers.add(threading.get_ident())
-        return super().read(-1 if size is None else size)
-
-
-def write(path: Path, damaged: bool) -> None:
+def write(path: Path, made: type[FileFormat], damaged: bool) -> None:
     sink = io.BytesIO()
-    with pa.ipc.new_file(sink, TABLE.schema) as writer:
-        writer.write_table(TABLE)
+    if made is ParquetFile:
+        pq.write_table(TABLE, sink)
+    else:
+        with pa.ipc.new_file(sink, TABLE.schema) as writer:
+            writer.write_table(TABLE)
     data = bytearray(sink.getvalue())
-    if damaged:
-        length = int.from_bytes(data[-10:-6], "little")
-        data[-10 - length : -10] = b"\xaa" * length
+    if damaged:  # the footer, whose length stands before the last mark
+        end = -8 if made is ParquetFile else -10
+        length = int.from_bytes(data[end : end + 4], "little")
+        data[end - length : end] = b"\xaa" * length
     path.write_bytes(data)
 
 
 @pytest.mark.parametrize("damaged", [False, True])
-def test_no_thread_of_arrow_reads_by_python(damaged: bool, tmp_path: Path) -> None:
-    write(tmp_path / "f", damaged)
-    with Watched(tmp_path / "f") as f:
+@pytest.mark.parametrize("made", [ArrowFile, ParquetFile])
+def test_arrow_gets_files_of_its_own(made: type[FileFormat], damaged: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "f", made, damaged)
+    read: list[Any] = []
 
-        @contextmanager
-        def opened() -> Iterator[BinaryIO]:
-            f.seek(0)
-            yield cast(BinaryIO, f)
+    def kept(of: Callable[..., Any]) -> Callable[..., Any]:
+        def reads(source: Any, *args: Any, **options: Any) -> Any:
+            read.append(source)
+            return of(source, *args, **options)
 
-        with pytest.raises(UnreadableFileError) if damaged else nullcontext():
-            assert sum(len(b.numbers) for b in ArrowFile(SOURCE).read(opened, 100, {})) == TABLE.num_rows
-        assert f.readers <= {threading.get_ident()}
+        return reads
+
+    for module, name in ((pa.ipc, "open_file"), (pa.ipc, "open_stream"), (pq, "ParquetFile")):
+        monkeypatch.setattr(module, name, kept(getattr(module, name)))
+
+    @contextmanager
+    def opened() -> Iterator[BinaryIO]:
+        with (tmp_path / "f").open("rb") as f:
+            yield f
+
+    with pytest.raises(UnreadableFileError) if damaged else nullcontext():
+        batches = list(made(SOURCE).read(opened, 100, {}))
+        assert sum(len(b.numbers) for b in batches) == TABLE.num_rows
+    assert read and all(isinstance(source, pa.NativeFile) for source in read)

@@ -6,6 +6,7 @@ of its files, without the dot (``xml = "my_package.xml_file:XmlFile"``).
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from abc import ABC, abstractmethod
@@ -255,13 +256,13 @@ def check_not_empty(f: BinaryIO) -> None:
         raise UnreadableFileError("the file is empty (0 bytes)")
 
 
-def native(f: BinaryIO) -> pa.NativeFile:
-    """The same file opened anew, as one of Arrow's own, whose reading takes no Python.
+def native(f: BinaryIO) -> pa.NativeFile | BinaryIO:
+    """The same file opened anew, as one of Arrow's own, whose reading takes no Python; ``f`` itself where Python reads it otherwise.
 
     Arrow's threads let go of what they read after they have handed it out. Of bytes that Python owns they do so while the interpreter
     goes down, when a process ends soon: that is SIGABRT for one that has done its work.
     """
-    return pa.OSFile(f"/dev/fd/{f.fileno()}")
+    return pa.OSFile(f"/dev/fd/{f.fileno()}") if type(getattr(f, "raw", f)) is io.FileIO else f
 
 
 def one_line(error: BaseException) -> str:
