@@ -69,8 +69,10 @@ def _children(process: subprocess.Popen[str]) -> list[int]:
 
 
 def _gone(pid: int) -> bool:
+    """Ended with all its threads: until the last one has, their sockets stay open, whatever the first one's state says."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        ended = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return ended and len(list(Path(f"/proc/{pid}/task").iterdir())) == 1
     except OSError:
         return True
 

@@ -89,9 +89,9 @@ def nested(inner: Any) -> dict[str, Any]:
 UNUSABLE: list[tuple[Any, str, str]] = [
     ("string", "AVRO", "not the schema of a record"),
     (["null", OWN], "AVRO", "not the schema of a record"),
-    ({"type": "record", "name": "x"}, "AVRO", "no Avro schema"),
-    ({"type": "record", "name": "x", "fields": [{"name": "a", "type": "nonsense"}]}, "AVRO", "no Avro schema"),
-    ({"type": "record", "name": "x", "fields": [3]}, "AVRO", "no Avro schema"),
+    ({"type": "record", "name": "x"}, "AVRO", "not an Avro schema"),
+    ({"type": "record", "name": "x", "fields": [{"name": "a", "type": "nonsense"}]}, "AVRO", "not an Avro schema"),
+    ({"type": "record", "name": "x", "fields": [3]}, "AVRO", "not an Avro schema"),
     ("{", "AVRO", "not JSON"),
     ("[" * 100_000, "AVRO", "not JSON"),
     ({"type": "object"}, "JSON", "it is JSON, not Avro"),
