@@ -53,17 +53,27 @@ def _asked(text: bytes, subject: Subject) -> tuple[Pieces, Mask]:
         asked = subject.in_texts(inner[0]) & [_object(record) for record in inner[0]]
         if 0 < asked.sum() < sum(map(_object, inner[0])):
             return inner, asked
-    again = [at for at in np.flatnonzero(gone) if not _goes_whole(records[at], documents)]
-    for at in reversed(again):  # several in a line, as it may be
-        inner = _documents(records[at])
-        first, *between, last = inner[1]
-        own = subject.in_texts(inner[0]) & [_goes_whole(record, True) for record in inner[0]]
-        gone = np.concatenate([gone[:at], own, gone[at + 1 :]])
-        records[at : at + 1] = inner[0]
-        separators[at : at + 2] = (
-            [separators[at] + first, *between, last + separators[at + 1]] if inner[0] else [b"".join(separators[at : at + 2])]
-        )
-    return (records, separators), gone
+    again = {at for at in np.flatnonzero(gone) if not _goes_whole(records[at], documents)}
+    return _divided(records, separators, gone, again, subject) if again else ((records, separators), gone)
+
+
+def _divided(records: list[bytes], separators: list[bytes], gone: Mask, again: set[int], subject: Subject) -> tuple[Pieces, Mask]:
+    """The same with those records of ``again`` divided, as several may be in a line."""
+    out: list[bytes] = []
+    first, *others = separators
+    between, asked = [first], []
+    for at, (record, following) in enumerate(zip(records, others, strict=True)):
+        if at in again:
+            inner, (before, *behind) = _documents(record)
+            asked.append(subject.in_texts(inner) & [_goes_whole(each, True) for each in inner])
+            between[-1] += before
+        else:
+            inner, behind = [record], [b""]
+            asked.append(gone[at : at + 1])
+        out += inner
+        between += behind
+        between[-1] += following
+    return (out, between), np.concatenate(asked)
 
 
 def _lines(text: bytes) -> Pieces:
