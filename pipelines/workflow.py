@@ -6,6 +6,7 @@ it does through ``steps`` and raises a TandemError of one line. Light at import.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -64,13 +65,19 @@ def batch(
     runner: str = "DirectRunner",
     args: list[str] | None = None,
     pinned: bool = False,
-    anew: bool = False,
+    rerun: bool = False,
     from_run: str | None = None,
     flags: EngineFlags | None = None,
+    *,
+    anew: bool | None = None,
 ) -> Run:
     """Run the batch job, over a range or from where the run ``from_run`` ended; returns its run.
 
-    ``runner``: an engine of :mod:`pipelines.engines.batch_engines`, with its ``flags``, or Beam's name of one; ``args`` are for Beam."""
+    ``runner``: an engine of :mod:`pipelines.engines.batch_engines`, with its ``flags``, or Beam's name of one; ``args`` are for Beam.
+    ``rerun``: also where a complete run holds these rows. ``anew`` is its old name, and warns (DeprecationWarning)."""
+    if anew is not None:
+        warnings.warn("batch(anew=...) is now called rerun", DeprecationWarning, stacklevel=2)
+        rerun = anew
     from pipelines.batch.batch_job import run_batch
     from pipelines.engines.batch_engines import EngineFlags, engine_of
 
@@ -84,7 +91,7 @@ def batch(
             from_run=from_run,
             engine=engine,
             pinned=pinned,
-            anew=anew,
+            rerun=rerun,
             progress=steps.say,
         )
     return result.run
@@ -333,7 +340,7 @@ def pipeline(
         "params": chosen,
         "seeds": {"seed": seed},
     }
-    with recorded(repo, "pipeline", key=key, anew=True, **asked) as run:
+    with recorded(repo, "pipeline", key=key, rerun=True, **asked) as run:
         done = dict(run.as_(PipelineRecord).steps)
         if events and "events" not in done:
             make_events(repo, f"{start:%Y-%m-%d}", f"{end:%Y-%m-%d}", steps)

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-__all__ = ["YamlMistake", "yaml_value"]
+from transforms.errors import ConfigError
+
+__all__ = ["YamlMistake", "yaml_file", "yaml_mapping", "yaml_value"]
 
 _TEXT, _MERGE, _TAGS = "str", "merge", "tag:yaml.org,2002:"
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
@@ -84,3 +87,21 @@ def yaml_value(text: str | bytes, names: int | None = None) -> Any:
         raise YamlMistake(f"at place {error.position}: {error.reason}; write it as UTF-8, without control characters") from None
     except RecursionError:
         raise YamlMistake("lists and mappings are nested too deeply; write it flatter") from None
+
+
+def yaml_file(path: Path, named: str, names: int | None = None) -> Any:
+    """What a file of YAML or JSON says, ``names`` as of ``yaml_value``; errors call it ``named``. Raises ConfigError, one line."""
+    try:
+        return yaml_value(path.read_bytes(), names)
+    except OSError as error:
+        raise ConfigError(f"{named} cannot be read ({error.strerror or error}); give a file of YAML or JSON") from None
+    except YamlMistake as error:
+        raise ConfigError(f"{named}: {error}") from None
+
+
+def yaml_mapping(path: Path, named: str, fix: str, names: int | None = None) -> dict[Any, Any]:
+    """As ``yaml_file``, of a file that holds a mapping; of an empty one an empty one. ``fix`` says what to write instead."""
+    found = yaml_file(path, named, names)
+    if found is not None and not isinstance(found, dict):
+        raise ConfigError(f"{named}: it is a {type(found).__name__}; {fix}")
+    return found or {}

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import uuid
 import warnings
 from collections.abc import Generator
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from tandem.quick_imports import quicken_imports
 from tests import examples  # noqa: F401  # how often properties are tried
 from tests.made_once import made_once
+from tests.object_stores import seaweed
 from tests.outside import install
 from transforms import source_imports
 from transforms.tensorflow_settings import settle_tensorflow
@@ -109,3 +111,22 @@ def outside_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sys.path.append(str(site))
     importlib.invalidate_caches()
     return site
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Generator[dict[str, str], None, None]:
+    """The environment by which AWS's tools find an S3 server of this machine."""
+    with seaweed(tmp_path_factory.mktemp("seaweed")) as env:
+        yield env
+
+
+@pytest.fixture
+def s3_here(s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """This process finds that server; a URL below which there is nothing."""
+    from serving.object_store.connecting import connect
+
+    connect.cache_clear()
+    for name, value in s3.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    return f"s3://tandem/{uuid.uuid4().hex}"

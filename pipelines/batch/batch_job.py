@@ -59,13 +59,13 @@ def run_batch(
     from_run: str | None = None,
     engine: BatchEngine | None = None,
     pinned: bool = False,
-    anew: bool = False,
+    rerun: bool = False,
     progress: Callable[[str], None] = lambda line: None,
 ) -> BatchResult:
     """Make the rows with ``start < boundary <= end`` of every group, visible under ``data/offline/<group>/run=<id>``.
 
     ``pinned`` reuses each group's applied graph instead of analyzing anew. A run of the same inputs, range, definitions and code
-    (as far as it can change a value) that is complete is returned as it is unless ``anew``; one that was killed is completed under its id.
+    (as far as it can change a value) that is complete is returned as it is unless ``rerun``; one that was killed is completed under its id.
     ``from_run`` is the id of a run, or ``latest``, whose tiles and graphs are gone on with: rows after its end, read from the files since
     then (:mod:`pipelines.batch.continued`); ``start`` is None then. ``engine`` runs the pipelines; None: Beam, in this process.
     Raises RejectLimitError before anything is visible when too many events were rejected.
@@ -107,7 +107,7 @@ def run_batch(
     key = run_key(repo, start, end, events.inputs, graphs)
     if before is not None:
         key["continues"] = before.named
-    run = runs.begin(data, "batch", key, now, anew=anew, replaced=lambda r: lost(data, r) or superseded(r, complete, groups, start, end))
+    run = runs.begin(data, "batch", key, now, rerun=rerun, replaced=lambda r: lost(data, r) or superseded(r, complete, groups, start, end))
     if run.status == "complete":
         progress(f"run {run.id} already holds these rows; nothing to do (--rerun computes them again)")
         return BatchResult(run, True)

@@ -30,16 +30,9 @@ def _read(context: typer.Context, file: str | None) -> None:
 
 def _values(context: typer.Context, file: Path) -> dict[str, Any]:
     """The file's values by the names of the command's parameters. Raises ConfigError, one line."""
-    from serving.yaml_text import YamlMistake, yaml_value
+    from serving.yaml_text import yaml_mapping
 
-    try:
-        given = yaml_value(file.read_bytes(), names=1) or {}  # JSON is YAML
-    except OSError as error:
-        raise ConfigError(f"{NAME} {file} cannot be read ({error.strerror}); correct the path") from None
-    except YamlMistake as error:
-        raise ConfigError(f"{NAME} {file}: {error}") from None
-    if not isinstance(given, Mapping):
-        raise ConfigError(f"{NAME} {file}: write options by name, such as start: 2024-03-04")
+    given = yaml_mapping(file, f"{NAME} {file}", "write options by name, such as start: 2024-03-04", names=1)
     options = [(opt, p) for p in context.command.params for opt in p.opts if opt.startswith("--") and opt not in (NAME, "--help")]
     known: dict[str, Any] = {opt.lstrip("-"): p for opt, p in options}
     out: dict[str, Any] = {}

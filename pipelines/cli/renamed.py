@@ -1,4 +1,4 @@
-"""Options that had another name in earlier versions: the old spelling works, with a line of warning. Light."""
+"""Commands and options that had another name in earlier versions: the old spelling works, with a line of warning. Light."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from pipelines.reports.terminal import screen
 
-__all__ = ["RENAMED", "renamed_of", "take_old_names", "warn"]
+__all__ = ["MOVED", "RENAMED", "renamed_of", "take_old_names", "warn"]
 
 _ANEW, _LAST, _REASON = "--anew", {"--last": "--limit"}, {"--reason": "--reject-reason"}
 RENAMED: dict[str, dict[str, str]] = {
@@ -24,21 +24,28 @@ RENAMED: dict[str, dict[str, str]] = {
     "runs": _LAST,
     "runs list": _LAST,
     "stream": {_ANEW: "--reset", "--flink-master": "--master", "--savepoint": "--from-savepoint"},
-    "topics archive": {_ANEW: "--overwrite"},
     "train": {"--once": "--idempotency-key"},
     "vacuum": {"--keep": "--keep-last"},
 }
 """Command -> old name -> name: where one name meant several things, or several names meant one."""
+MOVED = {"topics archive": "archive"}
+"""Old name -> name of a command. Under the old one it is registered with ``hidden=True``."""
 
 
 def renamed_of(context: typer.Context) -> Mapping[str, str]:
     """Old name -> name of the options of a command, by its place below ``tandem``."""
+    place = _place(context)
+    return RENAMED.get(MOVED.get(place, place), {})
+
+
+def _place(context: typer.Context) -> str:
+    """The command's words behind ``tandem``."""
     words: list[str] = []
     at: Any = context
     while at.parent is not None:
         words.insert(0, at.info_name or "")
         at = at.parent
-    return RENAMED.get(" ".join(words), {})
+    return " ".join(words)
 
 
 def warn(old: str, name: str) -> None:
@@ -53,6 +60,8 @@ def take_old_names(command: Any) -> None:
     parse = command.parse_args
 
     def parse_args(context: typer.Context, words: list[str]) -> Any:
+        if (name := MOVED.get(place := _place(context))) is not None:
+            warn(f"tandem {place}", f"tandem {name}")
         return parse(context, _as_now(command, words, renamed_of(context)))
 
     command.parse_args = parse_args

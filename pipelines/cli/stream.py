@@ -67,7 +67,7 @@ def stream(
         runner=runner,
         until=until,  # type: ignore[arg-type]
         from_run=from_run,
-        anew=reset,
+        reset=reset,
         given=_given(engine_option or (), flink_master=master, worker_pool=worker_pool, worker_command=worker_command),
         savepoint=from_savepoint,
         shards=shards,

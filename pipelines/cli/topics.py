@@ -1,4 +1,4 @@
-"""``tandem topics``: make the topics of the sources, and archive what they hold into event files."""
+"""``tandem topics``: make the topics of the sources; ``tandem archive``: what they hold into event files."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "archive"]
 
-app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Create the topics of the sources, and archive their records to event files."
-)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Create the topics of the sources.")
 
 SourceOption = Annotated[
     list[str] | None, typer.Option("--source", help="Only this source (repeatable; default: all sources with a topic).")
@@ -67,7 +65,7 @@ def _topics(made: dict[str, int]) -> Table:
     return table
 
 
-@app.command()
+@app.command(hidden=True)  # its old place, see cli/renamed.py
 def archive(
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
@@ -146,9 +144,9 @@ def _pass(
 
     with bar or nullcontext():
         done = archive_topic(
-            reader, source, loaded.settings.kafka, loaded.data, begin=begin, anew=overwrite, accept_missing=accept_missing, say=steps.say,
+            reader, source, loaded.settings.kafka, loaded.data, begin=begin, overwrite=overwrite, accept_missing=accept_missing,
             max_future_us=round(loaded.settings.stream.max_future_hours * 3.6e9), skip=_skipped(loaded.data, str(source.topic)),
-            progress=progress,
+            say=steps.say, progress=progress,
         )  # fmt: skip
     if done.records or not again:
         merged = f", {done.merged} files merged" if done.merged else ""

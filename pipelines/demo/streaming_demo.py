@@ -200,7 +200,7 @@ class _Child:
         self.command = command
         self.log = layout.demo(repo.data) / f"{command}.log"
         words = tandem_command(command, "--repo", str(repo.path), "--data", str(repo.data), *arguments)
-        self.process = start_child(words, self.log, {**os.environ, **environment}, anew=True)
+        self.process = start_child(words, self.log, {**os.environ, **environment}, new_log=True)
 
     def poll(self) -> int | None:
         """Its exit code, None while it runs."""

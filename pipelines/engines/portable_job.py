@@ -102,7 +102,7 @@ class JvmRunner(PipelineRunner):
                 else ExternalEnvironment(pool.address if pool else "", params=proof_of(token), capabilities=python_sdk_capabilities())
             )
             path = [str(self._describe(pipeline, options, environment)), str(JAR), classpath(program.jars)]
-            child = start_child(command, log, {**without_secrets(os.environ), "CLASSPATH": os.pathsep.join(path)}, anew=True)
+            child = start_child(command, log, {**without_secrets(os.environ), "CLASSPATH": os.pathsep.join(path)}, new_log=True)
             code = child.wait()
         except BaseException:
             if program.end is not None:

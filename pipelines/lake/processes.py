@@ -58,13 +58,13 @@ def start_child(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     *,
-    anew: bool = False,
+    new_log: bool = False,
     stdin: int = subprocess.DEVNULL,
     output: Path | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a command that the kernel kills (SIGKILL) when we die, however we die (Linux; elsewhere: when we end in order and stop it).
 
-    What it says is appended to ``log`` (which begins ``anew`` if so asked); its standard output goes to the file ``output`` if that is
+    What it says is appended to ``log`` (``new_log``: in place of what is there); its standard output goes to the file ``output`` if that is
     given. ``env`` is its whole environment, by default ours. It has its own session: a Ctrl-C in our terminal reaches us alone, and we
     stop it. The kernel ties a child to the *thread* that starts it: all are started by one that lives as long as we do. Raises ConfigError.
     """
@@ -74,7 +74,7 @@ def start_child(
     tied = [sys.executable, "-I", "-S", _DIE_WITH_PARENT, str(os.getpid()), str(Path(program).absolute()), *command[1:]]
     log.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as files:
-        said: IO[bytes] = files.enter_context(open(log, "wb" if anew else "ab"))
+        said: IO[bytes] = files.enter_context(open(log, "wb" if new_log else "ab"))
         out = said if output is None else files.enter_context(open(output, "wb"))
         how = {"stdin": stdin, "stdout": out, "stderr": said, "env": None if env is None else dict(env), "cwd": cwd}
         answer: Future[subprocess.Popen[bytes]] = Future()
@@ -108,15 +108,15 @@ def start_detached(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     *,
-    anew: bool = False,
+    new_log: bool = False,
     stdout: int | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a command that may live on when we and our terminal are gone. Its standard input is a pipe; ``let_go`` of it in the end.
 
-    What it says goes to ``log``, but for its standard output where that is ``PIPE``.
+    What it says is appended to ``log`` (``new_log``: in place of what is there), but for its standard output where that is ``PIPE``.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "wb" if anew else "ab") as said:
+    with open(log, "wb" if new_log else "ab") as said:
         return subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

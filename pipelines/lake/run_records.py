@@ -334,7 +334,7 @@ _PLAIN = ("archive", "apply", "materialize", "rollback", "dlq-replay", "verify",
 """Kinds that say what every run may, and no more."""
 _OF_KIND: dict[str, type[RunRecord]] = {**{cls.KIND: cls for cls in RunRecord.__subclasses__()}, **dict.fromkeys(_PLAIN, RunRecord)}
 _PARAMS_OF_BEFORE = {"anew": "overwrite"}
-"""Of ``topics archive``: what manifests call a parameter -> what it is called now."""
+"""Of ``archive``: what manifests call a parameter -> what it is called now."""
 HEAD = tuple(f.name for f in fields(RunHead))
 
 

@@ -273,11 +273,11 @@ class RunStore:
         return found[0]
 
     def begin(
-        self, kind: str, key: Mapping[str, Any], now: datetime, *, anew: bool = False, replaced: Callable[[Run], bool] = lambda run: False
+        self, kind: str, key: Mapping[str, Any], now: datetime, *, rerun: bool = False, replaced: Callable[[Run], bool] = lambda run: False
     ) -> Run:
         """The run that ``key`` (a JSON-able value) asks for: an earlier one of the same key if there is one, else a new one.
 
-        An unfinished earlier run is to be completed under its id; a complete one is returned as it is, unless ``anew``. Neither is one
+        An unfinished earlier run is to be completed under its id; a complete one is returned as it is, unless ``rerun``. Neither is one
         that is ``replaced``: what it made, or would make under its id, does not count any more.
         A new run's manifest is there when this returns, so that of several processes at once one makes it and the others find it.
         """
@@ -285,7 +285,7 @@ class RunStore:
         shared.claim(self.data)
         with shared.alone(self.data, self.folder / ".lock"):
             shared.have_manifests(self.data, certain=True)
-            return self._begin(kind, json_digest(key), now, anew, replaced)
+            return self._begin(kind, json_digest(key), now, rerun, replaced)
 
     @contextmanager
     def alone(self, besides: Collection[str] = ()) -> Iterator[None]:
@@ -305,7 +305,7 @@ class RunStore:
         created = [moment for head in self._heads().values() if (moment := _moment(head.get("created"))) is not None]
         return max([now, *(moment + timedelta(microseconds=1) for moment in created)])
 
-    def _begin(self, kind: str, digest: str, now: datetime, anew: bool, replaced: Callable[[Run], bool]) -> Run:
+    def _begin(self, kind: str, digest: str, now: datetime, rerun: bool, replaced: Callable[[Run], bool]) -> Run:
         # Only folders of the kind and the key: a long history need not be read to begin one more run.
         folders = sorted(p.parent for p in self.folder.glob(f"{kind}-*-{digest[:8]}*/{layout.MANIFEST}"))
         runs = [Run(f, m).look() for f in folders if isinstance(m := _manifest(f), dict)]
@@ -313,7 +313,7 @@ class RunStore:
         unfinished = [r for r in same if r.kind == kind and r.status != "complete"]
         if unfinished:
             return unfinished[-1]
-        if same and not anew:
+        if same and not rerun:
             return same[-1]
         stamp = self._after_all(now.astimezone(UTC))
         run_id = f"{kind}-{stamp:%Y%m%dT%H%M%S}-{digest[:8]}"
@@ -352,7 +352,13 @@ def find(data: Path, run_id: str, kind: str | None = None) -> Run:
 
 
 def begin(
-    data: Path, kind: str, key: Mapping[str, Any], now: datetime, *, anew: bool = False, replaced: Callable[[Run], bool] = lambda run: False
+    data: Path,
+    kind: str,
+    key: Mapping[str, Any],
+    now: datetime,
+    *,
+    rerun: bool = False,
+    replaced: Callable[[Run], bool] = lambda run: False,
 ) -> Run:
     """See ``RunStore.begin``."""
-    return RunStore(data).begin(kind, key, now, anew=anew, replaced=replaced)
+    return RunStore(data).begin(kind, key, now, rerun=rerun, replaced=replaced)

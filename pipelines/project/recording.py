@@ -83,12 +83,12 @@ class Stopped(Interrupted):
 
 @contextmanager
 def recorded(
-    place: Place, kind: str, *, key: dict[str, Any] | None = None, anew: bool = True, parent: str | None = None,
+    place: Place, kind: str, *, key: dict[str, Any] | None = None, rerun: bool = True, parent: str | None = None,
     now: datetime | None = None, **fields: Any,
 ) -> Iterator[Run]:  # fmt: skip
     """A run for the work inside: begun, held and recorded. Without a ``key`` it is a new one; see ``begin`` and ``recording``."""
     own = key if key is not None else {"at": time.time_ns(), "pid": os.getpid(), "thread": threading.get_ident()}
-    run = begin(place.data, kind, own, now or datetime.now(UTC), anew=anew)
+    run = begin(place.data, kind, own, now or datetime.now(UTC), rerun=rerun)
     with run.held(), recording(run, place, parent=parent, **fields):
         yield run
 
@@ -136,7 +136,7 @@ def hand_over(place: Place, kind: str, **fields: Any) -> Run:
 
     The program finds its run's folder in the environment (``TANDEM_RUN_FOLDER``) and leaves ``ended.json`` there when it ends in order.
     """
-    run = begin(place.data, kind, {"at": time.time_ns(), "pid": os.getpid()}, datetime.now(UTC), anew=True)
+    run = begin(place.data, kind, {"at": time.time_ns(), "pid": os.getpid()}, datetime.now(UTC), rerun=True)
     hold = run.held()
     lock = hold.__enter__()
     _first_words(run, place, None, fields)

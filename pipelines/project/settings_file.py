@@ -7,8 +7,7 @@ from typing import Any
 
 from pydantic_settings import BaseSettings, YamlConfigSettingsSource
 
-from serving.yaml_text import YamlMistake, yaml_value
-from transforms.errors import ConfigError
+from serving.yaml_text import yaml_mapping
 
 __all__ = ["SettingsFile"]
 
@@ -26,14 +25,7 @@ class SettingsFile(YamlConfigSettingsSource):
 
     def _read_file(self, file_path: Any) -> dict[str, Any]:
         path = Path(file_path)
-        try:
-            found = yaml_value(path.read_bytes(), names=_NAMES) or {}
-        except OSError as error:
-            raise ConfigError(f"{path.name} cannot be read ({error.strerror}); it must be a file of YAML") from None
-        except YamlMistake as error:
-            raise ConfigError(f"{path.name}: {error}") from None
-        if not isinstance(found, dict):
-            raise ConfigError(f"{path.name}: it is a {type(found).__name__}; it must be a YAML mapping, such as 'data: data'")
+        found = yaml_mapping(path, path.name, "it must be a YAML mapping, such as 'data: data'", _NAMES)
         # A section or a list of which every line is a comment is as one that is left out. Any other key without a value is a mistake: an
         # empty data: would be another folder, and an empty unknown one a slip in its name.
         return {name: value for name, value in found.items() if value is not None or name not in self._sections}

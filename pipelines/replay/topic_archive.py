@@ -85,7 +85,7 @@ def archive_topic(
     data: Path,
     *,
     begin: int | None = None,
-    anew: bool = False,
+    overwrite: bool = False,
     max_future_us: int = _DAY_US,
     clock: Callable[[], int] = now_us,
     say: Callable[[str], None] = lambda line: None,
@@ -95,8 +95,8 @@ def archive_topic(
 ) -> Archived:
     """Add what the source's topic holds since the last time, up to its end now, to ``data / source.files``.
 
-    ``begin`` (microseconds of event time) leaves out the events before it: those that the log has from elsewhere. ``anew`` forgets how far
-    the archive is, and removes what it wrote. ``skip``: the offsets of each partition that streams were told to leave out.
+    ``begin`` (microseconds of event time) leaves out the events before it: those that the log has from elsewhere. ``overwrite`` forgets
+    how far the archive is, and removes what it wrote. ``skip``: the offsets of each partition that streams were told to leave out.
     ``accept_missing`` goes on behind records that retention took before they were archived; they are kept in the archive's state.
     ``progress`` hears how many of how many offsets are done.
 
@@ -112,7 +112,7 @@ def archive_topic(
             raise DataError(f"source {source.name!r} is being archived by another process; wait until it ends")
         shared.have_files(data, [source.files, "archive"], strict=False)  # what a killed one left is made anew, and sent
         archive = _Archive(reader, source, kafka, data, begin, max_future_us, clock, say, skip, progress)
-        archive.begin(anew)
+        archive.begin(overwrite)
         archive.pass_missing(accept_missing)
         archive.copy()
         archive.end()
@@ -142,9 +142,9 @@ class _Archive:
         self.offsets: dict[int, int] = {}
         """partition -> the offset before which all is archived."""
 
-    def begin(self, anew: bool) -> None:
+    def begin(self, overwrite: bool) -> None:
         """Go on from what was archived before, and look at the topic. Raises DataError for another topic, and for events of elsewhere."""
-        known = {} if anew else dict(read_json(self.place) or {})
+        known = {} if overwrite else dict(read_json(self.place) or {})
         self.identity = patiently(lambda: self.reader.identity(self.topic), self.say)
         if known and (known.get("topic"), known.get("identity")) != (self.topic, self.identity):
             raise DataError(

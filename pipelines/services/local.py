@@ -95,7 +95,7 @@ def _start(data: Path, service: str, port: int, say: Say) -> None:
     log = state.services_folder(data) / f"{service}-daemon.log"
     begun = time.monotonic()
     command = module_command("pipelines.services.daemon", service, str(data.resolve()), str(port))
-    daemon = start_detached(command, log, anew=True, stdout=subprocess.PIPE)
+    daemon = start_detached(command, log, new_log=True, stdout=subprocess.PIPE)
     assert daemon.stdin is not None and daemon.stdout is not None
     try:
         line = daemon.stdout.readline()

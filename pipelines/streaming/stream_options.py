@@ -22,7 +22,7 @@ class StreamOptions:
     runner: str = "flink"
     until: Literal["latest"] | None = None
     from_run: str | None = None
-    anew: bool = False
+    reset: bool = False
     given: Mapping[str, str] = field(default_factory=dict)
     """The engine's own settings by name."""
     savepoint: str | None = None

@@ -105,7 +105,7 @@ class StreamPlan:
         partitions = {n: reader.partitions(s.topic) for n, s in sources.items()}
         topics = {n: reader.identity(s.topic) for n, s in sources.items()}
         until = {n: {p: reader.end(s.topic, p) for p in range(partitions[n])} for n, s in sources.items()} if options.until else None
-        start = self._start(stream.shards, options.anew)
+        start = self._start(stream.shards, options.reset)
         link = job_state.link
         if start.begins_empty and (run := run_of(repo, graphs)) is not None:
             self.say(
@@ -145,13 +145,13 @@ class StreamPlan:
         why = f"savepoint {options.savepoint} (without it: {start.why})" if options.savepoint else start.why
         self.say(f"starting from {why}: {counted(repo.groups, 'group')}, {counted(total, 'partition')}, {counted(stream.shards, 'shard')}")
 
-    def _start(self, shards: int, anew: bool = False) -> StartPosition:
+    def _start(self, shards: int, reset: bool = False) -> StartPosition:
         """Where the next attempt starts. In an object store, what an attempt before still does counts no more from now on."""
         link = self.job_state.link
         if link is not None:
             link.fence(uuid.uuid4().hex)
             self.job_state.have_checkpoints()
-        start = choose_start(self.repo, self.job_state, shards, self.options.from_run, anew)
+        start = choose_start(self.repo, self.job_state, shards, self.options.from_run, reset)
         if link is not None:
             link.place(shards)
             link.sweep_tiles()

@@ -24,7 +24,7 @@ from pipelines.lake.layout import REPORT
 from pipelines.lake.processes import start_child, stop_child
 from pipelines.lake.runs import Run, list_runs
 from pipelines.training.definition import Model
-from serving.yaml_text import YamlMistake, yaml_value
+from serving.yaml_text import yaml_file
 from transforms.errors import ConfigError, TandemError
 from transforms.own_program import tandem_command
 
@@ -68,12 +68,7 @@ def read_grid(path: Path) -> list[dict[str, Any]]:
 
     Raises ConfigError.
     """
-    try:
-        found = yaml_value(path.read_bytes(), names=1)
-    except OSError as error:
-        raise ConfigError(f"--grid {path}: {error.strerror or error}") from None
-    except YamlMistake as error:
-        raise ConfigError(f"--grid {path}: {error}") from None
+    found = yaml_file(path, f"--grid {path}", names=1)
     if isinstance(found, list) and found and all(isinstance(one, dict) for one in found):
         return [dict(one) for one in found]
     if isinstance(found, dict) and found:
@@ -178,7 +173,7 @@ def _start(
     command += [f"--set={name}={value}" for name, value in one.params.items()]
     environment = {**os.environ, "TANDEM_PARENT_RUN": parent.id}
     # An experiment whose comparison is gone helps nobody: it ends with us.
-    return start_child(command, folder / f"{one.number}.log", environment, anew=True, output=folder / f"{one.number}.json")
+    return start_child(command, folder / f"{one.number}.log", environment, new_log=True, output=folder / f"{one.number}.json")
 
 
 def _collect(one: Experiment, code: int, parent: Run, data: Path, folder: Path, metric: str) -> None:

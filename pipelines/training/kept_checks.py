@@ -41,13 +41,13 @@ def cache_folder() -> Path | None:
 
 
 class KeptChecks:
-    """Answers about one repository. ``folder``: None keeps and knows nothing. ``anew``: keeps, but takes none.
+    """Answers about one repository. ``folder``: None keeps and knows nothing. ``no_cache``: keeps, but takes none.
 
     A folder that cannot be read or written is one that holds nothing: then everything is asked anew.
     """
 
-    def __init__(self, repo: Path, definitions: str, folder: Path | None, anew: bool = False) -> None:
-        self.repo, self.definitions, self.folder, self.anew = repo, definitions, folder, anew
+    def __init__(self, repo: Path, definitions: str, folder: Path | None, no_cache: bool = False) -> None:
+        self.repo, self.definitions, self.folder, self.no_cache = repo, definitions, folder, no_cache
         self.used = 0
         self.refused: dict[str, str] = {}
         """What is asked anew each time -> why."""
@@ -88,7 +88,7 @@ class KeptChecks:
 
     def find(self, key: str | None) -> dict[str, Any] | None:
         """What was kept under a key."""
-        if key is None or self.folder is None or self.anew:
+        if key is None or self.folder is None or self.no_cache:
             return None
         try:
             found = json.loads((self.folder / f"{key}.json").read_text("utf-8"))

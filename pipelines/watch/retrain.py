@@ -68,7 +68,7 @@ def retrain(
     """
     said = [asdict(t) for t in triggers]
     fields: dict[str, Any] = {"model": model, "triggers": said, "range": [span.train_start.isoformat(), span.end.isoformat()]}
-    with recorded(place, KIND, key=dict(key), anew=False, now=clock(), **fields) as run:
+    with recorded(place, KIND, key=dict(key), rerun=False, now=clock(), **fields) as run:
         run.save(tries=int(run.as_(RetrainRecord).tries) + 1, begun=clock().isoformat(), asked_to_stop=False)
         try:
             why = "; ".join(f"{t.name}: {t.why}" for t in triggers)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import uuid
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from serving.object_store.base import ObjectStore, StoreAccessError, Unreachable
 from serving.object_store.connecting import connect, normal
 from serving.object_store.local_folder import LocalFolder
 from tandem.testing.object_store import ObjectStoreContract
-from tests.object_stores import Faults, faulty, nobody_there, seaweed
+from tests.object_stores import Faults, faulty, nobody_there
 from transforms.errors import ConfigError, DataError
 
 
@@ -26,22 +24,6 @@ class TestLocalFolder(ObjectStoreContract):
     @pytest.fixture
     def store(self, tmp_path: Path) -> ObjectStore:
         return LocalFolder(tmp_path / "store")
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with seaweed(tmp_path_factory.mktemp("seaweed")) as env:
-        yield env
-
-
-@pytest.fixture
-def s3_here(s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
-    """The environment of that server; a URL below which there is nothing."""
-    connect.cache_clear()
-    for name, value in s3.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("AWS_PROFILE", raising=False)
-    return f"s3://tandem/{uuid.uuid4().hex}"
 
 
 class TestS3(ObjectStoreContract):

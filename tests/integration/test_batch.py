@@ -114,7 +114,7 @@ def test_the_same_run_again_is_the_run_there_is(full):
 def test_anew_and_pinned_runs_repeat_every_bit(full):
     world, result = full
     repo = world.repo()
-    anew = world.run(now=NOW + timedelta(hours=1), anew=True)
+    anew = world.run(now=NOW + timedelta(hours=1), rerun=True)
     assert not anew.reused and anew.run.id != result.run.id
     assert anew.run.manifest["fingerprints"] == result.run.manifest["fingerprints"]
     assert apply_run(repo, anew.run) == result.run.manifest["fingerprints"]

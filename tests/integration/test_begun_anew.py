@@ -131,7 +131,7 @@ def test_what_was_corrected_is_gone_also_beyond_the_run(tmp_path: Path, store: d
     world, stream = _streamed(tmp_path, store)
     assert world.online("count_24h")[0] == 46 and world.online("count_24h", shop=7) == (1,) and world.online("count_24h", shop=8) == (3,)
     _correct(world)
-    said = stream(anew=True)
+    said = stream(reset=True)
     assert [line for line in said if "beyond the run were taken out" in line]
     _right(world)
     assert not [line for line in stream() if "taken out" in line], "a checkpoint goes on"
@@ -154,7 +154,7 @@ def test_killed_before_a_step_the_next_start_completes_it(
 
     monkeypatch.setattr(OrderedSqliteOnlineStore, step, killed)
     with pytest.raises(KeyboardInterrupt):
-        stream(anew=True)
+        stream(reset=True)
     monkeypatch.undo()
     assert _stored(world, 1) == [True], "at no moment is a key of the runs without a row"
     stream()
@@ -168,7 +168,7 @@ def test_beside_another_stream_nothing_is_taken(streamed: Streamed) -> None:
     assert not [line for line in stream(name="blue") if "beyond the run" in line], "it has no beginning before"
     assert (world.online(*NAMES), world.online(*NAMES, shop=8)) == before
     _correct(world)
-    (line,) = [line for line in stream(anew=True) if "beyond the run" in line]
+    (line,) = [line for line in stream(reset=True) if "beyond the run" in line]
     assert "stream 'blue' writes here, too" in line and "stay online" in line
     assert world.online("count_24h", shop=8) == (3,)
 
@@ -185,7 +185,7 @@ def test_a_store_that_is_away_is_waited_for(corrected: Streamed, monkeypatch: py
 
     monkeypatch.setattr("pipelines.streaming.stream_plan.take_back", away)
     monkeypatch.setattr("pipelines.streaming.stream_plan.time.sleep", lambda seconds: None)
-    said = stream(anew=True)
+    said = stream(reset=True)
     assert len([line for line in said if "waiting to take out" in line and "locked" in line]) == 1
     _right(world)
 
@@ -207,7 +207,7 @@ def test_a_stop_ends_the_wait_for_a_lock(corrected: Streamed, waits_for: str, as
         if "waiting for it" in line:
             JobState(stream_folder(world.data, "main")).request(asked)
 
-    options = StreamOptions(runner="direct", until="latest", from_run="latest", anew=True)
+    options = StreamOptions(runner="direct", until="latest", from_run="latest", reset=True)
     with open(lock, "a") as held:
         assert take(held)
         late = Timer(60, fcntl.flock, (held, fcntl.LOCK_UN))  # where a stop ends nothing
@@ -218,7 +218,7 @@ def test_a_stop_ends_the_wait_for_a_lock(corrected: Streamed, waits_for: str, as
     assert (outcome["code"], outcome["status"]) == (0, "complete") and outcome["ended"].startswith("stopped")
     assert any("no savepoint was taken" in line for line in said) == (asked == "savepoint") and "savepoint" not in outcome
     assert [world.online(*NAMES, shop=shop) for shop in (1, 7, 8, 9)] == before, "nothing was begun"
-    stream(anew=True)
+    stream(reset=True)
     _right(world)
 
 

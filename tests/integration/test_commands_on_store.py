@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 import sys
-import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import obstore
@@ -17,30 +16,14 @@ from obstore.store import S3Store
 
 from pipelines.lake import shared
 from serving.object_store.cache import FOLDER
-from serving.object_store.connecting import connect
 from tests.integration.store_commands import tandem
 from tests.integration.stream_world import FEATURES, StreamWorld, events, make_stream_world
 from tests.integration.test_forgetting_on_store import as_it_was
 from tests.integration.test_object_store_data import EVENTS, Machine, put_events
 from tests.network import URL, machines, network
-from tests.object_stores import seaweed
 from transforms.errors import TandemError
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with seaweed(tmp_path_factory.mktemp("seaweed")) as env:
-        yield env
-
-
-@pytest.fixture
-def url(s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
-    connect.cache_clear()
-    for name, value in s3.items():
-        monkeypatch.setenv(name, value)
-    return f"s3://tandem/{uuid.uuid4().hex}"
 
 
 def objects(s3: dict[str, str], url: str) -> dict[str, bytes]:
@@ -78,9 +61,9 @@ def archived(data: Path) -> Counter[tuple[int, int]]:
     return out
 
 
-def test_two_machines_archive_a_topic_in_turn(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_machines_archive_a_topic_in_turn(s3_here: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(FOLDER, str(tmp_path / "a"))
-    world = make_stream_world(tmp_path / "world", url=url, features=ARCHIVED)
+    world = make_stream_world(tmp_path / "world", url=s3_here, features=ARCHIVED)
     monkeypatch.setattr("pipelines.replay.archive_merge.MERGE_FROM", 2)
     for n, name in enumerate("abab"):
         monkeypatch.setenv(FOLDER, str(tmp_path / name))
@@ -138,9 +121,9 @@ def archive(world: StreamWorld) -> None:
 
 
 @pytest.fixture
-def machine(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Machine]:
+def machine(s3_here: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Machine]:
     def make(name: str) -> Machine:
-        made = Machine(tmp_path / name, f"{url}/lake", monkeypatch).here()
+        made = Machine(tmp_path / name, f"{s3_here}/lake", monkeypatch).here()
         (tmp_path / name / "data").mkdir(exist_ok=True)
         return made
 
@@ -153,7 +136,7 @@ def test_a_run_of_another_machine_is_made_again_and_nothing_of_the_store_is_touc
     one = machine("one")
     put_events(one.url)
     run = one.round()
-    pinned = one.batch(pinned=True, anew=True)
+    pinned = one.batch(pinned=True, rerun=True)
     before = objects(s3, one.url)
     two = machine("two")
     for asked in (run, pinned):

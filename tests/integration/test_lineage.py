@@ -178,8 +178,8 @@ def test_an_answer_is_traced_to_rows_graph_and_event_files(changing):
 
 def test_the_newest_run_that_was_there_then_is_told_and_no_later_one(changing):
     answer(changing)
-    sooner = changing.run(now=NOW + timedelta(days=1), anew=True).run
-    later = changing.run(now=NOW + timedelta(days=300), anew=True).run  # made after the answer
+    sooner = changing.run(now=NOW + timedelta(days=1), rerun=True).run
+    later = changing.run(now=NOW + timedelta(days=300), rerun=True).run  # made after the answer
     (view,) = trace(changing.repo(), "r-1").views
     assert [w["run"] for w in view["writers"]] == [batch_run(changing).id, sooner.id] and later.status == "complete"
 

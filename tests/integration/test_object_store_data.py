@@ -6,8 +6,7 @@ import json
 import os
 import subprocess
 import sys
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -27,16 +26,10 @@ from serving.object_store.cache import FOLDER, cache_of, data_path
 from serving.object_store.connecting import connect
 from serving.object_store.following import rows_here
 from tests.integration.orders_world import END, START, Orders, order
-from tests.object_stores import Faults, faulty, nobody_there, seaweed
+from tests.object_stores import Faults, faulty, nobody_there
 from transforms.errors import DataError, TandemError
 
 EVENTS = [order(f"{n}", f"{n % 24:02}:{n * 7 % 60:02}", amount=n / 3, shop=n % 5, city="ab"[n % 2]) for n in range(200)]
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with seaweed(tmp_path_factory.mktemp("seaweed")) as env:
-        yield env
 
 
 class Machine(Orders):
@@ -60,11 +53,8 @@ class Machine(Orders):
 
 
 @pytest.fixture
-def machine(s3: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Machine]:
-    connect.cache_clear()
-    for name, value in s3.items():
-        monkeypatch.setenv(name, value)
-    url = f"s3://tandem/{uuid.uuid4().hex}/lake"
+def machine(s3_here: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Machine]:
+    url = f"{s3_here}/lake"
 
     def make(name: str) -> Machine:
         made = Machine(tmp_path / name, url, monkeypatch).here()
@@ -191,7 +181,7 @@ def test_many_bytes_are_hashed_by_workers_and_none_is_copied(machine: Callable[[
             put_events(two.url, EVENTS[::-1])
 
     with pytest.raises(DataError, match=r"all\.jsonl was changed, replaced or removed while the job read it"):
-        run_batch(two.repo(), START, END, now=END, engine=engine, progress=replaced, anew=True)
+        run_batch(two.repo(), START, END, now=END, engine=engine, progress=replaced, rerun=True)
 
 
 def test_a_continued_run_copies_none_of_many_bytes_either(machine: Callable[[str], Machine], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +207,7 @@ def test_a_continued_run_copies_none_of_many_bytes_either(machine: Callable[[str
             connect(one.url).delete("events/orders/date=2024-05-01/all.jsonl")
         one.here()
         with pytest.raises(DataError, match=past):
-            run_batch(one.repo(), None, later, now=later, from_run=first.id, engine=engine, anew=True)
+            run_batch(one.repo(), None, later, now=later, from_run=first.id, engine=engine, rerun=True)
 
 
 def test_on_a_mounted_folder_workers_hash_what_the_driver_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +219,7 @@ def test_on_a_mounted_folder_workers_hash_what_the_driver_would(tmp_path: Path, 
     monkeypatch.setattr(far_files, "BY_WORKERS", 1)
     again = run_batch(plain.repo(), START, END, now=END, engine=engine)
     assert again.reused and again.run.id == wanted.id
-    assert run_batch(plain.repo(), START, END, now=END, engine=engine, anew=True).run.manifest["inputs"] == wanted.manifest["inputs"]
+    assert run_batch(plain.repo(), START, END, now=END, engine=engine, rerun=True).run.manifest["inputs"] == wanted.manifest["inputs"]
 
 
 @pytest.mark.parametrize("most", [5000, 1 << 20])

@@ -85,7 +85,7 @@ class World(Orders):
             over = [datetime.fromisoformat(f"{t}+00:00" if "T" in t else f"{t}T00:00:00+00:00") for t in words if re.match(r"\d{4}-", t)]
             if words[1] == "batch":
                 repo = self.repo().only([w for flag, w in pairwise(words) if flag == "--group"])
-                run = workflow.batch(repo, over[0], over[1], self.steps, pinned="--pinned" in words, anew="--rerun" in words)
+                run = workflow.batch(repo, over[0], over[1], self.steps, pinned="--pinned" in words, rerun="--rerun" in words)
                 made.append(run.manifest)
             elif words[1] == "apply":
                 workflow.apply(self.repo(), words[3] if len(words) > 3 else None, self.steps)
@@ -271,7 +271,7 @@ def test_rows_of_a_later_day_go_on_with_the_run_that_there_is(world: World) -> N
     made = workflow.batch(world.repo(), None, span[1], world.steps, pinned=True, from_run=last).manifest
     assert made["events"] == {"orders": 90} and made["continues"]["run"] == last
     assert datetime.fromisoformat(made["range"][0]) == batch.range[0] if batch.range else False
-    whole = workflow.batch(world.repo(), span[0], span[1], world.steps, pinned=True, anew=True).manifest
+    whole = workflow.batch(world.repo(), span[0], span[1], world.steps, pinned=True, rerun=True).manifest
     assert whole["rows"] == {n: made["rows"][n] + rows for n, rows in first_rows(world, last).items()}
     after = make_plan(world.repo(), (), span)
     assert not any(g.recomputed for g in after.groups)

@@ -131,7 +131,7 @@ def test_verify_leaves_out_what_this_stream_refused_and_nothing_else(tmp_path: P
         send(world, number)
         assert rejected(world)[0] == {"orders/invalid_utf8": N}
         configured(world, formats={"orders": "avro"})
-        assert rejected(world, anew=True)[0] == {}  # read again: the letters of before say nothing any more
+        assert rejected(world, reset=True)[0] == {}  # read again: the letters of before say nothing any more
         assert verified() == ("proven", 0, N, False)
         send(world, number, hours=3)
         assert rejected(world)[0] == {}

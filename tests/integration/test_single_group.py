@@ -40,6 +40,15 @@ def test_a_group_is_made_anew_and_the_others_stay(tmp_path: Path) -> None:
         world.apply(part)
 
 
+def test_rows_are_made_again_where_it_is_asked_by_either_name(tmp_path: Path) -> None:
+    world = Orders(tmp_path)
+    world.log([order("o1", "10:02")])
+    first = world.batch()
+    assert world.batch() == first != (second := world.batch(rerun=True))
+    with pytest.warns(DeprecationWarning, match="anew=...* is now called rerun"):
+        assert world.batch(anew=True) not in (first, second)
+
+
 def test_a_stream_begins_where_a_run_made_all_groups(tmp_path: Path) -> None:
     world = Orders(tmp_path)
     world.log([order("o1", "10:02")])

@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,25 +22,14 @@ from pipelines.verify.stream_record import load_record
 from serving.object_store.cache import FOLDER, data_path
 from serving.object_store.connecting import connect
 from tests.integration.stream_world import StreamWorld, events, make_stream_world
-from tests.object_stores import seaweed
 from transforms.errors import ConfigError
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with seaweed(tmp_path_factory.mktemp("seaweed")) as env:
-        yield env
-
 
 Machine = Callable[[str], None]
 
 
 @pytest.fixture
-def machine(s3: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+def machine(s3_here: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """``machine(name)``: from now on this process is a machine of that name, with a cache of its own."""
-    connect.cache_clear()
-    for name, value in s3.items():
-        monkeypatch.setenv(name, value)
     return lambda name: monkeypatch.setenv(FOLDER, str(tmp_path / name / "cache"))
 
 
@@ -92,7 +81,7 @@ def test_anew_and_other_numbers_of_shards_on_another_machine(machine: Machine, t
     assert len(world.control.load_checkpoints()) == 2
     assert world.control.link is not None and not world.control.link.began_before()
     machine("a")
-    read_all(world, anew=True)
+    read_all(world, reset=True)
     world.assert_right()
     machine("b")
     assert world.control.link.began_before() and world.control.began_before() and world.control.beside() == []

@@ -132,7 +132,7 @@ def test_an_answer_is_found_again_but_not_where_it_is_damaged_or_asked_anew(tmp_
     kept.keep("abc", "right", outputs={"a": "int64"})
     found = KeptChecks(tmp_path, "code", folder).find("abc")
     assert found is not None and (found["said"], found["outputs"]) == ("right", {"a": "int64"})
-    assert KeptChecks(tmp_path, "code", folder, anew=True).find("abc") is None
+    assert KeptChecks(tmp_path, "code", folder, no_cache=True).find("abc") is None
     for damaged in ("", "[1]", '{"said": 1}'):
         (folder / "abc.json").write_text(damaged)
         assert kept.find("abc") is None

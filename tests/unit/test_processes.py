@@ -46,7 +46,7 @@ def strangers_folder(tmp_path):
 def test_children_are_ours_in_a_folder_that_has_modules_of_our_names(strangers_folder, python_path):
     def said(command: list[str]) -> str:
         env = {"PYTHONPATH": python_path, "PATH": "/usr/bin:/bin"}
-        child = start_child(command, strangers_folder / "log", env, strangers_folder, anew=True)
+        child = start_child(command, strangers_folder / "log", env, strangers_folder, new_log=True)
         assert child.wait(60) == 0 or command[-1] == "{}"
         return (strangers_folder / "log").read_text()
 
@@ -97,7 +97,7 @@ def test_output_and_log_of_a_child(tmp_path):
     script = "import sys; print('result'); print(sys.stdin.read(), file=sys.stderr)"
     assert start_child([sys.executable, "-c", script], log, output=output).wait(30) == 0
     assert output.read_text() == "result\n" and log.read_text() == "before\n\n"
-    child = start_child([sys.executable, "-c", script], log, anew=True, stdin=subprocess.PIPE)
+    child = start_child([sys.executable, "-c", script], log, new_log=True, stdin=subprocess.PIPE)
     assert child.stdin is not None
     child.stdin.write(b"asked")
     child.stdin.close()

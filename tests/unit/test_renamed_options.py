@@ -1,4 +1,4 @@
-"""Options that had another name: the old spelling does what the new one does, and says so in one line."""
+"""Commands and options that had another name: the old spelling does what the new one does, and says so in one line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import typer
 
-from pipelines.cli.renamed import RENAMED
+from pipelines.cli.renamed import MOVED, RENAMED
 from pipelines.cli.root import app
 
 GROUP: Any = typer.main.get_command(app)
@@ -68,3 +68,13 @@ def test_a_file_of_parameters_may_say_the_old_name(tmp_path: Path, capsys: pytes
     (tmp_path / "p.yaml").write_text("once: abc\n")
     assert parsed("train", ["--params", str(tmp_path / "p.yaml")])["idempotency_key"] == "abc"
     assert capsys.readouterr().err == f"warning: once in --params {tmp_path / 'p.yaml'} is now called idempotency-key\n"
+
+
+@pytest.mark.parametrize(("old", "new"), MOVED.items())
+def test_the_old_place_of_a_command_does_what_the_new_one_does(old: str, new: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert found(old).hidden and not found(new).hidden
+    for words in ([], ["--overwrite", "--since", "2024-03-04"]):
+        assert parsed(old, words) == parsed(new, words)
+        assert capsys.readouterr().err == f"warning: tandem {old} is now called tandem {new}\n"
+    assert parsed(old, ["--anew"])["overwrite"] is True
+    assert capsys.readouterr().err == f"warning: tandem {old} is now called tandem {new}\nwarning: --anew is now called --overwrite\n"

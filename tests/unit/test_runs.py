@@ -43,7 +43,7 @@ def test_an_unfinished_run_is_continued(tmp_path, status):
     first = runs.begin(tmp_path, "batch", {"a": 1}, NOW)
     first.save(status=status)
     for anew in (False, True):
-        again = runs.begin(tmp_path, "batch", {"a": 1}, NOW + timedelta(hours=1), anew=anew)
+        again = runs.begin(tmp_path, "batch", {"a": 1}, NOW + timedelta(hours=1), rerun=anew)
         assert (again.id, again.status) == (first.id, status)
 
 
@@ -51,10 +51,10 @@ def test_a_complete_run_is_returned_unless_anew(tmp_path):
     first = runs.begin(tmp_path, "batch", {"a": 1}, NOW)
     first.save(status="complete")
     assert runs.begin(tmp_path, "batch", {"a": 1}, NOW).id == first.id
-    second = runs.begin(tmp_path, "batch", {"a": 1}, NOW, anew=True)
+    second = runs.begin(tmp_path, "batch", {"a": 1}, NOW, rerun=True)
     assert second.id == first.id + "-2"  # the same second
     second.save(status="complete")
-    assert runs.begin(tmp_path, "batch", {"a": 1}, NOW, anew=True).id == first.id + "-3"
+    assert runs.begin(tmp_path, "batch", {"a": 1}, NOW, rerun=True).id == first.id + "-3"
 
 
 def test_other_keys_and_kinds_are_other_runs(tmp_path):
@@ -248,7 +248,7 @@ from pipelines.project import recording
 class Settings(BaseModel):
     x: int = 1
 place = recording.ProjectRef(Path(sys.argv[1]), Settings(), Path(sys.argv[2]))
-with recording.recorded(place, "job", key={"a": 1}, anew=False) as run:
+with recording.recorded(place, "job", key={"a": 1}, rerun=False) as run:
     run.save(status=sys.argv[3])
     print("ready", flush=True)
     time.sleep(600)
@@ -280,7 +280,7 @@ def test_a_run_that_was_killed_by_force_is_found_killed_and_goes_on_under_its_id
         (run,) = runs.list_runs(home.data)
         assert (run.status, run.stage) == ("killed", status) and saved(home)["status"] == "killed"
         assert f"its process ({process.pid}) no longer exists" in run.manifest["error"]
-    with recording.recorded(home, "job", key={"a": 1}, anew=False) as again:
+    with recording.recorded(home, "job", key={"a": 1}, rerun=False) as again:
         assert again.id == run.id and again.status == "running"
     assert saved(home)["status"] == "complete" and not {"error", "stage", "noticed"} & set(saved(home))
 

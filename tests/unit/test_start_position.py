@@ -100,7 +100,7 @@ def test_the_checkpoint_goes_before_latest_but_not_before_another_run(repo, cont
 
 def test_anew_forgets(repo, control):
     save(control, point(0, 50, 20, shards=1))
-    assert choose_start(repo, control, 1, anew=True).offsets == {}
+    assert choose_start(repo, control, 1, reset=True).offsets == {}
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_a_topic_becomes_event_files_once(broker: MemoryBroker, reader: Partitio
     send(broker, range(20, 25))
     assert archived(reader, tmp_path).events == 5
     assert stored(tmp_path) == [f"o{i}" for i in range(25)]
-    assert archived(reader, tmp_path, anew=True).events == 25
+    assert archived(reader, tmp_path, overwrite=True).events == 25
     assert stored(tmp_path) == [f"o{i}" for i in range(25)]
 
 
@@ -300,7 +300,7 @@ def test_a_topic_made_anew_while_it_is_archived_ends_it(
     fresh = broker.open_reader()
     with pytest.raises(DataError, match="is not the topic that was archived before"):
         archived(fresh, tmp_path)
-    assert archived(fresh, tmp_path, anew=True).events == 20
+    assert archived(fresh, tmp_path, overwrite=True).events == 20
     fresh.close()
     assert stored(tmp_path) == [f"o{i}" for i in range(100, 120)]
 

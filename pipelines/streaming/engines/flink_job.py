@@ -164,7 +164,7 @@ class FlinkJob(EngineJob):
                 "--flink-conf-dir",
                 str(self._configure()),
             ]
-            self._java = start_child(command, self.log, {**without_secrets(os.environ), "CLASSPATH": os.pathsep.join(path)}, anew=True)
+            self._java = start_child(command, self.log, {**without_secrets(os.environ), "CLASSPATH": os.pathsep.join(path)}, new_log=True)
         except BaseException:
             self.stop()
             raise

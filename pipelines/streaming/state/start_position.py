@@ -94,14 +94,14 @@ def from_checkpoints(checkpoints: Iterable[Checkpoint], shards: int, begin: int,
     return StartPosition(output_watermark, offsets, done, topics, past, begin, run, why="the checkpoint of the run before")
 
 
-def choose_start(repo: Repo, job_state: JobState, shards: int, from_run: str | None = None, anew: bool = False) -> StartPosition:
+def choose_start(repo: Repo, job_state: JobState, shards: int, from_run: str | None = None, reset: bool = False) -> StartPosition:
     """Where a stream of the repository's groups starts.
 
-    The checkpoint counts if there is one, unless ``anew``, or unless ``from_run`` names another run than the one it began from
+    The checkpoint counts if there is one, unless ``reset``, or unless ``from_run`` names another run than the one it began from
     (``latest`` counts only where there is no checkpoint). Raises DataError for a checkpoint that the present definitions cannot go
     on from, and for a run that does not fit them; ConfigError for one that is not there.
     """
-    if anew:
+    if reset:
         job_state.clear_checkpoints()
     checkpoints = job_state.load_checkpoints()
     before = {None if (run := point.get("run")) is None else Path(run).name for point in checkpoints.values()}
