@@ -133,7 +133,7 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
 
 
 def commands() -> dict[str, Any]:
-    """All commands by their words: ``{"batch": ..., "stream": ..., "stream stop": ...}``."""
+    """All commands but old spellings, by their words: ``{"batch": ..., "stream": ..., "stream stop": ...}``."""
     from pipelines.cli.root import COMMANDS, app
 
     out: dict[str, Any] = {}
@@ -142,7 +142,7 @@ def commands() -> dict[str, Any]:
     while found:
         name, command = found.pop()
         out[name] = command
-        found += [(f"{name} {sub}", c) for sub, c in getattr(command, "commands", {}).items()]
+        found += [(f"{name} {sub}", c) for sub, c in getattr(command, "commands", {}).items() if not c.hidden]
     return out
 
 
