@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ from pipelines.replay.schedule import CORRUPT, DELAYED, DUPLICATE, LATE, ORIGINA
 from pipelines.sources.formats.fault_injection import AVRO_KINDS, JSON_KINDS, break_json
 from pipelines.sources.formats.record_format import record_format
 from transforms.contract import check_json, encode_json
-from transforms.definitions import EventSource, Field, micros, minutes, seconds
+from transforms.definitions import Epoch, EventSource, Field, col, micros, minutes, seconds
 from transforms.errors import ConfigError, DataError
 from transforms.reasons import REASONS
 
@@ -173,6 +174,48 @@ def test_every_broken_copy_is_refused(kind: str, source: EventSource) -> None:
             "unknown_schema": "invalid_utf8",  # the id's bytes, where text should begin
         }
         assert expected.get(kind, kind if kind in REASONS else "malformed") in reasons
+
+
+MAPPED = EventSource(
+    name="readings",
+    fields=[
+        Field("reading_id", "string", required=True, path="readingId"),
+        Field("meter_id", "string", required=True, path="meter.serialNumber"),
+        Field("kilo_watt", "float64", path="load.kiloWatt"),
+        Field("kind", "string"),
+        Field("double", "float64", value=col("kilo_watt") * 2),
+    ],
+    event_time=Field("read_at", "timestamp", path="meta.readAt", parse=Epoch("ms")),
+    tie_breaker="reading_id",
+    where=col("kind") == "power",
+)
+READING = {"readingId": "r1", "meter": {"serialNumber": "M"}, "load": {"kiloWatt": 1.5}, "meta": {"readAt": T0 // 1000}, "kind": "power"}
+LISTED = EventSource(
+    name="lines",
+    fields=[Field("line_id", "string", required=True, path="items[].id"), Field("n", "int64", path="items[].n")],
+    event_time="at",
+    tie_breaker="line_id",
+    explode="items",
+)
+
+
+@pytest.mark.parametrize("kind", JSON_KINDS)
+@pytest.mark.parametrize(
+    ("source", "record"),
+    [(MAPPED, READING), (LISTED, {"at": T0, "items": [{"id": "a", "n": 1}, {"id": "b", "n": 2}]})],
+    ids=["paths", "elements"],
+)
+def test_a_broken_copy_of_a_record_with_other_names_is_one_dead_letter(kind: str, source: EventSource, record: dict[str, Any]) -> None:
+    payload = json.dumps(record).encode()
+    assert len(check_json([payload], source, NOW, 0).accepted) == max(1, len(record.get("items", [0])))
+    kept = set()
+    for dice in range(20):
+        broken = break_json(kind, payload, source, dice)
+        checked = check_json([broken], source, NOW, DAY)
+        assert (len(checked.accepted), len(checked.rejected)) == (0, 1), broken
+        kept.update(checked.reasons.to_pylist())
+    if source is MAPPED and kind in ("wrong_type", "missing_field", "overflow"):
+        assert kept == {kind}, "the fault is where the field stands"
 
 
 @pytest.mark.parametrize("payload", [b"", b"nonsense", b"[1]", b"{}"])

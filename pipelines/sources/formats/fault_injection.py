@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from transforms.contract import check_json
 from transforms.definitions import EventSource, Field
+from transforms.instants import now_us
 
 __all__ = ["AVRO_KINDS", "JSON_KINDS", "PROTOBUF_KINDS", "UNKNOWN_ID", "break_avro", "break_json", "break_protobuf"]
 
@@ -25,8 +27,36 @@ _CENTURY_US = 100 * 365 * 86_400_000_000
 Record = dict[str, Any]
 
 
-def _first(source: EventSource, *dtypes: str) -> Field | None:
-    return next((f for f in source.fields if f.dtype in dtypes), None)
+def _put(record: Record, field: Field, value: Any) -> Record:
+    """The record with ``value`` where the field stands; as it is, if that is in no member of it."""
+    steps = field.place
+    if not isinstance(steps, tuple) or field.value is not None:
+        return record
+    made = at = dict(record)
+    for step in steps[:-1]:
+        inner = at.get(cast(str, step))
+        if not isinstance(inner, dict):
+            return record
+        at[cast(str, step)] = at = dict(inner)
+    at[cast(str, steps[-1])] = value
+    return made
+
+
+def _value(record: Record, field: Field) -> Any:
+    found: Any = record
+    for step in field.place if isinstance(field.place, tuple) else ():
+        found = found.get(step) if isinstance(found, dict) else None
+    return found
+
+
+def _tie(source: EventSource) -> Field:
+    return next(f for f in source.fields if f.name == source.tie_breaker)
+
+
+def _refused(payload: bytes, source: EventSource) -> bool:
+    """Whether the contract takes nothing of it, and makes it a dead letter: a filter may leave it out, another path read past the fault."""
+    checked = check_json([payload], source, now_us(), 0)
+    return not checked.valid.num_rows and len(checked.rejected) > 0
 
 
 def _encode(record: Record) -> bytes:
@@ -41,13 +71,18 @@ def _noise(dice: int) -> bytes:
 
 def _number(source: EventSource, record: Record, value: Any) -> bytes:
     """A number that its field cannot be; in the event time where no field is a number."""
-    f = _first(source, "float64", "int64")
-    return _encode({**record, (f.name if f else source.event_time): value})
+    numbers = (f for f in source.fields if f.dtype in ("float64", "int64") and f.value is None)
+    return _encode(_put(record, next(numbers, source.all_fields[0]), value))
 
 
 def _time(source: EventSource, record: Record, change: Callable[[int], int]) -> bytes:
-    now = record.get(source.event_time)
-    return _encode({**record, source.event_time: change(now if type(now) is int and now > 0 else 10**15)})
+    field = source.all_fields[0]
+    now = _value(record, field)
+    return _encode(_put(record, field, change(now if type(now) is int and now > 0 else 10**15)))
+
+
+def _without_tie(source: EventSource, record: Record) -> bytes:
+    return _encode({k: v for k, v in _put(record, _tie(source), None).items() if k != source.tie_breaker})
 
 
 _JSON: dict[str, Callable[[EventSource, Record, bytes, int], bytes | None]] = {
@@ -57,11 +92,11 @@ _JSON: dict[str, Callable[[EventSource, Record, bytes, int], bytes | None]] = {
     "invalid_utf8": lambda source, record, payload, dice: payload[:-1] + b',"note":"caf\xe9"}',
     "random_bytes": lambda source, record, payload, dice: _noise(dice),
     "unknown_schema": lambda source, record, payload, dice: struct.pack(">bI", 0, UNKNOWN_ID) + payload,
-    "wrong_type": lambda source, record, payload, dice: _encode({**record, source.tie_breaker: [record.get(source.tie_breaker)]}),
-    "missing_field": lambda source, record, payload, dice: _encode({k: v for k, v in record.items() if k != source.tie_breaker}),
+    "wrong_type": lambda source, record, payload, dice: _encode(_put(record, _tie(source), [_value(record, _tie(source))])),
+    "missing_field": lambda source, record, payload, dice: _without_tie(source, record),
     "overflow": lambda source, record, payload, dice: _number(source, record, 10**30),
     "nan": lambda source, record, payload, dice: _number(source, record, float("nan")),
-    "huge": lambda source, record, payload, dice: _encode({**record, source.tie_breaker: "x" * HUGE_BYTES}),
+    "huge": lambda source, record, payload, dice: _encode(_put(record, _tie(source), "x" * HUGE_BYTES)),
     "deep": lambda source, record, payload, dice: payload[:-1] + b',"note":' + b"[" * 100 + b"]" * 100 + b"}",
     "duplicate_keys": lambda source, record, payload, dice: payload[:-1] + b"," + payload[1:],
     "seconds": lambda source, record, payload, dice: _time(source, record, lambda us: us // 10**6),
@@ -73,14 +108,18 @@ JSON_KINDS = tuple(_JSON)
 
 
 def break_json(kind: str, payload: bytes, source: EventSource, dice: int) -> bytes | None:
-    """A broken copy of the JSON object in ``payload`` (None: no payload). ``dice`` are random bits. Anything else becomes noise."""
+    """A broken copy of the JSON object in ``payload`` (None: no payload). ``dice`` are random bits.
+
+    It is noise where ``payload`` is no object, or where the source's contract would take an object that is broken in this way.
+    """
     try:
         record = json.loads(payload)
     except ValueError:
         record = None
     if not isinstance(record, dict) or not record:
         return _noise(dice)
-    return _JSON[kind](source, record, payload.strip(), dice)
+    made = _JSON[kind](source, record, payload.strip(), dice)
+    return made if made is None or _refused(made, source) else _noise(dice)
 
 
 AVRO_KINDS = ("empty", "no_payload", "truncated", "invalid_utf8", "random_bytes", "unknown_schema", "json", "no_body", "trailing")
