@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from transforms.nested import are_keys, entry_names
 from transforms.parsing import Base64, Decimal, Hex, Local, Parse
 
 __all__ = ["form_of", "is_utf8", "objects_of", "without_unread"]
@@ -19,8 +20,9 @@ Form = Callable[[Any], Any]
 
 
 def objects_of(kind: pa.DataType) -> Form | None:
-    """What makes objects of the maps in a value of a type, which are lists of pairs in Python; None: there are none."""
-    return _nested(kind, (), lambda kind, steps: None)
+    """What makes objects of the maps in a value of a type, which are lists of pairs in Python; None: there are none. Maps whose keys no
+    path names (:func:`transforms.nested.are_keys`) stay."""
+    return _nested(kind, (), lambda kind, steps: None, are_keys)
 
 
 def form_of(kind: pa.DataType, name: str, parses: Mapping[Steps, Parse | None]) -> Form | None:
@@ -30,16 +32,22 @@ def form_of(kind: pa.DataType, name: str, parses: Mapping[Steps, Parse | None]) 
     return _nested(kind, (name,), lambda kind, steps: _leaf(kind, parses.get(steps)))
 
 
-def _nested(kind: pa.DataType, steps: Steps, leaf: Callable[[pa.DataType, Steps], Form | None]) -> Form | None:
+def _nested(
+    kind: pa.DataType, steps: Steps, leaf: Callable[[pa.DataType, Steps], Form | None],
+    opens: Callable[[pa.DataType], bool] = lambda key_type: True,
+) -> Form | None:  # fmt: skip
+    """``opens``: whether a map becomes an object, by the type of its keys."""
     if pa.types.is_map(kind):
-        of_key = lru_cache(maxsize=1_000)(lambda key: _nested(kind.item_type, (*steps, key), leaf) or _same)
+        if not opens(kind.key_type):
+            return None
+        of_key = lru_cache(maxsize=1_000)(lambda key: _nested(kind.item_type, (*steps, key), leaf, opens) or _same)
         return lambda v: {str(key): None if each is None else of_key(str(key))(each) for key, each in v}
     if pa.types.is_struct(kind):
         members = [kind[i] for i in range(kind.num_fields)]
-        forms = {f.name: form for f in members if (form := _nested(f.type, (*steps, f.name), leaf)) is not None}
+        forms = {f.name: form for f in members if (form := _nested(f.type, (*steps, f.name), leaf, opens)) is not None}
         return (lambda v: {**v, **{n: form(v[n]) for n, form in forms.items() if v[n] is not None}}) if forms else None
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        inner = _nested(kind.value_type, steps, leaf)
+        inner = _nested(kind.value_type, steps, leaf, opens)
         return None if inner is None else lambda v: [None if each is None else inner(each) for each in v]
     return leaf(kind, steps)
 
@@ -89,9 +97,14 @@ def without_unread(value: Any, steps: Steps, read: Collection[Steps]) -> Any:
     if isinstance(value, dict):
         return {_spelled(key): without_unread(each, (*steps, key), read) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        entries = any(place[: len(steps)] == steps for place in read) and any(isinstance(each, dict) and "key" in each for each in value)
+        entries = any(place[: len(steps)] == steps for place in read) and any(isinstance(each, dict) and _is_entry(each) for each in value)
         return value if entries else [without_unread(each, steps, read) for each in value]
     return _spelled(value) if isinstance(value, str) else value
+
+
+def _is_entry(value: dict[str, Any]) -> bool:
+    names = entry_names(value)
+    return names is not None and names[0] in value
 
 
 def is_utf8(text: bytes) -> bool:

@@ -11,7 +11,7 @@ from transforms.columns import target_type
 from transforms.event_source import EventSource
 from transforms.fields import EVENT_MARK, Field
 from transforms.json_payload import Refused, parse_json
-from transforms.nested import Misplaced, find
+from transforms.nested import Misplaced, entry_names, find
 from transforms.parsing import Date, Decimal, Enum, Epoch, Number, Parse, Text, TimeFormat
 from transforms.places import EACH, ElementIndex
 
@@ -54,9 +54,12 @@ def columns_of(payloads: pa.Array, source: EventSource, beside: bool) -> pa.Sche
 def _standing(records: list[dict[str, Any]], path: Any, kind: pa.DataType) -> list[tuple[Any, pa.DataType]]:
     """The paths of what is read for one, and their types: of a map that stands as a list of entries both its keys and its values."""
     for number, step in enumerate(path[1:], 1):
-        if isinstance(step, str) and step != EACH and any(isinstance(value, list) for value in _values(records, path[:number])):
+        lists = [v for v in _values(records, path[:number]) if isinstance(v, list)] if isinstance(step, str) and step != EACH else []
+        if lists:
+            members = {name for each in lists for entry in each if isinstance(entry, dict) for name in entry}
+            key, value = entry_names(members) or ("key", "value")
             entry = (*path[:number], EACH)
-            return [((*entry, "key"), _TEXT), *_standing(records, (*entry, "value", *path[number + 1 :]), kind)]
+            return [((*entry, key), _TEXT), *_standing(records, (*entry, value, *path[number + 1 :]), kind)]
     return [(path, kind)]
 
 

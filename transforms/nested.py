@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -16,9 +18,26 @@ from transforms.json_payload import Refused
 from transforms.places import Path, Step, path_text
 from transforms.reasons import INFINITE, NAN, TOO_LONG, WRONG_TYPE
 
-__all__ = ["Misplaced", "convert_any", "entries_of", "find", "from_values_any", "list_value", "spans", "step_into", "step_refused"]
+__all__ = [
+    "Misplaced", "are_keys", "convert_any", "entries_of", "entry_names", "find", "from_values_any", "list_value", "spans", "step_into",
+    "step_refused",
+]  # fmt: skip
 
 Int = npt.NDArray[np.int64]
+
+_ENTRIES: tuple[tuple[str, str, frozenset[str]], ...] = (
+    ("key", "value", frozenset()),
+    ("Key", "Value", frozenset()),
+    ("name", "value", frozenset({"type", "typeoid", "optional", "default", "position"})),
+)
+"""How formats without maps write the entries of one: the members that hold the key and the value, and what may be beside them. GA4's and
+OpenTelemetry's; tags of AWS; columns of wal2json, headers, Shopify's notes."""
+
+
+def entry_names(members: Collection[str]) -> tuple[str, str] | None:
+    """The members that hold key and value in the entries of a map that is written as a list; None where objects with such members are no
+    entries."""
+    return next(((key, value) for key, value, more in _ENTRIES if more.union((key, value)).issuperset(members)), None)
 
 
 def spans(column: pa.Array) -> tuple[Int, Int, pa.Array] | None:
@@ -51,20 +70,21 @@ def step_into(column: pa.Array, step: Step) -> tuple[pa.Array, npt.NDArray[np.bo
     if isinstance(step, str) and pa.types.is_struct(t):
         index = next((i for i in range(t.num_fields) if t[i].name == step), None)
         return (pa.nulls(n) if index is None else column.flatten()[index]), fine
-    if isinstance(step, str) and pa.types.is_map(t) and _is_words(t.key_type):
+    if isinstance(step, str) and pa.types.is_map(t) and are_keys(t.key_type):
         ends = column.offsets.to_numpy(zero_copy_only=False).astype(np.int64) if n else np.zeros(1, np.int64)
         size = np.where(is_valid(column), np.diff(ends), 0)
         first, keys, values = _own(ends[:-1], size, column.keys, column.items)
-        return _entry(first, size, keys, values, step), fine
+        return _entry(first, size, keys if _is_words(keys.type) else keys.cast(pa.string()), values, step), fine
     if isinstance(step, str) and (found := spans(column)) is not None:
         first, size, entries = found
         first, entries = _own(first, size, entries)
         others = np.concatenate([[0], np.cumsum(_no_entries(entries))])
         wrong = others[first + size] > others[first]
         members = dict(zip((f.name for f in entries.type), entries.flatten(), strict=True)) if pa.types.is_struct(entries.type) else {}
-        if "value" not in members or not _is_words(members.get("key", pa.nulls(0)).type):
+        key, value = entry_names(members) or ("", "")
+        if value not in members or not _is_words(members.get(key, pa.nulls(0)).type):
             return pa.nulls(n), wrong
-        return _entry(first, np.where(wrong, 0, size), members["key"], members["value"], step), wrong
+        return _entry(first, np.where(wrong, 0, size), members[key], members[value], step), wrong
     return pa.nulls(n), is_valid(column)
 
 
@@ -74,18 +94,24 @@ def _own(first: Int, size: Int, *elements: pa.Array) -> tuple[Any, ...]:
     return first - low, *(each.slice(low, high - low) for each in elements)
 
 
+def are_keys(t: pa.DataType) -> bool:
+    """Whether the keys of a map of Arrow are named in paths: texts, and whole numbers and days by the texts that they are."""
+    return _is_words(t) or bool(pa.types.is_integer(t) or pa.types.is_date32(t))
+
+
 def _is_words(t: pa.DataType) -> bool:
     t = t.value_type if pa.types.is_dictionary(t) else t
     return bool(pa.types.is_string(t) or pa.types.is_large_string(t))
 
 
 def _no_entries(elements: pa.Array) -> npt.NDArray[np.bool_]:
-    """Which elements are none of a map, as formats without maps have them: objects of a text as ``key`` and a ``value`` and nothing else.
-    Null is none of another form, nor is an entry without a key."""
+    """Which elements are none of a map, as formats without maps have them (:func:`entry_names`, the key a text). Null is none of another
+    form, nor is an entry without a key."""
     t = elements.type
-    if not pa.types.is_struct(t) or {f.name for f in t} - {"key", "value"}:
+    names = entry_names([f.name for f in t]) if pa.types.is_struct(t) else None
+    if names is None:
         return is_valid(elements)
-    index = t.get_field_index("key")
+    index = t.get_field_index(names[0])
     if index < 0 or _is_words(t[index].type):
         return np.zeros(len(elements), bool)
     return is_valid(elements.flatten()[index])
@@ -105,16 +131,23 @@ def _entry(first: Int, size: Int, keys: pa.Array, values: pa.Array, key: str) ->
 
 
 def entries_of(values: Any) -> dict[str, Any] | None:
-    """A list of entries as the map that it is; None where it is another list."""
+    """A list of entries as the map that it is, and so one of pairs, as Python has maps of Arrow; None where it is another list."""
+    known = [entry for entry in values if entry is not None]
+    if known and isinstance(known[0], tuple):
+        return {_key_text(key): value for key, value in known} if all(_key_text(key) is not None for key, _ in known) else None
+    names = entry_names({member for entry in known if isinstance(entry, dict) for member in entry})
     out = {}
-    for entry in values:
-        if entry is None:
-            continue
-        if not isinstance(entry, dict) or not entry.keys() <= {"key", "value"} or type(key := entry.get("key")) not in (str, type(None)):
+    for entry in known:
+        if names is None or not isinstance(entry, dict) or type(key := entry.get(names[0])) not in (str, type(None)):
             return None
         if key is not None:
-            out[key] = entry.get("value")
+            out[key] = entry.get(names[1])
     return out
+
+
+def _key_text(key: Any) -> Any:
+    """The text by which paths name a key of a map of Arrow, as :func:`are_keys` has it; None: none does."""
+    return key if isinstance(key, str) else str(key) if type(key) in (int, date) else None
 
 
 def find(value: Any, path: Path, done: int = 0) -> Any:

@@ -51,6 +51,8 @@ def describe(
     if kind is not None and pa.types.is_decimal(kind):
         _decimals(column, values, kind.scale)
         return column
+    if kind is not None and pa.types.is_float16(kind):
+        values = [None if v is None else float(v) for v in values]
     types = set(map(type, values)) - {type(None)}
     if words and types == {str} and _of_schema(column, values, words):
         return column
@@ -244,7 +246,13 @@ def _lists(column: Column, values: list[Any]) -> None:
     }  # fmt: skip
     found = kinds.get(frozenset(inner))
     if found is None:
-        column.left_out = EMPTY_LISTS if not inner else f"lists of {', '.join(sorted(t.__name__ for t in inner))}"
+        held = inner - {type(None)}
+        column.left_out = (
+            EMPTY_LISTS if not inner
+            else "maps whose keys no path names" if inner == {tuple}
+            else f"lists that hold nulls, and {kinds[frozenset(held)]} has none" if frozenset(held) in kinds
+            else f"lists of {', '.join(sorted(t.__name__ for t in inner))}"
+        )  # fmt: skip
     else:
         column.dtype = found
         sizes = {len(v) for v in values if v is not None}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from transforms.nested import entries_of
 from transforms.places import EACH
 
 __all__ = ["FORMS", "Envelope", "Form", "envelope_of"]
@@ -34,11 +35,11 @@ class Form:
         """Whether a record is written so."""
         op = _at(record, self.op)
         shaped = isinstance(op, str) and op in self.with_row | self.others and all(_at(record, steps) is not None for steps in self.needs)
-        return shaped and all(isinstance(_at(record, steps), Mapping | None) for steps in (self.row, self.before))
+        return shaped and all(_is_row(found) for steps in (self.row, self.before) if (found := _at(record, steps)) is not None)
 
     def has_row(self, record: Mapping[str, Any]) -> bool:
         """Whether a record has a row after its change."""
-        return _at(record, self.op) in self.with_row and isinstance(_at(record, self.row), Mapping)
+        return _at(record, self.op) in self.with_row and _is_row(_at(record, self.row))
 
 
 FORMS = (
@@ -70,8 +71,13 @@ FORMS = (
         frozenset({"DELETE", "CREATE", "ALTER", "QUERY", "TRUNCATE", "ERASE", "RENAME", "CINDEX", "DINDEX"}), (("es",),), (("id",),),
         (("database",), ("es",)), ("data", EACH),
     ),
+    Form(
+        "wal2json", ("action",), ("columns",), frozenset("IU"), frozenset("DTBCM"), (("timestamp",),), (("lsn",), ("xid",)), (),
+        ("identity",),
+    ),
 )  # fmt: skip
-"""Debezium's ops: created, read for a snapshot, updated; deleted, truncated, a message."""
+"""Debezium's ops: created, read for a snapshot, updated; deleted, truncated, a message. wal2json's, of its second format: inserted,
+updated; deleted, truncated, a transaction's begin and commit, a message."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +141,11 @@ def envelope_of(records: Sequence[Mapping[str, Any]]) -> Envelope | None:
                 ops = form.with_row - (lacks - has)
                 return Envelope(form, at, len(found) - len(rows), len(found), ops, bool(lacks & has), (*at, *time))
     return None
+
+
+def _is_row(value: Any) -> bool:
+    """Whether it is an object of columns, or a list of these with their names and values."""
+    return isinstance(value, Mapping) or (isinstance(value, list) and entries_of(value) is not None)
 
 
 def _at(record: Any, steps: Steps) -> Any:

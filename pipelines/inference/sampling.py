@@ -7,6 +7,7 @@ import itertools
 import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.inference.envelope import Envelope, envelope_of
-from pipelines.inference.schema_words import file_places, words_of
+from pipelines.inference.schema_words import categories, file_places, words_of
 from pipelines.inference.text_dialect import dialect_of, text_records
 from pipelines.lake.counted import counted
 from pipelines.sources.file_formats.compressed_file import opened
@@ -26,7 +27,7 @@ from transforms.definitions import Csv, EventSource, Field
 from transforms.errors import DataError
 from transforms.json_forms import objects_of
 from transforms.json_payload import too_deep
-from transforms.nested import entries_of
+from transforms.nested import entries_of, entry_names
 
 __all__ = ["Sample", "Steps", "flattened", "json_object", "maps_as_objects", "sample_files", "sample_records", "types_of"]
 
@@ -42,6 +43,7 @@ MOST_DEPTH = 64
 """As the contract takes JSON."""
 LINES = (".jsonl", ".ndjson", ".json")
 TEXTS = (".csv", ".tsv", ".txt")
+ARROWS = (".parquet", ".arrow", ".arrows", ".ipc", ".feather")
 _NAME = EventSource(name="sampled", fields=[Field("key", "string", required=True)], event_time="at", tie_breaker="key")
 
 Steps = tuple[Any, ...]
@@ -116,6 +118,7 @@ def sample_files(
     made.kind, made.text, made.dialect, made.suffix = "file", dialect is not None, dialect, suffix
     made.kinds, made.folders = types, tuple(columns)
     made.words = words_of(made.columns, [file_places(file) for file in files if _suffix(file) == ".avro"])
+    made.words |= categories(made.columns, [file for file in files if _suffix(file) in ARROWS])
     return made
 
 
@@ -208,10 +211,15 @@ def _leaves(
 
 
 def _members(value: Any) -> Mapping[Any, Any] | None:
-    """The members of an object, or of a map that stands as a list of entries; None for what is neither."""
+    """The members of an object, or of a map that stands as a list of entries; None for what is neither. What only has a name may be a list
+    of things: of entries with one each has a value, and no two have the same name."""
     if isinstance(value, Mapping):
         return value
-    return (entries_of(value) or None) if isinstance(value, list) and value else None
+    entries = entries_of(value) if isinstance(value, list) else None
+    if not entries:
+        return None
+    key, of_value = entry_names({member for entry in value if entry for member in entry}) or ("key", "value")
+    return entries if key == "key" or (len(entries) == len(value) and all(of_value in entry for entry in value)) else None
 
 
 def _files(path: Path) -> tuple[list[Path], int]:
@@ -265,8 +273,24 @@ def _records(file: Path, dialect: Csv | None, types: dict[Steps, pa.DataType]) -
 def maps_as_objects(rows: pa.RecordBatch) -> Iterator[dict[str, Any]]:
     """Rows as Python has them, but maps, at any depth, are objects, not lists of pairs."""
     forms = {name: form for name, kind in zip(rows.schema.names, rows.schema.types, strict=True) if (form := objects_of(kind)) is not None}
-    for row in rows.to_pylist():
+    columns = [_held(column) for column in rows.columns]
+    for values in zip(*columns, strict=True):
+        row = dict(zip(rows.schema.names, values, strict=True))
         yield {**row, **{name: form(row[name]) for name, form in forms.items() if row[name] is not None}}
+
+
+def _held(column: pa.Array) -> list[Any]:
+    """The values of a column as Python has them; None for moments that are beyond its calendar, of which no field has any."""
+    try:
+        return list(column.to_pylist())
+    except (ValueError, OverflowError):
+        return [_held_alone(value) for value in column]
+
+
+def _held_alone(value: pa.Scalar) -> Any:
+    with suppress(ValueError, OverflowError):
+        return value.as_py()
+    return None
 
 
 def types_of(kind: pa.DataType, at: Steps, types: dict[Steps, pa.DataType]) -> None:

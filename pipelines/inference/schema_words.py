@@ -1,10 +1,14 @@
-"""The words of enums, by the schemas that records were written with: a sample has only those that occurred."""
+"""The words of enums, and of pandas' categories, by the schemas that records were written with: a sample has only those that occurred."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipelines.sources.file_formats.avro_file import container
 from pipelines.sources.file_formats.compressed_file import opened
@@ -12,7 +16,7 @@ from pipelines.sources.formats.avro_times import with_times
 from pipelines.sources.formats.schema_paths import AvroPlaces, Places
 from transforms.places import EACH
 
-__all__ = ["avro_places", "file_places", "protobuf_words", "words_of"]
+__all__ = ["avro_places", "categories", "file_places", "protobuf_words", "words_of"]
 
 Steps = tuple[Any, ...]
 """As in :mod:`pipelines.inference.sampling`."""
@@ -42,6 +46,55 @@ def file_places(file: Path) -> AvroPlaces:
     """Of a file of Avro, which could be read."""
     with opened(file) as f:
         return avro_places(container(f)[0], {})
+
+
+def categories(columns: Mapping[Steps, Sequence[Any]], files: Iterable[Path]) -> dict[Steps, tuple[str, ...]]:
+    """For the columns of texts that are categories of pandas, the same in all of the files (of Arrow or Parquet, which could be read) that
+    have them: these, in their order. Not where all of them are among the values and they have no order: pandas made them of the rows."""
+    found: dict[str, list[tuple[tuple[str, ...], bool]]] = {}
+    for file in files:
+        for name, told in _categories(file).items():
+            found.setdefault(name, []).append(told)
+    out: dict[Steps, tuple[str, ...]] = {}
+    for name, each in found.items():
+        (words, ordered), values = each[0], columns.get((name,), ())
+        if all(told == each[0] for told in each) and (ordered or not set(words) <= set(values)):
+            out[(name,)] = words
+    return out
+
+
+def _categories(file: Path) -> dict[str, tuple[tuple[str, ...], bool]]:
+    """The words of a file's categories of text, and whether these have an order."""
+    with file.open("rb") as f:
+        start = f.read(6)
+        f.seek(0)
+        if start.startswith(b"PAR1"):
+            parquet = pq.ParquetFile(f)
+            names = _categorical(parquet.schema_arrow)
+            table = parquet.read_row_group(0, columns=names) if names and parquet.num_row_groups else pa.table({})
+        else:
+            reader = pa.ipc.open_file(f) if start == b"ARROW1" else pa.ipc.open_stream(f)
+            names = _categorical(reader.schema)
+            first = reader.get_batch(0) if names and start == b"ARROW1" and reader.num_record_batches else None
+            first = next(iter(reader), None) if names and start != b"ARROW1" else first
+            table = pa.table({}) if first is None else pa.Table.from_batches([first]).select(names)
+    out = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if column.num_chunks and pa.types.is_dictionary(column.type):
+            words = column.chunk(0).dictionary.to_pylist()
+            if words and all(isinstance(word, str) for word in words):
+                out[name] = tuple(words), bool(column.type.ordered)
+    return out
+
+
+def _categorical(schema: pa.Schema) -> list[str]:
+    """The columns that pandas says it has as categories."""
+    try:
+        told = json.loads((schema.metadata or {}).get(b"pandas", b"{}")).get("columns", [])
+        named = {each["field_name"] for each in told if each.get("pandas_type") == "categorical"}
+    except (ValueError, TypeError, AttributeError, KeyError):
+        return []
+    return [field.name for field in schema if field.name in named and pa.types.is_dictionary(field.type)]
 
 
 def protobuf_words(messages: Iterable[Any]) -> dict[Steps, tuple[str, ...]]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -202,7 +204,21 @@ def of_canal(n: int) -> tuple[dict[str, Any], bool]:
     }, n % 4 < 2  # fmt: skip
 
 
-@pytest.mark.parametrize("made", [of_canal, of_maxwell, of_mongo, of_golden_gate, of_dynamo])
+def of_wal2json(n: int) -> tuple[dict[str, Any], bool]:
+    """Its second format: the columns of a row as a list, and a record each for the begin and the end of a transaction."""
+    kind = "BIUDC"[n % 5]
+    columns = [
+        {"name": "id", "type": "bigint", "value": n % 50}, {"name": "who", "type": "text", "value": None if n % 10 == 1 else f"w{n % 20}"},
+        {"name": "name", "type": "text", "value": "n", "optional": True},
+    ]  # fmt: skip
+    told = {"action": kind, "xid": n // 5, "timestamp": f"{at(n):%Y-%m-%d %H:%M:%S.%f}+00", "lsn": f"0/{n:06X}"}
+    if kind in "BC":
+        return told, False
+    row = {"identity": columns[:1]} if kind == "D" else {"columns": columns}
+    return {**told, "schema": "public", "table": "t", **row}, kind != "D"
+
+
+@pytest.mark.parametrize("made", [of_canal, of_maxwell, of_mongo, of_golden_gate, of_dynamo, of_wal2json])
 def test_changes_as_others_write_them(tmp_path: Path, made: Callable[[int], tuple[dict[str, Any], bool]]) -> None:
     """What has no row after it, such as a delete, is no event, and no dead letter either."""
     records, whole = zip(*(made(n) for n in range(N)), strict=True)
@@ -378,6 +394,92 @@ def test_maps_that_are_empty_in_some_records(tmp_path: Path) -> None:
     found = read(tmp_path / "arrow", text, "things")
     assert 'path="m.a"' in text and 'path="s.m.b"' in text and "left out" not in text
     assert [(e["m_a"], e["m_b"]) for e in found] == [(n if n % 2 else None, n if n % 3 else None) for n in range(N)]
+
+
+def test_notes_with_names_are_members_and_things_with_names_are_none(tmp_path: Path) -> None:
+    """Shopify's note_attributes; names that repeat, and names without values, are those of things."""
+    notes = [{"name": "gift", "value": "yes"}]
+    things = [{"name": "A", "value": 1}, {"name": "A", "value": 2}]
+    records = [{"id": n, "at": z(n), "notes": notes, "things": things, "tags": [{"name": "a"}]} for n in range(N)]
+    text, found = inferred(tmp_path, records)
+    assert 'path="notes.gift"' in text and "# things: a list of objects" in text and "# tags: a list of objects" in text
+    assert {e["notes_gift"] for e in found} == {"yes"}
+
+
+def test_types_of_arrow_that_others_write(tmp_path: Path) -> None:
+    """Maps by whole numbers and days are stepped into; of those by anything else, and of moments beyond any calendar, it is told."""
+    columns = {
+        "id": pa.array(range(N)),
+        "at": pa.array([at(n) for n in range(N)]),
+        "by_number": pa.array([[(1, n), (-2, 5)] for n in range(N)], pa.map_(pa.int32(), pa.int64())),
+        "by_day": pa.array([[(date(2024, 5, 1), n / 4)] for n in range(N)], pa.map_(pa.date32(), pa.float64())),
+        "by_bytes": pa.array([[(b"k", 1)]] * N, pa.map_(pa.binary(), pa.int64())),
+        "by_truth": pa.array([[(True, 1)]] * N, pa.map_(pa.bool_(), pa.int64())),
+        "far": pa.array([2**62] * N).cast(pa.timestamp("s")),
+        "half": pa.array(np.arange(N).astype(np.float16)),
+        "some": pa.array([[1, None]] * N, pa.list_(pa.int64())),
+    }
+    folder = tmp_path / "events" / "things"
+    folder.mkdir(parents=True)
+    with pa.OSFile(str(folder / "a.arrow"), "wb") as sink, pa.ipc.new_file(sink, pa.table(columns).schema) as out:
+        out.write_table(pa.table(columns))
+    text = infer_files(folder, name="things", data=tmp_path).text
+    for part in (
+        'path="by_number.1"', 'path="by_number.-2"', 'path="by_day.2024-05-01"', '"half", "float64"', "null in all records",
+        "# left out, maps whose keys no path names: by_bytes, by_truth",
+        "# left out, lists that hold nulls, and list<int64> has none: some",
+    ):  # fmt: skip
+        assert part in text, text
+    found = read(tmp_path, text, "things")
+    assert all((e["by_number_1"], e["by_number_2"], e["by_day_2024_05_01"]) == (e["id"], 5, e["id"] / 4) for e in found)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "feather", "arrows"])
+def test_categories_of_pandas_are_the_words_that_may_come(tmp_path: Path, suffix: str) -> None:
+    """Also those that no row has yet; not where pandas made them of the rows, nor where files do not agree."""
+    sizes, folder = ["S", "M", "L", "XL"], tmp_path / "events" / "things"
+    folder.mkdir(parents=True)
+    for file, cities in enumerate((["Oslo", "Rom"], ["Oslo", "Bonn", "Rom"])):
+        rows = range(file * N, (file + 1) * N)
+        frame = pd.DataFrame({
+            "id": rows, "at": [at(n) for n in rows], "size": pd.Categorical([sizes[n % 2] for n in rows], sizes),
+            "grade": pd.Categorical(["ab"[n % 2] for n in rows], ["b", "a"], ordered=True),
+            "user": pd.Series([f"u{n % 40}" for n in rows]).astype("category"), "city": pd.Categorical(["Rom" for n in rows], cities),
+            "rank": pd.Categorical([n % 3 for n in rows], [0, 1, 2, 3]),
+        })  # fmt: skip
+        if suffix == "parquet":
+            frame.to_parquet(folder / f"{file}.parquet")
+        elif suffix == "feather":
+            frame.to_feather(folder / f"{file}.feather")
+        else:
+            table = pa.Table.from_pandas(frame)
+            with pa.OSFile(str(folder / f"{file}.arrows"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as out:
+                out.write_table(table)
+    text = infer_files(folder, name="things", data=tmp_path).text
+    assert 'domain=["S", "M", "L", "XL"]' in text and 'domain=["b", "a"]' in text, text
+    assert text.count("domain=") == 2 and '"rank", "int64"' in text
+    assert len(read(tmp_path, text, "things")) == 2 * N
+
+
+def test_dictionaries_that_grow_from_batch_to_batch(tmp_path: Path) -> None:
+    """Arrow's deltas: the words of later batches are added to those of the first."""
+    folder = tmp_path / "events" / "things"
+    folder.mkdir(parents=True)
+    kind = pa.dictionary(pa.int32(), pa.string())
+    schema = pa.schema([("id", pa.int64()), ("at", pa.timestamp("us", "UTC")), ("kind", kind)])
+    words, told = list[str](), list[str]()
+    with (
+        pa.OSFile(str(folder / "a.arrows"), "wb") as sink,
+        pa.ipc.new_stream(sink, schema, options=pa.ipc.IpcWriteOptions(emit_dictionary_deltas=True)) as out,
+    ):
+        for batch in range(4):
+            words += [f"w{batch}a", f"w{batch}b"]
+            rows = range(batch * N // 4, (batch + 1) * N // 4)
+            told += [words[n % len(words)] for n in rows]
+            picked = pa.DictionaryArray.from_arrays(pa.array([n % len(words) for n in rows], pa.int32()), pa.array(words))
+            out.write_batch(pa.record_batch([pa.array(rows), pa.array([at(n) for n in rows], schema[1].type), picked], schema=schema))
+    text = infer_files(folder, name="things", data=tmp_path).text
+    assert [e["kind"] for e in read(tmp_path, text, "things")] == told
 
 
 def test_days_before_months_are_asked_for_only_where_nobody_can_tell(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import decimal
 import json
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from unittest import mock
 
@@ -338,6 +338,74 @@ def test_maps_that_stand_as_lists_of_entries(records: list[dict[str, Any]]) -> N
     if rows is not None:
         checked, plain = check(rows, PARAMS, NOW, 0), check_records(rows.to_pylist(), {}, PARAMS, NOW, 0)
         assert checked.reasons.to_pylist() == plain.reasons.to_pylist() and checked.valid.to_pylist() == plain.valid.to_pylist()
+
+
+OTHERS = EventSource(
+    "changes",
+    [
+        Field("id", "int64", required=True, path="columns.id"), Field("who", "string", path="columns.name"),
+        Field("env", "string", path="Tags.env"),
+        Field("note", "string", path="notes.gift"),
+    ],
+    event_time=Field("at", "timestamp", parse=Epoch("ms")),
+    tie_breaker="id",
+)  # fmt: skip
+column = st.one_of(
+    st.none(),
+    st.fixed_dictionaries({"name": st.just("id"), "value": st.integers(0, 9)}, optional={"type": st.just("bigint")}),
+    st.fixed_dictionaries({"name": st.just("name"), "type": st.just("text")}, optional={"value": st.sampled_from(["a", None])}),
+)
+tag = st.fixed_dictionaries({}, optional={"Key": st.sampled_from(["env", "x", None]), "Value": st.sampled_from(["prod", None])})
+note = st.one_of(
+    st.fixed_dictionaries({}, optional={"name": st.sampled_from(["gift", "x", None]), "value": st.sampled_from(["y", None])}),
+    st.sampled_from([{"name": 5, "value": "y"}, {"name": "gift", "value": "y", "price": 1}, {"key": "gift", "value": "y"}, 7]),
+)
+changes = st.fixed_dictionaries(
+    {"at": st.just(T), "columns": st.lists(column, max_size=4)},
+    optional={"Tags": st.lists(tag, max_size=3), "notes": st.lists(note, max_size=2)},
+)
+
+
+@given(st.lists(changes, min_size=1, max_size=4))
+@settings(max_examples=examples(60))
+@example([{"at": T, "columns": [{"name": "id", "value": 1}], "notes": [{"name": "gift", "value": "y"}, {"key": "gift", "value": "z"}]}])
+@example([{"at": T, "columns": [{"name": "id", "value": 1, "type": "bigint"}], "Tags": [{"Key": "env", "Value": "prod"}]}] * 4)
+def test_entries_as_others_write_them(records: list[dict[str, Any]]) -> None:
+    """The columns of wal2json, tags of AWS, notes and headers with a name: the same as JSON, as rows and among others."""
+    together = judged(records, OTHERS)
+    for row, record in enumerate(records):
+        if together.reasons[row].as_py() is None:
+            (got,) = together.valid.filter(pa.array(together.accepted == row)).to_pylist()
+            of = {e["name"]: e.get("value") for e in record["columns"] if e}
+            env = {e["Key"]: e.get("Value") for e in record.get("Tags", ()) if e.get("Key")}.get("env")
+            note = {e["name"]: e.get("value") for e in record.get("notes", ()) if e.get("name")}.get("gift")
+            assert (got["id"], got["who"], got["env"], got["note"]) == (of.get("id"), of.get("name"), env, note)
+    rows = arrow_rows(records)
+    if rows is not None:
+        checked, plain = check(rows, OTHERS, NOW, 0), check_records(rows.to_pylist(), {}, OTHERS, NOW, 0)
+        assert checked.reasons.to_pylist() == plain.reasons.to_pylist() and checked.valid.to_pylist() == plain.valid.to_pylist()
+
+
+@pytest.mark.parametrize("kind", [pa.int8(), pa.int64(), pa.uint64(), pa.date32()])
+def test_maps_by_numbers_and_days(kind: pa.DataType) -> None:
+    """Keys are the texts that they are, as the same rows have them as JSON, which a replay sends."""
+    days = pa.types.is_date32(kind)
+    keys: list[Any] = [date(2024, 5, 1), date(1969, 12, 31)] if days else [1, 2**63 + 5 if pa.types.is_uint64(kind) else -7]
+    pairs = pa.map_(kind, pa.string())
+    column = pa.array([[(keys[0], "a"), (keys[1], "b"), (keys[0], "c")], None, [], [(keys[1], None)]], pairs)
+    source = EventSource(
+        "days", [Field("id", "int64", required=True), *(Field(n, "string", path=["m", str(k)]) for n, k in zip("xy", keys, strict=True))],
+        event_time=Field("at", "timestamp", parse=Epoch("ms")), tie_breaker="id",
+    )  # fmt: skip
+    batch = pa.RecordBatch.from_arrays([pa.array([T] * 4), pa.array(range(4)), column], ["at", "id", "m"])
+    wanted = [("c", "b"), (None, None), (None, None), (None, None)]
+    for first in range(4):
+        valid = check(batch.slice(first), source, NOW, 0).valid
+        assert list(zip(valid["x"].to_pylist(), valid["y"].to_pylist(), strict=True)) == wanted[first:]
+    again = check_json(encode_json(batch, source), source, NOW, 0).valid
+    assert list(zip(again["x"].to_pylist(), again["y"].to_pylist(), strict=True)) == wanted
+    wrong = replace(source, fields=[source.fields[0], Field("x", "int64", path=["m", str(keys[0])])])
+    assert check(batch, wrong, NOW, 0).details.to_pylist()[0] == "x='c' is no int64"
 
 
 def test_entries_of_lists_of_every_type_and_slice() -> None:

@@ -195,19 +195,20 @@ def test_json_inside_of_nested_messages_is_judged_as_json(opened: Any) -> None:
     assert found.valid.column("size").to_pylist() == ["3"]
 
 
-def test_a_map_that_is_a_list_of_entries() -> None:
+@pytest.mark.parametrize(("key", "value", "more"), [("key", "value", {}), ("Key", "Value", {}), ("name", "value", {"type": "string"})])
+def test_a_map_that_is_a_list_of_entries(key: str, value: str, more: dict[str, str]) -> None:
     """As in JSON: the parts of ``repeated`` messages of a key and a value are those of a map."""
     file = file_of(
         "shop/hit.proto",
         {
             "Hit": {"event_id": "string", "at": "int64", "params": "repeated .shop.Hit.Param"},
-            "Hit.Param": {"key": "string", "value": ".shop.Hit.Value"},
+            "Hit.Param": {key: "string", value: ".shop.Hit.Value", **more},
             "Hit.Value": {"text": "optional string", "number": "optional int64"},
         },
     )
     made = classes(file)["shop.Hit"](event_id="e", at=AT)
-    made.params.add(key="page").value.text = "a"
-    made.params.add(key="session").value.number = 7
+    getattr(made.params.add(**{key: "page"}), value).text = "a"
+    getattr(made.params.add(**{key: "session"}), value).number = 7
     fields = [
         Field("event_id", "string", required=True), Field("page", "string", path="params.page.text"),
         Field("session", "int64", path="params.session.number"), Field("none", "string", path="params.other.text"),

@@ -12,7 +12,7 @@ What a value becomes:
   goes through the keys of a Struct. A path goes into the message that an ``Any`` packs, see
   :mod:`~pipelines.sources.formats.protobuf_any`.
 * ``repeated`` is a list, a map a struct of those of its keys that are asked for. So is a list of entries (messages of a text ``key`` and a
-  ``value``) of which keys are asked for.
+  ``value``, or as :func:`transforms.nested.entry_names` has them) of which keys are asked for.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from pipelines.sources.formats.protobuf_any import Types, any_message
 from pipelines.sources.formats.protobuf_values import OPEN, named, open_message, plain
 from pipelines.sources.formats.protobuf_wants import Want
 from transforms.errors import ConfigError
+from transforms.nested import entry_names
 
-__all__ = ["Column", "are_entries", "columns_of", "everything", "is_map", "is_repeated"]
+__all__ = ["Column", "columns_of", "entry_of", "everything", "is_map", "is_repeated"]
 
 Get = Callable[[Any], Any]
 """A message -> the value of one of its fields, None where it is null. A text of proto2 may be no UTF-8: bytes, or UnicodeDecodeError."""
@@ -106,7 +107,7 @@ def _field(of: FieldDescriptor, want: Want, types: Types | None) -> tuple[pa.Dat
         return _map(of, want, types)
     if not is_repeated(of):
         kind, convert, whatever = _value(of, want, types)
-    elif are_entries(of) and want.parts and want.items is None:
+    elif want.parts and want.items is None and entry_of(of) is not None:
         return _map(of, want, types)
     else:
         items = want.items or (_no_entry(of) if want.parts else Want())
@@ -119,7 +120,9 @@ def _no_entry(of: FieldDescriptor) -> Want:
     """What shows that an element is not an entry, where a list is read by keys."""
     if of.message_type is None:
         return Want()
-    return Want(parts={next((f.name for f in of.message_type.fields if f.name not in ("key", "value")), "key"): Want()})
+    names = [f.name for f in of.message_type.fields]
+    key, _ = entry_names(names) or ("key", "")
+    return Want(parts={next((name for name in names if entry_names([name]) is None), key): Want()})
 
 
 def is_map(of: FieldDescriptor) -> bool:
@@ -127,10 +130,14 @@ def is_map(of: FieldDescriptor) -> bool:
     return of.message_type is not None and bool(of.message_type.GetOptions().map_entry)
 
 
-def are_entries(of: FieldDescriptor) -> bool:
-    """Whether the elements of a list are entries of a map, each a text as ``key`` and a ``value``."""
+def entry_of(of: FieldDescriptor) -> tuple[FieldDescriptor, FieldDescriptor] | None:
+    """Key and value of a map's entries, or of a list's elements that are such: each of a text as key and a value. None: these are none."""
     parts = {} if of.message_type is None else dict(of.message_type.fields_by_name)
-    return parts.keys() == {"key", "value"} and parts["key"].type == FieldDescriptor.TYPE_STRING and not is_repeated(parts["key"])
+    names = ("key", "value") if is_map(of) else entry_names(parts)
+    if names is None or not parts.keys() >= {*names}:
+        return None
+    key, value = (parts[name] for name in names)
+    return (key, value) if is_map(of) or (key.type == FieldDescriptor.TYPE_STRING and not is_repeated(key)) else None
 
 
 def _asks(of: str, want: Want, dtype: str) -> bool:
@@ -214,10 +221,11 @@ def _message(of: Descriptor, want: Want, types: Types | None) -> Made:
 
 def _map(of: FieldDescriptor, want: Want, types: Types | None) -> tuple[pa.DataType, Get, Get | None]:
     """Of a map, or of a list of entries, the keys that are read; each has its own type."""
-    entry = of.message_type
-    real = entry.GetOptions().map_entry
-    read = attrgetter(of.name) if real else _by_key(of)
-    value, keyed = entry.fields_by_name["value"], entry.fields_by_name["key"]
+    entry = entry_of(of)
+    assert entry is not None
+    keyed, value = entry
+    real = is_map(of)
+    read = attrgetter(of.name) if real else _by_key(of, keyed)
     found: list[tuple[str, Any, Made]] = []
     for text, part in want.parts.items():
         key = _key(keyed, part.name or text)
@@ -243,9 +251,9 @@ def _map(of: FieldDescriptor, want: Want, types: Types | None) -> tuple[pa.DataT
     return pa.struct([pa.field(text, kind) for text, _, (kind, _, _) in found]), reading(False), reading(True) if loose else None
 
 
-def _by_key(of: FieldDescriptor) -> Get:
+def _by_key(of: FieldDescriptor, keyed: FieldDescriptor) -> Get:
     """What reads a list of entries as a mapping: key -> the last entry that has it."""
-    entries, key = attrgetter(of.name), _reading(of.message_type.fields_by_name["key"], None)
+    entries, key = attrgetter(of.name), _reading(keyed, None)
 
     def read(message: Any) -> dict[Any, Any]:
         return {k.decode() if isinstance(k := key(entry), bytes) else k: entry for entry in entries(message)}

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from pipelines.sources.formats.protobuf_any import Types
-from pipelines.sources.formats.protobuf_columns import are_entries, is_map, is_repeated
+from pipelines.sources.formats.protobuf_columns import entry_of, is_map, is_repeated
 from pipelines.sources.formats.protobuf_values import OPEN
 from pipelines.sources.formats.schema_paths import LostFieldError
 from transforms.definitions import EventSource
@@ -42,8 +42,8 @@ def _leads(of: Descriptor, path: Path, types: Types) -> bool:
 
 
 def _value_leads(of: FieldDescriptor, path: Path, types: Types) -> bool:
-    if path and (is_map(of) or (is_repeated(of) and are_entries(of) and isinstance(path[0], str))):
-        return _value_leads(of.message_type.fields_by_name["value"], path[1:], types)
+    if path and (is_map(of) or (is_repeated(of) and isinstance(path[0], str))) and (entry := entry_of(of)) is not None:
+        return _value_leads(entry[1], path[1:], types)
     if is_repeated(of):
         if path and isinstance(path[0], str) and path[0] != "[]":
             return True  # into a list that is no map

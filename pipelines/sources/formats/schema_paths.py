@@ -7,12 +7,13 @@ form (into a number, into a list by a name) are not looked at: each record of th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from transforms.definitions import EventSource
 from transforms.errors import ConfigError
+from transforms.nested import entry_names
 from transforms.places import EACH, Path, Step, path_text
 
 __all__ = ["AvroPlaces", "JsonPlaces", "LostFieldError", "Places", "check_fields"]
@@ -121,9 +122,10 @@ def _letters(name: str) -> str:
     return "".join(c for c in name.lower() if c.isalnum())
 
 
-def _of_entries(names: Iterable[str]) -> bool:
-    """Whether elements of a list are those of a map."""
-    return set(names) == {"key", "value"}
+def _value_of(names: Collection[str]) -> str:
+    """The member that holds the value in a list's elements, where these are the entries of a map; "" where they are none."""
+    found = entry_names(names)
+    return found[1] if found is not None and {*found} <= {*names} else ""
 
 
 class AvroPlaces(Places):
@@ -167,8 +169,8 @@ class AvroPlaces(Places):
         if isinstance(step, int) or step == EACH:
             return Inner([items])
         inner = self._named.get(items, items) if isinstance(items, str) else items
-        if isinstance(inner, dict) and inner.get("type") == "record" and _of_entries(field["name"] for field in inner["fields"]):
-            return self.into(inner, "value")
+        if isinstance(inner, dict) and inner.get("type") == "record" and (value := _value_of([f["name"] for f in inner["fields"]])):
+            return self.into(inner, value)
         return Inner(None)
 
 
@@ -231,8 +233,8 @@ class JsonPlaces(Places):
         if isinstance(step, int) or step == EACH:
             return Inner([items])
         members = items.get("properties")
-        if isinstance(members, dict) and _of_entries(members):
-            return Inner([members["value"]])
+        if isinstance(members, dict) and (value := _value_of(members)):
+            return Inner([members[value]])
         return Inner(None)
 
     def _referred(self, reference: str) -> Any:
