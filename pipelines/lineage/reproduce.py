@@ -265,15 +265,15 @@ def _as_it_was(repo: Repo, run: TrainRecord) -> Any:
 
 def _same_set(data: Path, then_run: TrainRecord, made: Any) -> Artifact:
     then = {o["name"].removeprefix("training_set/"): o for o in then_run.outputs if o["name"].startswith("training_set/")}
-    rows = sum(s["rows"] for s in made.manifest["splits"].values())
+    rows = sum(made.record.rows.values())
     files = same_files("training set", {n: o for n, o in then.items() if n.endswith(".parquet")}, made.path)
     query = then_run.query
     if files.verdict == "identical":
         return dataclasses.replace(files, detail=f"{rows:,} rows, {files.detail}")
-    if made.manifest["values_sha256"] == query["values_sha256"]:
+    if made.record.values_sha256 == query["values_sha256"]:
         return Artifact("training set", "equal", f"{rows:,} rows with equal values, tolerance 0; the files were written differently")
     why = []
-    if made.manifest["spine_sha256"] != query["spine_sha256"]:
+    if made.record.spine_sha256 != query["spine_sha256"]:
         why.append("the labelled requests differ")
     elif made.fingerprints != query["fingerprints"]:
         why.append("the rows were computed by other graphs")

@@ -27,6 +27,7 @@ from pipelines.lineage.trace_record import ServedRow, Trace, TracedEvents, Trace
 from pipelines.lineage.trace_text import key_text
 from pipelines.project.repository import Repo
 from pipelines.streaming.state.row_log import read_rows
+from pipelines.training.training_set_record import TrainingSetRecord
 from serving.aliases import ALIASES_FILE
 from serving.projections import Projection
 from serving.request_rows import PROJECTION, projection_in
@@ -140,9 +141,8 @@ def _training_set(data: Path, version: TracedVersion | None, run: runs.Run | Non
         return None
     folder = layout.training_set(data, str(identity))
     out: TracedSet = {"id": str(identity), "path": name_below(data, folder), "there": folder.is_dir()}
-    with suppress(OSError, ValueError):
-        manifest = json.loads((folder / layout.MANIFEST).read_text())
-        out |= {"created": manifest.get("created"), "rows": {n: s["rows"] for n, s in manifest.get("splits", {}).items()}}
+    if (record := TrainingSetRecord.load(folder)) is not None:
+        out |= {"created": record.created or None, "rows": record.rows}
     if run is not None:
         query = run.as_(TrainRecord).query
         out["query"] = {k: query.get(k) for k in ("start", "end", "as_of", "spine", "spine_sha256", "runs")}

@@ -19,6 +19,7 @@ from pipelines.lake import layout
 from pipelines.lake.files import write_json
 from pipelines.monitoring.statistics import Ranges, distances, statistics, thinned
 from pipelines.monitoring.windows import Window, blocks
+from pipelines.training.training_set_record import TrainingSetRecord
 from serving.models import ModelSpec, load_model
 from transforms.definitions import EVENT_TIMESTAMP
 from transforms.errors import DataError
@@ -67,12 +68,9 @@ def load_baseline(data: Path, spec: ModelSpec) -> Baseline:
     """The training set of a version, with the version's own predictions. Raises DataError where it is gone."""
     identity = str(spec.raw.get("training_set", ""))
     folder = layout.training_set(data, identity)
-    try:
-        manifest = json.loads((folder / layout.MANIFEST).read_text("utf-8"))
-    except (OSError, ValueError):
-        raise DataError(
-            f"training set {identity or '(none named)'} of {spec.name!r} version {spec.version} is not below {folder.parent}"
-        ) from None
+    record = TrainingSetRecord.load(folder)
+    if record is None:
+        raise DataError(f"training set {identity or '(none named)'} of {spec.name!r} version {spec.version} is not below {folder.parent}")
     parts = []
     for split in ("train", "eval", "test"):
         table = pa.concat_tables([pq.read_table(f) for f in sorted((folder / split).glob("*.parquet"))])
@@ -83,7 +81,7 @@ def load_baseline(data: Path, spec: ModelSpec) -> Baseline:
     predictions = _predict(layout.model(data, spec.name) / str(spec.version), table, spec)
     if predictions is not None:
         table = table.append_column(PREDICTION, pa.array(predictions))
-    return Baseline(spec, identity, str(manifest["model"]["label"]), table)
+    return Baseline(spec, identity, record.label, table)
 
 
 def _predict(path: Path, table: pa.Table, spec: ModelSpec) -> npt.NDArray[np.float64] | None:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from pipelines.batch.run_key import engine_code
 from pipelines.lake import layout, provenance
-from pipelines.lake.files import read_json
 from pipelines.lake.graphs import applied_graphs, carried_over, hash_of
 from pipelines.lake.process_identity import ProcessId
 from pipelines.lake.run_records import BatchRecord, RunRecord
@@ -22,6 +21,7 @@ from pipelines.sources.formats.reading import reading_of
 from pipelines.sources.tables.snapshots import table_news
 from pipelines.streaming.state.checkpoint_records import checkpoint_records, is_stream
 from pipelines.streaming.state.start_position import check_same_definitions
+from pipelines.training.training_set_record import TrainingSetRecord
 from serving.aliases import ALIASES, Aliases
 from serving.errors import ModelError
 from transforms.definitions import EventSource, FeatureGroup
@@ -153,8 +153,8 @@ class Present:
     @cached_property
     def training_sets(self) -> list[TrainingSet]:
         """The training sets, by name."""
-        found = ((p.parent.name, read_json(p)) for p in sorted(layout.training(self.data).glob(f"*/{layout.MANIFEST}")))
-        return [TrainingSet(name, dict(made.get("fingerprints") or {})) for name, made in found if made]
+        folders = sorted(p.parent for p in layout.training(self.data).glob(f"*/{layout.MANIFEST}"))
+        return [TrainingSet(f.name, made.fingerprints) for f in folders if (made := TrainingSetRecord.load(f)) is not None]
 
     @cached_property
     def streams(self) -> list[Stream]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from pipelines.lake import layout
 from pipelines.project.repository import Repo
 from pipelines.training.definition import Model
 from pipelines.training.training_set import check_spine, join_features
+from pipelines.training.training_set_record import TrainingSetRecord
 from pipelines.training.user_code import ask_spine
 from serving.models import ModelSpec
 from serving.projections import FeatureSet, Projection
@@ -60,17 +60,17 @@ class _Set:
     """A training set on disk."""
 
     folder: Path
-    manifest: Mapping[str, Any]
+    record: TrainingSetRecord
 
     @property
     def test_from(self) -> int:
         """Where its test split begins, in microseconds: what came before was used to train or to stop."""
-        return int(self.manifest["borders_us"][1])
+        return self.record.borders_us[1]
 
     @property
     def made(self) -> _Made:
         """What its feature columns are."""
-        return _Made(self.manifest["fingerprints"], FeatureSet.of((), self.manifest.get("projections")).projections)
+        return _Made(self.record.fingerprints, FeatureSet.of((), self.record.projections).projections)
 
     def test(self) -> pa.Table:
         files = sorted((self.folder / "test").glob("*.parquet"))
@@ -81,11 +81,9 @@ def _sets(data: Path, specs: Mapping[int, ModelSpec]) -> dict[int, _Set]:
     out = {}
     for version, spec in specs.items():
         folder = layout.training_set(data, str(spec.raw.get("training_set", "")))
-        try:
-            manifest = json.loads((folder / layout.MANIFEST).read_text("utf-8"))
-            out[version] = _Set(folder, {**manifest, "borders_us": manifest["borders_us"]})
-        except (OSError, ValueError, KeyError):
-            continue
+        record = TrainingSetRecord.load(folder)
+        if record is not None and len(record.borders_us) == 2:
+            out[version] = _Set(folder, record)
     return out
 
 

@@ -83,8 +83,8 @@ def model_spec(model: Model, training_set: TrainingSet, run: str) -> ModelSpecFi
         "training_set": training_set.id,
         "run": run,
     }
-    if "projections" in training_set.manifest:
-        spec["projections"] = training_set.manifest["projections"]
+    if training_set.record.projections:
+        spec["projections"] = training_set.record.projections
     return spec
 
 
@@ -186,7 +186,7 @@ def _train(
     with step("point-in-time features"):
         training_set, query = make_set(model, spine, repo, data, now(), events, features=features)
     query = {"start": start.astimezone(UTC).isoformat(), "end": end.astimezone(UTC).isoformat(), **query}
-    rows = {f"rows/{name}": split["rows"] for name, split in training_set.manifest["splits"].items()}
+    rows = {f"rows/{name}": n for name, n in training_set.record.rows.items()}
     run.add(
         inputs=query.pop("inputs"),
         definitions={**_definitions(data, query), f"model {model.name}": json.loads(json.dumps(model.canonical()))},
@@ -315,22 +315,23 @@ def make_set(
         found, files = (dict(then), {}) if then is not None else as_of.pins(store, views, data)
         made = build_training_set(model, spine, store, target or data, now, found, features)
     kept = ("model", "features", "projections", "fingerprints", "spine_sha256", "borders_us", "borders")
-    asked = {k: made.manifest[k] for k in kept if k in made.manifest}
+    said = made.record.to_dict()
+    asked = {k: said[k] for k in kept if k in said}
     of_runs = {
         name.partition("/")[2]: sorted({part[4:] for f in each for part in f["file"].split("/") if part.startswith("run=")})
         for name, each in files.items()
     }
-    query = {**asked, "as_of": now.astimezone(UTC).isoformat(), "spine": model.spine, "values_sha256": made.manifest["values_sha256"]}
+    query = {**asked, "as_of": now.astimezone(UTC).isoformat(), "spine": model.spine, "values_sha256": made.record.values_sha256}
     query |= {"runs": of_runs, "tags": {name: pin.fingerprint for name, pin in found.items()}}
     return made, {**query, "inputs": {**events, **files}}
 
 
 def score_report(model: Model, training_set: TrainingSet, pipeline: PipelineRun) -> tuple[Report, Any, dict[str, Any]]:
     """The scores on the test split, with its labels and every predictor's probabilities, each of shape [n] (float64)."""
-    splits = training_set.manifest["splits"]
+    record = training_set.record
     test = training_set.read("test")
     label = test.column(model.label).to_numpy().astype(np.float64)
-    rate = splits["train"]["positives"] / splits["train"]["rows"]
+    rate = record.splits["train"].positives / record.splits["train"].rows
     inputs = [(c.name, str(c.dtype)) for c in training_set.columns]
     request = [(c.name, str(c.dtype)) for c in training_set.columns if c.is_request]
     predictions = {
@@ -339,6 +340,5 @@ def score_report(model: Model, training_set: TrainingSet, pipeline: PipelineRun)
         "all features": predict(pipeline.full, test, inputs).astype(np.float64),
     }
     slices = {s: test.column(s).to_pylist() for s in model.slices}
-    rows = {name: splits[name]["rows"] for name in splits}
-    first, second = training_set.manifest["borders"]
-    return Report(model.name, rows, (first, second), score_all(label, predictions, slices)), label, predictions
+    first, second = record.borders
+    return Report(model.name, record.rows, (first, second), score_all(label, predictions, slices)), label, predictions

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,13 +25,11 @@ import pyarrow.parquet as pq
 
 from pipelines.lake import layout
 from pipelines.training.definition import Column, Model, input_dtype
+from pipelines.training.training_set_record import Split, TrainingSetRecord
 from serving.projections import FeatureSet
 from transforms.definitions import ARROW_TYPES, EVENT_TIMESTAMP, FINGERPRINT, RESERVED, TIMESTAMP, micros
 from transforms.errors import DataError, FingerprintError
 from transforms.instants import instant, micros_of
-
-if TYPE_CHECKING:
-    from serving.projections import FeatureSet
 
 __all__ = ["SPLITS", "TrainingSet", "build_training_set", "check_spine", "feature_references", "join_features", "split_by_time"]
 
@@ -41,13 +39,13 @@ ROWS_PER_FILE = 50_000
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """A visible training set: its folder, the model's raw inputs and the manifest as written."""
+    """A visible training set: its folder, the model's raw inputs and its manifest as written."""
 
     id: str
     path: Path
     columns: tuple[Column, ...]
     fingerprints: dict[str, str]
-    manifest: dict[str, Any]
+    record: TrainingSetRecord
 
     def read(self, split: str) -> pa.Table:
         """The rows of a split in order of time: event timestamp, entity keys, request fields, features, label, weight."""
@@ -280,7 +278,7 @@ def build_training_set(
         table, fingerprints = join_features(store, spine, model, features)
     columns = (*model.request_columns, *(_feature_column(v, n, table.schema.field(f"{v}__{n}").type) for v, n in pairs))
     masks, borders = split_by_time(table.column(EVENT_TIMESTAMP).cast(pa.int64()).to_numpy(), model.split, micros(model.label_delay))
-    query = {
+    query: dict[str, Any] = {
         "model": model.canonical(),
         "features": [f"{v}:{n}" for v, n in pairs],
         **({"projections": projections} if (projections := features.to_json()) else {}),
@@ -291,24 +289,27 @@ def build_training_set(
     values = _hash_table(table)
     identity = hashlib.sha256(json.dumps([query, values], sort_keys=True).encode()).hexdigest()[:16]
     label = table.column(model.label).to_numpy()
-    manifest = {
-        "id": identity,
+    record = TrainingSetRecord(
+        id=identity,
         **query,
-        "values_sha256": values,
-        "created": now.astimezone(UTC).isoformat(timespec="seconds"),
-        "columns": [[c.name, c.dtype, c.view, c.feature] for c in columns],
-        "borders": [_utc(b) for b in borders],
-        "splits": {name: {"rows": int(m.sum()), "positives": int(label[m].sum())} for name, m in masks.items()},
-        "left_out_at_borders": int(table.num_rows - sum(m.sum() for m in masks.values())),
-        "null_share": {c.name: round(table.column(c.name).null_count / table.num_rows, 4) for c in columns},
-    }
+        values_sha256=values,
+        created=now.astimezone(UTC).isoformat(timespec="seconds"),
+        columns=list(columns),
+        borders=[_utc(b) for b in borders],
+        splits={name: Split(int(m.sum()), int(label[m].sum())) for name, m in masks.items()},
+        left_out_at_borders=int(table.num_rows - sum(m.sum() for m in masks.values())),
+        null_share={c.name: round(table.column(c.name).null_count / table.num_rows, 4) for c in columns},
+    )
     target = layout.training_set(data, identity)
     if not (target / layout.MANIFEST).is_file():
-        _write(table, masks, manifest, target)
-    return TrainingSet(identity, target, columns, fingerprints, json.loads((target / layout.MANIFEST).read_text("utf-8")))
+        _write(table, masks, record, target)
+    kept = TrainingSetRecord.load(target)
+    if kept is None:
+        raise DataError(f"{target / layout.MANIFEST} cannot be read; delete {target}, and the training set is made again")
+    return TrainingSet(identity, target, columns, fingerprints, kept)
 
 
-def _write(table: pa.Table, masks: dict[str, npt.NDArray[np.bool_]], manifest: dict[str, Any], target: Path) -> None:
+def _write(table: pa.Table, masks: dict[str, npt.NDArray[np.bool_]], record: TrainingSetRecord, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     work = target.parent / f".set-{os.urandom(8).hex()}"
     work.mkdir()
@@ -320,7 +321,7 @@ def _write(table: pa.Table, masks: dict[str, npt.NDArray[np.bool_]], manifest: d
                 pq.write_table(
                     rows.slice(start, ROWS_PER_FILE), work / name / f"part-{i:05d}.parquet", coerce_timestamps="us", compression="zstd"
                 )
-        (work / layout.MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
+        (work / layout.MANIFEST).write_text(json.dumps(record.to_dict(), indent=1) + "\n", "utf-8")
         try:
             os.rename(work, target)
         except OSError:

@@ -156,7 +156,7 @@ def test_the_rows_are_those_that_neither_was_trained_on(world: World) -> None:
     world.push(1, "good", days=12)
     world.push(2, "better", days=20)
     found = evaluate(world.repo, world.repo.attribute("labels:slow_parcels"), [1, 2])
-    borders = {d: s.manifest["borders_us"][1] for d, s in world.sets.items()}
+    borders = {d: s.record.borders_us[1] for d, s in world.sets.items()}
     times = found.holdout.table.column("event_timestamp").to_pylist()
     assert min(t.timestamp() * 1e6 for t in times) >= borders[20] > borders[12]
     assert found.holdout.seen == {} and "version 1 or 2 was not trained on" in found.holdout.how
