@@ -11,9 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.inference.column import Column, numbers
+from pipelines.inference.connect_schema import ReadAs
 from pipelines.inference.names import words
 from pipelines.inference.times import clock_times, digit_days, epoch, epoch_text, moments, text_times, times
+from transforms.conversions import value_of
 from transforms.instants import micros_of
+from transforms.json_payload import Refused
 
 __all__ = ["EMPTY_LISTS", "KEYS", "describe"]
 
@@ -31,21 +34,26 @@ KEYS = (
 """Words of names of what events are about, the likeliest first."""
 _IDS = {"id", "code", "key", "zip", "phone", "number"}
 """Words of names whose digits are no amounts."""
-_OPEN = {"country", "currency", "lang", "language", "locale"}
+_OPEN = {
+    "country", "currency", "lang", "language", "locale", "city", "email", "mail", "host", "hostname", "ip", "url", "uri", "path", "page",
+}  # fmt: skip
 """Words of names whose values are of a long list, of which data has a few today."""
 _PACKED = r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)$"
 
 
 def describe(
     steps: tuple[Any, ...], values: list[Any], kind: pa.DataType | None, text: bool, decimal_mark: str, zone: str | None,
-    thousands: str | None = None, asked: str | None = None, words: tuple[str, ...] = (),
+    thousands: str | None = None, asked: str | None = None, words: tuple[str, ...] = (), told: ReadAs | None = None,
 ) -> Column:  # fmt: skip
     """What N values are. ``text``: their format has nothing else; ``kind``: their type in the file, where it has one; ``asked`` is what
-    the event time is said to be called; ``words``: those that a schema has for them, where it is one of an enum."""
+    the event time is said to be called; ``words``: those that a schema has for them, where it is one of an enum; ``told``:
+    how they are read, where the records say it."""
     rows = len(values)
     column = Column(steps, rows, sum(v is None for v in values), asked=asked in (steps[-1], ".".join(map(str, steps))))
     if column.nulls == rows:
         column.left_out = "null in all records that were looked at"
+        return column
+    if told is not None and _as_told(column, values, told):
         return column
     column.unsigned = kind is not None and pa.types.is_unsigned_integer(kind)
     if kind is not None and pa.types.is_decimal(kind):
@@ -83,6 +91,20 @@ def describe(
             f"values of several types ({', '.join(sorted(t.__name__ for t in types))})" if len(types) > 1 else _kind_name(types)
         )
     return column
+
+
+def _as_told(column: Column, values: list[Any], told: ReadAs) -> bool:
+    """Whether all values are read as it is told; then the column is."""
+    try:
+        read = [None if v is None else value_of(v, told.parse, told.dtype) for v in values]
+    except Refused:
+        return False
+    column.dtype, column.parse = told.dtype, told.text
+    if told.dtype == "timestamp":
+        moments(column, read)
+    else:
+        numbers(column, read)
+    return True
 
 
 def _of_schema(column: Column, values: list[Any], known: tuple[str, ...]) -> bool:
@@ -134,7 +156,7 @@ def _plain_numbers(column: Column, values: list[Any], types: set[type]) -> None:
         whole = all(float(v).is_integer() and abs(v) < 2**53 for v in finite)
         ids = {"id", "code", "nr", "number"} & set(words(column.called))
         column.dtype = "int64" if whole and finite and ids and len(finite) == len(known) else "float64"
-        values = [None if v is None else float(v) for v in values]
+        values = [None if v is None or v != v or abs(v) == float("inf") else float(v) for v in values]
         if column.dtype == "int64":
             column.notes.append("written as floats")
     else:
@@ -158,26 +180,29 @@ def _texts(column: Column, values: list[Any], text: bool, decimal_mark: str, zon
         return
     version = any(w.endswith("version") for w in words(name))
     mark = re.escape(decimal_mark)
+    code = bool(pc.any(pc.match_substring_regex(array, r"^0\d+$")).as_py())
     if thousands and all_match(_grouped(thousands, decimal_mark)) and pc.any(pc.match_substring(array, thousands)).as_py():
         array = pc.replace_substring(array, thousands, "")
         values, first = array.to_pylist(), first.replace(thousands, "")
     if text and pc.all(pc.is_in(pc.utf8_lower(array), value_set=pa.array(["true", "false", None], pa.string()))).as_py():
         column.dtype = "bool"
+    elif code:
+        if text and all_match(r"^\d+$"):
+            column.notes.append("digits with leading zeros: text, so that these stay")
     elif all_match(r"^[+-]?(0|[1-9]\d{0,18})$") and all(v is None or abs(int(v)) < 2**63 for v in values):
         whole = [None if v is None else int(v) for v in values]
         if text:
             _plain_numbers(column, whole, {int})
-        elif not _is_id(name):
+        elif not (version or _is_id(name)):
             column.dtype, column.parse = "int64", "Number()"
             numbers(column, whole)
             epoch_text(column, whole)
     elif not text and (version or _is_id(name)):
         pass  # 1.0 is followed by 1.0.1; 1234.1714557660 is who it is, as GA4 has it
-    elif all_match(rf"^[+-]?(\d{{1,15}}({mark}\d*)?|{mark}\d+)([eE][+-]?\d{{1,2}})?$") and not all_match(r"^[+-]?0\d"):
+    elif all_match(rf"^[+-]?(\d{{1,15}}({mark}\d*)?|{mark}\d+)([eE][+-]?\d{{1,2}})?$"):
         _real_texts(column, values, text, decimal_mark)
     elif all_match(r"^\d+$") and text:
-        zeros = any(v is not None and v.startswith("0") and len(v) > 1 for v in values)
-        column.notes.append("digits with leading zeros: text, so that these stay" if zeros else BEYOND)
+        column.notes.append(BEYOND)
     if column.dtype == "string" and column.distinct >= MOST_WORDS and all_match(_PACKED) and pc.any(pc.ends_with(array, "=")).as_py():
         column.notes.append("QUESTION: bytes in base64? a number of Debezium or Kafka Connect is parse=Decimal(scale=2, unscaled=True)")
     if column.dtype == "string":
@@ -198,7 +223,12 @@ def _recurring(texts: pa.Array) -> list[str] | None:
     many = len(texts) >= max(200, 15 * len(known)) and min(often) >= 5 and sum(map(len, known)) <= 72  # longer ones are no names
     if not (2 <= len(known) <= MOST_WORDS and many and pc.count_distinct(texts[: len(texts) // 2]).as_py() == len(known)):
         return None
-    return sorted(known)
+    return None if _are_numbered(known) or any("@" in word or "/" in word for word in known) else sorted(known)
+
+
+def _are_numbered(known: list[str]) -> bool:
+    """Whether words differ by their numbers alone, as names of things do, of which there will be others: u1, u2; 10.0.0.7."""
+    return len({re.sub(r"\d+", "0", word) for word in known}) == 1
 
 
 def _is_id(name: str) -> bool:

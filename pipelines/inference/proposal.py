@@ -114,7 +114,7 @@ def propose(sample: Sample, *, zone: str | None = None, event_time: str | None =
     thousands = sample.dialect.thousands if sample.dialect else None
     asked = event_time or (None if sample.envelope is None else ".".join(sample.envelope.time))
     described = [
-        describe(s, v, sample.kinds.get(s), sample.text, mark, zone, thousands, asked, sample.words.get(s, ()))
+        describe(s, v, sample.kinds.get(s), sample.text, mark, zone, thousands, asked, sample.words.get(s, ()), sample.told.get(s))
         for s, v in sample.columns.items()
     ]
     described = [c for c in described if not _is_bare(c) or not _goes_on(c, described, sample)]
@@ -144,6 +144,8 @@ def propose(sample: Sample, *, zone: str | None = None, event_time: str | None =
         _as_shown(day, zone)
     moments = _moments(when, day)
     _note_early(when if day is None else day, moments)
+    if when.nulls:
+        when.notes.append(f"QUESTION: {when.nulls:,} of {when.rows:,} records have none, and will be dead letters (missing_timestamp)")
     fields = [c for c in columns if offset or c is not when]
     if sample.explode is not None and not any(c.unique and c.dtype in ("string", "int64") for c in fields):
         # Elements of one record share its time: their position tells them apart.
@@ -256,7 +258,7 @@ def _event_time(columns: list[Column], asked: str | None, lists: Mapping[tuple[A
         found = [c for c in columns if _named(c, asked)]
         if not found:
             raise DataError(f"--event-time {asked}: no such column; columns are {', '.join(c.name for c in columns[:20])}")
-        if found[0].nulls:
+        if not _seldom_null(found[0]):
             raise DataError(f"--event-time {asked}: {found[0].nulls:,} of {found[0].rows:,} records have no value; every event needs one")
         if found[0].dtype == "timestamp":
             if not _after_1970(found[0]):
@@ -299,8 +301,13 @@ def _record_time(rows: int, taken: set[str]) -> Column:
 
 
 def _times(columns: list[Column]) -> list[Column]:
-    """The moments that every record has."""
-    return [c for c in columns if c.dtype == "timestamp" and c.required and c.moments is not None]
+    """The moments that every record has; where there are none, those that few records lack: a line of totals, one that is damaged."""
+    found = [c for c in columns if c.dtype == "timestamp" and c.moments is not None]
+    return [c for c in found if c.required] or [c for c in found if _seldom_null(c)]
+
+
+def _seldom_null(column: Column) -> bool:
+    return 100 * column.nulls <= column.rows
 
 
 def _likeliest(times: list[Column]) -> Column | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.inference.connect_schema import ReadAs, is_described, told_types
 from pipelines.inference.envelope import Envelope, envelope_of
 from pipelines.inference.schema_words import categories, file_places, words_of
 from pipelines.inference.text_dialect import dialect_of, text_records
@@ -80,6 +81,8 @@ class Sample:
     """The names of what stands in the records' keys."""
     explode: str | None = None
     """The list whose elements are the rows: as it was asked for, or as an envelope has its rows."""
+    told: dict[Steps, ReadAs] = field(default_factory=dict)
+    """How members are read, where records say of what type these are."""
     more: int = 0
     """Values that were passed over, as there were :data:`MOST_COLUMNS` names before theirs."""
 
@@ -143,7 +146,7 @@ def flattened(records: Sequence[Mapping[str, Any]], explode: str | None = None, 
     envelope = envelope_of(records)
     explode = explode or (".".join(envelope.rows_at) if envelope is not None and envelope.rows_at else None)
     wanted = tuple(explode.split(".")) if explode else None
-    described = _by_connect(records)
+    described = all(map(is_described, records))
     sizes = list(parts or [len(records)])
     of_part = [0] * len(sizes)
     for record, part in zip(records, (p for p, n in enumerate(sizes) for _ in range(n)), strict=True):
@@ -179,12 +182,8 @@ def flattened(records: Sequence[Mapping[str, Any]], explode: str | None = None, 
         lists = {steps: n for steps, n in lists.items() if envelope.keeps(steps)}
     if described:
         lists = {steps: n for steps, n in lists.items() if steps[0] != "schema"}
-    return Sample(columns, row, of_part, "records", lists=lists, maps=maps, envelope=envelope, more=more, explode=explode)
-
-
-def _by_connect(records: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether each says of what type it is, and then the record, as Kafka Connect writes them."""
-    return all(r.keys() == {"schema", "payload"} and isinstance(r["schema"], Mapping) and "type" in r["schema"] for r in records)
+    told = told_types(records) if described else {}
+    return Sample(columns, row, of_part, "records", lists=lists, maps=maps, envelope=envelope, more=more, explode=explode, told=told)
 
 
 def _leaves(

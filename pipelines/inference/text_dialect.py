@@ -55,9 +55,10 @@ def dialect_of(start: bytes, encoding: str | None, what: str, header: bool | Non
     """The dialect that fits the beginning of some lines: of the usual delimiters the one that cuts all alike, into most values.
     ``header``: whether the first one is of names; None: as it looks. Raises DataError for nothing, which ``what`` names."""
     if encoding is None:
-        encoding = _encoding(start)
+        encoding = _encoding(start, what)
     raw = start.decode(encoding, "replace").lstrip("\ufeff").splitlines()
-    lines = [line for line in (raw[:-1] if len(start) == 1 << 18 else raw) if line.strip()][:200]
+    named = _fields_named(raw)
+    lines = [line for line in (raw[:-1] if len(start) == 1 << 18 else raw) if line.strip() and not (named and line.startswith("#"))][:200]
     if not lines:
         raise DataError(f"{what} is empty; nothing can be said of it")
     best: tuple[float, int, bool, str] | None = None
@@ -80,7 +81,9 @@ def dialect_of(start: bytes, encoding: str | None, what: str, header: bool | Non
     delimiter, how = best[3], _how(best[3], "\\" if best[2] else None)
     rows = [row for row in _rows(csv.reader(lines, **how)) if len(row) == best[1]]
     more: dict[str, Any] = {"escape": "\\"} if best[2] else {}
-    if header is None and (skip := _before(raw, how, best[1])):
+    if len(named) == best[1]:
+        more["comment"], header = "#", False
+    elif header is None and (skip := _before(raw, how, best[1])):
         more |= {"comment": "#"} if _are_comments(raw, skip, how, best[1]) else {"skip": skip}
     header = _has_header(rows) if header is None else header
     rows = rows[1 if header else 0 :]
@@ -91,7 +94,7 @@ def dialect_of(start: bytes, encoding: str | None, what: str, header: bool | Non
     nulls = ["", *(n for n in _NULLS if n in values)]
     nulls += [n for n in _MARKS if n in values and _among_numbers(n, rows)]
     numbers: dict[str, Any] = {}
-    for mark, group in ((",", "."), (".", ","), (",", " "), (",", "\u00a0"), (",", "\u202f"), (".", "'")):
+    for mark, group in ((",", "."), (".", ","), (",", " "), (",", "\u00a0"), (",", "\u202f"), (".", "'"), (".", "\u2019")):
         if any(re.fullmatch(rf"[+-]?\d{{1,3}}({re.escape(group)}\d{{3}})+{re.escape(mark)}\d+", value) for value in values):
             numbers = {"decimal": mark, "thousands": group}
             break
@@ -99,7 +102,7 @@ def dialect_of(start: bytes, encoding: str | None, what: str, header: bool | Non
         numbers["decimal"] = ","
     more |= numbers
     if not header:
-        more |= {"header": False, "columns": _columns(best[1])}
+        more |= {"header": False, "columns": named if len(named) == best[1] else _columns(best[1])}
     if '"' not in start.decode(encoding, "replace") and delimiter == "\t":
         more["quote"] = None
     return Csv(delimiter=delimiter, nulls=nulls, encoding=encoding, **more)
@@ -140,18 +143,32 @@ def _are_comments(raw: Sequence[str], skip: int, how: dict[str, Any], width: int
     return all(len(row) != width for line in marked for row in _rows(csv.reader([line], **how)))
 
 
+def _fields_named(raw: Sequence[str]) -> list[str]:
+    """The names that a comment gives the columns, as logs of W3C's format have it (IIS, CloudFront); none where there is none."""
+    found = next((line for line in raw[:MOST_BEFORE] if line.startswith("#Fields:")), "")
+    names = found.removeprefix("#Fields:").split()
+    return names if len(set(names)) == len(names) else []
+
+
 def _columns(count: int) -> list[str]:
     return [f"column_{i + 1}" for i in range(count)]
 
 
-def _encoding(start: bytes) -> str:
+def _encoding(start: bytes, what: str) -> str:
+    """Raises DataError for bytes that are text in nothing that is usual."""
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
     try:
         start[: len(start) - 4 if len(start) > 1_000 else len(start)].decode("utf-8")
         return "utf-8"
     except UnicodeDecodeError:
-        return "cp1252" if any(0x80 <= b <= 0x9F for b in start) else "latin-1"
+        if not any(0x80 <= b <= 0x9F for b in start):
+            return "latin-1"
+    try:
+        start.decode("cp1252")
+    except UnicodeDecodeError:
+        raise DataError(f"{what} is neither UTF-8 nor Windows-1252; say --encoding, e.g. cp1251, shift_jis or gb18030") from None
+    return "cp1252"
 
 
 def _has_header(rows: list[list[str]]) -> bool:

@@ -64,7 +64,8 @@ _FORMATS = (
     (r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{1,6}$", "%Y-%m-%dT%H:%M:%S.%f"),
     (r"^\d{4}-\d\d-\d\d \d\d:\d\d$", "%Y-%m-%d %H:%M"), (r"^\d{4}-\d\d-\d\dT\d\d:\d\d$", "%Y-%m-%dT%H:%M"),
     (r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ?[+-]\d\d:?\d\d$", "%Y-%m-%d %H:%M:%S%z"),
-    *((rf"^\d\d\.\d\d\.\d{{{digits}}}{pattern}$", f"%d.%m.{year}{form}") for digits, year in ((4, "%Y"), (2, "%y")) for pattern, form in (
+    *((rf"^{day}\.{day}\.\d{{{digits}}}{pattern}$", f"%d.%m.{year}{form}")
+      for day, digits, year in ((r"\d{1,2}", 4, "%Y"), (r"\d\d", 2, "%y")) for pattern, form in (
         (r" \d\d:\d\d:\d\d", " %H:%M:%S"), (r" \d\d:\d\d", " %H:%M"), ("", ""),
     )),
     *((rf"^\d{{1,2}}{mark}\d{{1,2}}{mark}\d{{{digits}}}{pattern}$", f"{first}{mark}{second}{mark}{year}{form}")
@@ -87,7 +88,8 @@ _FORMATS = (
     (rf"^{_MONTH} {_MONTH} +\d{{1,2}} {_CLOCK} UTC \d{{4}}$", "%a %b %d %H:%M:%S UTC %Y"),
     (rf"^{_MONTH} {_MONTH} +\d{{1,2}} {_CLOCK} GMT \d{{4}}$", "%a %b %d %H:%M:%S GMT %Y"),
     (rf"^{_MONTH} {_MONTH} +\d{{1,2}} {_CLOCK} \d{{4}}$", "%a %b %d %H:%M:%S %Y"),
-    (rf"^\d{{1,2}}-{_MONTH}-\d{{4}} {_CLOCK}$", "%d-%b-%Y %H:%M:%S"),
+    *((rf"^\d{{1,2}}-[A-Z][A-Za-z]{{2}}-\d{{{digits}}}{pattern}$", f"%d-%b-{year}{form}")
+      for digits, year in ((4, "%Y"), (2, "%y")) for pattern, form in (("", ""), (rf" {_CLOCK}", " %H:%M:%S"))),
     (rf"^\d{{1,2}} {_MONTH} \d{{4}} {_CLOCK}$", "%d %b %Y %H:%M:%S"),
     (rf"^\d{{1,2}} [A-Z][a-z]+ \d{{4}} {_CLOCK}$", "%d %B %Y %H:%M:%S"),
     (rf"^{_MONTH} \d{{1,2}}, \d{{4}} \d{{1,2}}:\d\d:\d\d [AP]M$", "%b %d, %Y %I:%M:%S %p"),

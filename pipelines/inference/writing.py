@@ -44,7 +44,7 @@ def definition(made: Proposal, name: str, files: str, topic: str, group: bool, t
     if topic:
         lines.append(f"    topic={_text(topic)},")
     if (dialect := made.sample.dialect) is not None:
-        lines.append(f"    file_format={_csv(dialect)},")
+        lines.append(f"    file_format={_csv(dialect)},{_encoding_said(dialect)}")
         used.add("Csv")
     if made.sample.explode:
         lines.append(f"    explode={_text(made.sample.explode)},")
@@ -106,6 +106,11 @@ def _table(table: Table) -> str:
     plain = {f.name: f.default_factory() if f.default_factory is not MISSING else f.default for f in fields(table)}
     first, *rest = (name for name, value in values.items() if value != plain[name])
     return f"{type(table).__name__}({', '.join([_value(values[first]), *(f'{name}={_value(values[name])}' for name in rest)])})"
+
+
+def _encoding_said(dialect: Csv) -> str:
+    guessed = dialect.encoding in ("cp1252", "latin-1")
+    return "  # QUESTION: which encoding? it is not UTF-8; infer --encoding says another than this" if guessed else ""
 
 
 def _csv(dialect: Csv) -> str:

@@ -3,6 +3,7 @@ around records."""
 
 from __future__ import annotations
 
+import base64
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -102,6 +103,106 @@ def test_what_stands_around_records(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"\(--explode Records\)"):
         infer_files(trail)
     assert 'explode="Records"' in infer_files(trail, explode="Records").text
+
+
+@pytest.mark.parametrize("debezium", [False, True])
+def test_what_connects_schema_says_of_its_members(tmp_path: Path, debezium: bool) -> None:
+    """Decimals in base64, days and moments whose names say nothing: each is read as the schema beside the record has it."""
+    connect, times = "org.apache.kafka.connect.data", "io.debezium.time"
+    fields: list[dict[str, Any]] = [
+        {"type": "int64", "field": "id"}, {"type": "string", "field": "user"},
+        {"type": "bytes", "name": f"{connect}.Decimal", "parameters": {"scale": "2"}, "optional": True, "field": "sum"},
+        {"type": "int32", "name": f"{times if debezium else connect}.Date", "field": "due"},
+        {"type": "int64", "name": f"{times}.MicroTimestamp" if debezium else f"{connect}.Timestamp", "field": "placed"},
+        {"type": "bytes", "name": f"{connect}.Decimal", "parameters": {"scale": "many"}, "field": "odd"},
+    ]  # fmt: skip
+    row = {"type": "struct", "fields": fields}
+    whole = {"type": "struct", "fields": [{**row, "field": name} for name in ("before", "after")]} if debezium else row
+    records = []
+    for n in range(N):
+        total = None if n % 5 == 0 else base64.b64encode((n * 37 - 900).to_bytes(3, "big", signed=True)).decode()
+        made = {
+            "id": n,
+            "user": f"u{n % 9}",
+            "sum": total,
+            "due": 19_844 + n % 9,
+            "placed": ms(n) * (1_000 if debezium else 1),
+            "odd": "AA==",
+        }
+        source = {"ts_ms": ms(n), "pos": n}
+        inside = {"op": "c", "before": None, "after": made, "source": source, "ts_ms": ms(n)} if debezium else made
+        records.append({"schema": whole, "payload": inside})
+    text, found = inferred(tmp_path, records)
+    stem = "" if debezium else "payload_"
+    assert "parse=Decimal(scale=2, unscaled=True)" in text and f'Field("{stem}odd", "string"' in text, text
+    when = "placed" if debezium else next(iter(found[0]))
+    for n, event in enumerate(found):
+        assert event[f"{stem}sum"] == (None if n % 5 == 0 else (n * 37 - 900) / 100) and event[when] == at(n)
+        assert event[f"{stem}due"] == datetime(2024, 5, 1 + n % 9, tzinfo=UTC)
+
+
+def test_digits_with_leading_zeros_stay_text(tmp_path: Path) -> None:
+    """One of them is enough, as is one in Germany's postal codes: as a number it would be another."""
+    codes = [f"{n * 997 % 100_000:05}" for n in range(N)]
+    records = [{"id": n, "at": z(n), "plz": code, "last4": f"{n * 37 % 10_000:04}", "price": f"{n}.50"} for n, code in enumerate(codes)]
+    text, found = inferred(tmp_path / "json", records)
+    assert [e["plz"] for e in found] == codes and '"last4", "string"' in text and '"price", "float64"' in text
+    lines = "".join(f"{n},{z(n)},{code},0{n % 9}.50\n" for n, code in enumerate(codes))
+    text, found = inferred(tmp_path / "csv", f"id,at,plz,price\n{lines}".encode())
+    assert [e["plz"] for e in found] == codes and "text, so that these stay" in text
+    assert {e["price"] for e in found} == {n + 0.5 for n in range(9)}, "a fraction says that it is a number"
+
+
+@pytest.mark.parametrize(
+    "word", ["u{}", "10.0.0.{}", "sensor-{}-a", "{}@example.org", "/shop/{}"], ids=["users", "addresses", "sensors", "mail", "pages"]
+)
+def test_things_that_are_numbered_have_no_domain(tmp_path: Path, word: str) -> None:
+    letters = word if word[0] in "u1s" else word.replace("{}", "{:c}")
+    records = [{"id": n, "at": z(n), "of": letters.format(97 + n % 4), "kind": "abc"[n % 3]} for n in range(N)]
+    text, _ = inferred(tmp_path, records)
+    assert text.count("domain=") == 1 and 'domain=["a", "b", "c"]' in text
+
+
+def test_logs_whose_columns_a_comment_names(tmp_path: Path) -> None:
+    """IIS and CloudFront: W3C's extended format, with blanks or tabs."""
+    head = "#Software: Microsoft Internet Information Services 10.0\n#Version: 1.0\n#Fields: date time cs-uri-stem sc-status time-taken\n"
+    for delimiter in (" ", "\t"):
+        rows = "".join(delimiter.join((f"{at(n):%Y-%m-%d}", f"{at(n):%H:%M:%S}", "/a", "200", f"{n}\n")) for n in range(N))
+        text, found = inferred(tmp_path / f"{ord(delimiter)}", (head + rows).encode(), zone="UTC")
+        assert 'comment="#"' in text and [(e["event_at"], e["time_taken"]) for e in found] == [
+            (at(n).replace(microsecond=0), n) for n in range(N)
+        ]
+
+
+def test_oracles_days_and_a_line_of_totals(tmp_path: Path) -> None:
+    lines = "".join(f"{n},{at(n * 900):%d-%b-%y},{n}\n".upper() for n in range(N))
+    text, found = inferred(tmp_path / "days", f"id,booked,v\n{lines}".encode())
+    midnight = [at(n * 900).replace(hour=0, minute=0, second=0, microsecond=0) for n in range(N)]
+    assert [e["booked"] for e in found] == midnight and 'TimeFormat("%d-%b-%y"' in text
+    folder = tmp_path / "totals"
+    folder.mkdir()
+    (folder / "a.csv").write_text("id,at,v\n" + "".join(f"{n},{z(n)},{n}\n" for n in range(N)) + "Total,,45000\n")
+    assert "QUESTION: 1 of 301 records have none, and will be dead letters (missing_timestamp)" in infer_files(folder).text
+    (folder / "a.csv").write_text("id,at,v\n" + "".join(f"{n},{z(n) if n % 50 else ''},{n}\n" for n in range(N)))
+    with pytest.raises(DataError, match="no column holds a time in every record"):
+        infer_files(folder)
+
+
+def test_numbers_that_are_none_are_out_of_the_range(tmp_path: Path) -> None:
+    folder = tmp_path / "events"
+    folder.mkdir()
+    values = ["NaN", "Infinity", "-Infinity", "1714557660.5"]
+    (folder / "a.jsonl").write_text("".join(f'{{"id":{n},"at":"{z(n)}","ts":{values[n % 4]},"v":{values[n % 3]}}}\n' for n in range(N)))
+    (folder / "b.jsonl").write_text("".join(f'{{"id":{n},"at":"{z(n)}","ts":{ms(n) / 1000},"v":{n / 4}}}\n' for n in range(N)))
+    text = infer_files(folder).text
+    assert "0 to 74.75; 300 values are NaN or infinite" in text and "inf;" not in text
+
+
+def test_bytes_of_no_usual_encoding_are_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("番号,日時,金額\n".encode("shift_jis") + "".join(f"{n},{z(n)},{n}\n" for n in range(N)).encode())
+    with pytest.raises(DataError, match=r"a.csv is neither UTF-8 nor Windows-1252; say --encoding, e.g. cp1251, shift_jis or gb18030"):
+        infer_files(tmp_path / "a.csv")
+    assert 'path="金額"' in infer_files(tmp_path / "a.csv", encoding="shift_jis").text
 
 
 def test_names_and_members_that_only_resemble(tmp_path: Path) -> None:
