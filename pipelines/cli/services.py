@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Column, Table
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, settings_of, show
+
+if TYPE_CHECKING:
+    from pipelines.services.local import ServiceStatus
 
 __all__ = ["down", "status", "up"]
 
@@ -29,7 +33,7 @@ def up(
     with steps.doing("starting services"):
         local.up(folder, with_redis=redis, kafka_port=kafka_port, redis_port=redis_port, say=steps.say)
     if json_:
-        show(local.status(folder), True)
+        show(_said(local.status(folder)), True)
 
 
 def down(
@@ -52,7 +56,11 @@ def status(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, json_: Json
 
     found = local.status(settings_of(repo, data).data)
     table = Table("service", "state", "address", "pid", Column("since", no_wrap=True), box=None)
-    for service, facts in found.items():
-        table.add_row(service, *(str(facts.get(key, "")) for key in ("state", "address", "pid", "since")))
-    table.caption = "\n".join(f"{service}: {facts['detail']}" for service, facts in found.items() if facts.get("detail")) or None
-    show(dict(found), json_, lambda: table)
+    for service, at in found.items():
+        table.add_row(service, at.state, at.address, "" if at.pid is None else str(at.pid), at.since)
+    table.caption = "\n".join(f"{service}: {at.detail}" for service, at in found.items() if at.detail) or None
+    show(_said(found), json_, lambda: table)
+
+
+def _said(found: Mapping[str, ServiceStatus]) -> dict[str, Any]:
+    return {service: at.to_dict() for service, at in found.items()}

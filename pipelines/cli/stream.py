@@ -130,22 +130,23 @@ def status(repo: RepoOption = DEFAULT_REPO, data: DataOption = None, name: NameO
     found = stream_status(settings_of(repo, data).data, name)
 
     def table() -> Table:
-        title = f"stream {name}: {'running' if found['running'] else 'not running'}"
+        title = f"stream {name}: {'running' if found.running else 'not running'}"
         out = Table(title=title, title_justify="left", box=None, show_header=False)
-        for key in ("pid", "run", "started", "metrics", "failure"):
-            if found.get(key):
-                out.add_row(key, str(found[key]))
-        for key, value in found.get("progress", {}).items():
+        driver = found.driver or {}
+        for key, fact in (*((k, driver.get(k)) for k in ("pid", "run", "started", "metrics")), ("failure", found.failure)):
+            if fact:
+                out.add_row(key, str(fact))
+        for key, value in found.counts().items():
             if any(value.values()) if isinstance(value, dict) else value:
                 out.add_row(key, _cell(key, value))
-        for facts in found.get("skipped", []):
+        for facts in found.skipped:
             out.add_row("skipped", "{topic}/{partition}/{offset}: {reason} ({by}, {at})".format(**facts))
-        if found.get("letters_waiting"):
-            out.add_row("dead letters pending", f"{found['letters_waiting']:,} not accepted by their topic yet; in {found['folder']}")
-        out.caption, out.caption_justify = "\n".join(found.get("said", [])), "left"
+        if found.letters_waiting:
+            out.add_row("dead letters pending", f"{found.letters_waiting:,} not accepted by their topic yet; in {found.folder}")
+        out.caption, out.caption_justify = "\n".join(found.said), "left"
         return out
 
-    show(found, json_, table)
+    show(found.to_dict(), json_, table)
 
 
 def _cell(key: str, value: Any) -> str:

@@ -256,7 +256,7 @@ def server(repo: Repo, as_of: datetime, *flags: str) -> Iterator[str]:
 
 @contextmanager
 def _broker(repo: Repo, steps: Steps) -> Iterator[None]:
-    ran = local.status(repo.data)["kafka"]["state"] == "running"
+    ran = local.status(repo.data)["kafka"].state == "running"
     local.up(repo.data, say=steps.say)
     try:
         yield
@@ -276,16 +276,12 @@ def _topics(repo: Repo) -> None:
     prepare_topics(client_options(repo.settings.kafka, repo.data), topics, PARTITIONS)
 
 
-def _progress(repo: Repo) -> dict[str, Any]:
-    from pipelines.streaming.stream_control import stream_status
-
-    found: dict[str, Any] = stream_status(repo.data, NAME).get("progress", {})
-    return found
-
-
 def _reads(repo: Repo) -> bool:
     """Whether the stream has looked at every partition."""
-    return len(_progress(repo).get("lag", {})) == PARTITIONS * len({g.source.name for g in repo.groups.values()})
+    from pipelines.streaming.stream_control import stream_status
+
+    progress = stream_status(repo.data, NAME).progress
+    return progress is not None and len(progress.lag) == PARTITIONS * len({g.source.name for g in repo.groups.values()})
 
 
 def _delivered(repo: Repo, sent: Mapping[str, ReplayedSource]) -> Callable[[], bool]:

@@ -2,7 +2,8 @@
 
 A kind is a frozen dataclass below :class:`Record`, in the room that makes it. Its keys in JSON are its fields, in their order, after
 ``format``, which rises when a field changes its meaning. Fields that an older record does not have, or that are null, have their
-defaults; fields that this version does not know are passed over; a newer ``format`` is refused.
+defaults, and it is no such record where they have none; fields that this version does not know are passed over; a newer ``format`` is
+refused.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class Record:
         for each in fields(cls):
             value = said.get(each.name)
             if value is None:
+                if each.default is MISSING and each.default_factory is MISSING:
+                    raise DataError(f"{place}: {each.name} is missing; it is no {cls.WHAT} of Tandem's")
                 continue
             if (kind := _kind(each)) is not None and not _fits(value, kind):
                 raise DataError(f"{place}: {each.name} is {value!r:.40}, not of type {kind.__name__}; it is no {cls.WHAT} of Tandem's")
@@ -60,9 +63,9 @@ class NewerFormatError(DataError):
 
 
 def _kind(each: Field[Any]) -> type | None:
-    """What a field holds, by its default; None for one that may be null."""
+    """What a field holds, by its default; None for one that may be null, or has none."""
     default = each.default_factory() if each.default_factory is not MISSING else each.default
-    return None if default is None else type(default)
+    return None if default is None or default is MISSING else type(default)
 
 
 def _fits(value: Any, kind: type) -> bool:

@@ -102,7 +102,15 @@ def main(name: str, data: Path, port: int) -> int:
         if process is None:
             raise StoreError(f"{name} exited right after starting; see {service.log}")
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        known = state.State(name, service.address, str(service.folder), str(service.log), own, process, now)
+        known = state.State(
+            service=name,
+            address=service.address,
+            folder=str(service.folder),
+            log=str(service.log),
+            daemon=own,
+            process=process,
+            since=now,
+        )
         state.write(data, known)
         _say({"ready": True})
         taken.wait()

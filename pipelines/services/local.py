@@ -10,8 +10,9 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipelines.lake.process_identity import ProcessId
 from pipelines.lake.processes import let_go, reason, start_detached
@@ -23,7 +24,7 @@ from transforms.errors import StoreError
 from transforms.locks import lock
 from transforms.own_program import module_command
 
-__all__ = ["SERVICES", "down", "status", "up"]
+__all__ = ["SERVICES", "ServiceStatus", "down", "status", "up"]
 
 SERVICES = ("kafka", "redis")
 SECONDS_TO_STOP = 40.0
@@ -40,33 +41,47 @@ def _answers(known: state.State) -> bool:
     return found is not None and port in found[1]
 
 
-def status(data: Path) -> dict[str, dict[str, Any]]:
-    """Per service: ``state`` (running, silent, ended or stopped) and, unless it is stopped, address, pid, since, folder, log, detail."""
-    found: dict[str, dict[str, Any]] = {}
-    for service in SERVICES:
-        known = state.read(data, service)
-        if known is None:
-            found[service] = {"state": "stopped"}
-            continue
-        if not known.alive:
-            now, detail = (
-                "ended",
-                f"{known.ended or 'it was killed together with its daemon'}; 'tandem up' starts it again on the same data",
-            )
-        elif _answers(known):
-            now, detail = "running", ""
-        else:
-            now, detail = "silent", "its process is running but does not respond; see its log, or stop it with 'tandem down'"
-        found[service] = {
-            "state": now,
-            "address": known.address,
-            "pid": known.process.pid,
-            "since": known.since,
-            "folder": known.folder,
-            "log": known.log,
-            "detail": detail,
-        }
-    return found
+@dataclass(frozen=True, kw_only=True)
+class ServiceStatus:
+    """How a service is: not started or stopped in order, gone by itself, there without an answer, or there. But for ``state`` all is empty
+    where it is stopped; ``detail`` says what to know of one that does not run as it should."""
+
+    state: Literal["running", "silent", "ended", "stopped"]
+    address: str = ""
+    pid: int | None = None
+    since: str = ""
+    folder: str = ""
+    log: str = ""
+    detail: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"state": "stopped"} if self.state == "stopped" else dict(vars(self))
+
+
+def status(data: Path) -> dict[str, ServiceStatus]:
+    """Service -> how it is, of all that there may be. Raises DataError where a newer Tandem runs one."""
+    return {service: _status(state.read(data, service)) for service in SERVICES}
+
+
+def _status(known: state.State | None) -> ServiceStatus:
+    if known is None:
+        return ServiceStatus(state="stopped")
+    now: Literal["running", "silent", "ended"] = "running"
+    detail = ""
+    if not known.alive:
+        now, detail = "ended", f"{known.ended or 'it was killed together with its daemon'}; 'tandem up' starts it again on the same data"
+    elif not _answers(known):
+        now, detail = "silent", "its process is running but does not respond; see its log, or stop it with 'tandem down'"
+    return ServiceStatus(
+        state=now,
+        address=known.address,
+        pid=known.process.pid,
+        since=known.since,
+        folder=known.folder,
+        log=known.log,
+        detail=detail,
+    )
 
 
 def up(data: Path, *, with_redis: bool = False, kafka_port: int = 0, redis_port: int = 0, say: Say = lambda line: None) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pipelines.lake import layout
-from pipelines.lake.files import write_json
+from pipelines.lake.files import read_json, write_json
+from pipelines.lake.json_records import NewerFormatError, Record
 from pipelines.lake.process_identity import ProcessId
+from transforms.errors import DataError
 
 __all__ = ["State", "address", "forget", "read", "services_folder", "write"]
 
@@ -21,18 +22,28 @@ def services_folder(data: Path) -> Path:
     return layout.services(data)
 
 
-@dataclass(frozen=True)
-class State:
+@dataclass(frozen=True, kw_only=True)
+class State(Record):
     """A service as its daemon last said it is. ``ended`` tells how it ended if nobody asked it to."""
 
-    service: str
-    address: str
-    folder: str
-    log: str
+    WHAT: ClassVar[str] = "state of a service"
+
+    service: str = ""
+    address: str = ""
+    folder: str = ""
+    log: str = ""
     daemon: ProcessId
     process: ProcessId
-    since: str
+    since: str = ""
     ended: str | None = None
+
+    @classmethod
+    def decoded(cls, name: str, value: Any, place: object) -> Any:
+        """The processes are records of their own."""
+        try:
+            return ProcessId(**value) if name in ("daemon", "process") else value
+        except TypeError:
+            raise DataError(f"{place}: {name} is {value!r:.80}; it is no {cls.WHAT} of Tandem's") from None
 
     @property
     def alive(self) -> bool:
@@ -50,18 +61,21 @@ def _file(data: Path, service: str) -> Path:
 
 
 def read(data: Path, service: str) -> State | None:
-    """The state of a service, None if it was never started or was stopped. A file that cannot be read counts as none."""
+    """The state of a service, None if it was never started or was stopped. A file that cannot be read counts as none; raises DataError
+    for one of a newer Tandem."""
+    file = _file(data, service)
+    said = read_json(file)
     try:
-        value: dict[str, Any] = json.loads(_file(data, service).read_text())
-        daemon = value.pop("keeper", None) or value.pop("daemon")  # as it was called in 0.1
-        return State(**{**value, "daemon": ProcessId(**daemon), "process": ProcessId(**value["process"])})
-    except (OSError, ValueError, TypeError, KeyError):
+        return None if said is None else State.of({"daemon": said.get("keeper"), **said}, file)  # as it was called in 0.1
+    except NewerFormatError:
+        raise
+    except DataError:
         return None
 
 
 def write(data: Path, state: State) -> None:
     """Keep a state; readers see the old one or the new one."""
-    write_json(_file(data, state.service), dataclasses.asdict(state))
+    write_json(_file(data, state.service), state.to_dict())
 
 
 def forget(data: Path, service: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ from pipelines.sources.letter_spool import letters_waiting
 from pipelines.streaming.driver import DriverFacts, running, stream_folder
 from pipelines.streaming.stages.part_reports import PartReports
 from pipelines.streaming.state.checkpoint_records import is_stream, next_offset
-from pipelines.streaming.state.job_state import RESUME, JobState
-from pipelines.streaming.status import Tracker
+from pipelines.streaming.state.job_state import RESUME, JobState, SkippedRecord
+from pipelines.streaming.status import StreamStatus, Tracker
 from transforms.errors import ConfigError, DataError, TandemError
 
-__all__ = ["resume_stream", "skip_record", "stop_stream", "stream_status"]
+__all__ = ["StreamOverview", "resume_stream", "skip_record", "stop_stream", "stream_status"]
 
 
 def stop_stream(data: Path, name: str, seconds: float = 120.0, savepoint: bool = False) -> dict[str, Any] | None:
@@ -58,21 +59,67 @@ def _need_savepoints(facts: DriverFacts) -> None:
         raise ConfigError(f"--savepoint: engine {facts['engine']!r} has none; stop the stream without: it keeps its own checkpoint")
 
 
-def stream_status(data: Path, name: str) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class StreamOverview:
+    """A stream as others see it. ``driver``: of the process that runs it, None where none does; ``progress`` is None, and all behind it
+    empty, where there is no such stream."""
+
+    name: str
+    driver: DriverFacts | None = None
+    progress: StreamStatus | None = None
+    failure: str | None = None
+    """Why its job must end, or had to."""
+    skipped: list[SkippedRecord] = field(default_factory=list)
+    folder: str = ""
+    letters_waiting: int = 0
+    """Dead letters that their topic has not accepted yet."""
+    said: list[str] = field(default_factory=list)
+    """The last lines of its log."""
+
+    @property
+    def running(self) -> bool:
+        """Whether a process runs it."""
+        return self.driver is not None
+
+    def counts(self) -> dict[str, Any]:
+        """``progress`` but for what only the driver can tell: rates and its age. JSON-able."""
+        found = {} if self.progress is None else self.progress.to_dict()
+        return {k: v for k, v in found.items() if k not in ("seconds", "events_per_second", "rows_per_second")}
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; the facts of the driver stand beside the others."""
+        out: dict[str, Any] = {"name": self.name, "running": self.running}
+        if self.progress is None:
+            return out
+        return {
+            **out,
+            **(self.driver or {}),
+            "failure": self.failure,
+            "progress": self.counts(),
+            "skipped": self.skipped,
+            "folder": self.folder,
+            "letters_waiting": self.letters_waiting,
+            "said": self.said,
+        }
+
+
+def stream_status(data: Path, name: str) -> StreamOverview:
     """Whether the stream runs, and how far it is."""
     folder = stream_folder(data, name)
-    facts = running(folder)
-    if not folder.is_dir() or (facts is None and not is_stream(folder)):
-        return {"name": name, "running": False}
+    driver = running(folder)
+    if not folder.is_dir() or (driver is None and not is_stream(folder)):
+        return StreamOverview(name=name)
     job_state = JobState(folder)
-    now = Tracker(job_state).look()
-    out: dict[str, Any] = {"name": name, "running": facts is not None, **(facts or {}), "failure": job_state.failure()}
-    out["progress"] = {k: v for k, v in now.to_dict().items() if k not in ("seconds", "events_per_second", "rows_per_second")}
-    out["skipped"] = job_state.skipped()
-    out["folder"] = str(folder)
-    out["letters_waiting"] = letters_waiting(folder / "letters")
-    out["said"] = job_state.said()[0][-10:]
-    return out
+    return StreamOverview(
+        name=name,
+        driver=driver,
+        progress=Tracker(job_state).look(),
+        failure=job_state.failure(),
+        skipped=job_state.skipped(),
+        folder=str(folder),
+        letters_waiting=letters_waiting(folder / "letters"),
+        said=job_state.said()[0][-10:],
+    )
 
 
 def skip_record(data: Path, name: str, topics: Mapping[str, str], where: str, reason: str) -> None:

@@ -49,7 +49,7 @@ def streamed(folder: Path, parts: Sequence[list[bytes]]) -> tuple[list[str], dic
             broker.append(world.topic, partition, records)
     lines: list[str] = []
     assert run_stream(world.repo(), StreamOptions(runner="direct", until="latest"), lines.append)["code"] == 0
-    return [line for line in lines if "is null in all" in line], stream_status(world.repo().data, StreamOptions().name)["progress"][
+    return [line for line in lines if "is null in all" in line], stream_status(world.repo().data, StreamOptions().name).counts()[
         "null_fields"
     ]
 

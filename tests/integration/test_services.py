@@ -242,7 +242,7 @@ def test_a_crash_of_up_leaves_no_process(data, moment):
     assert local_kafka.running(data) is None
     if moment == "the data folder is made":  # and the next one is not hindered
         local.up(data)
-        assert local.status(data)["kafka"]["state"] == "running"
+        assert local.status(data)["kafka"].state == "running"
 
 
 def test_interrupting_up_leaves_no_process(data):
@@ -276,8 +276,8 @@ def test_a_killed_broker_is_told_and_comes_back_with_its_records(data):
     make_topic(bootstrap)
     produce(bootstrap, b"one")
     os.kill(running_state(data).process.pid, signal.SIGKILL)
-    facts = until(lambda: (s := local.status(data)["kafka"])["state"] == "ended" and "signal 9" in s["detail"] and s)
-    assert "tandem up" in facts["detail"] and local_kafka.running(data) is None
+    facts = until(lambda: (s := local.status(data)["kafka"]).state == "ended" and "signal 9" in s.detail and s)
+    assert "tandem up" in facts.detail and local_kafka.running(data) is None
     said: list[str] = []
     local.up(data, say=said.append)
     assert any("again (killed by signal 9" in line for line in said)
@@ -286,10 +286,10 @@ def test_a_killed_broker_is_told_and_comes_back_with_its_records(data):
     os.kill(running_state(data).daemon.pid, signal.SIGKILL)  # the broker goes with it
     nothing_left(data)
     facts = local.status(data)["kafka"]
-    assert facts["state"] == "ended" and "together with its daemon" in facts["detail"]
+    assert facts.state == "ended" and "together with its daemon" in facts.detail
     said.clear()
     assert local.down(data, say=said.append) == [] and "had already exited" in said[0]
-    assert local.status(data)["kafka"] == {"state": "stopped"}
+    assert local.status(data)["kafka"] == local.ServiceStatus(state="stopped")
 
 
 def test_a_stuck_broker_is_told_and_ended(data, monkeypatch):
@@ -298,11 +298,11 @@ def test_a_stuck_broker_is_told_and_ended(data, monkeypatch):
     with monkeypatch.context() as impatient:
         impatient.setattr(local, "SECONDS_TO_ANSWER", 0.5)
         os.kill(known.process.pid, signal.SIGSTOP)
-        assert local.status(data)["kafka"]["state"] == "silent"
+        assert local.status(data)["kafka"].state == "silent"
         with pytest.raises(StoreError, match=r"does not respond.*tandem down"):
             local.up(data)
     os.kill(known.process.pid, signal.SIGCONT)
-    until(lambda: local.status(data)["kafka"]["state"] == "running")
+    until(lambda: local.status(data)["kafka"].state == "running")
     os.kill(known.process.pid, signal.SIGSTOP)
     assert local.down(data) == ["kafka"]
     assert not known.process.alive and not known.daemon.alive
@@ -325,8 +325,8 @@ def test_a_process_that_has_the_number_of_an_old_one_is_left_alone(data, tmp_pat
         assert proc is not None and proc.alive
         stranger = ProcessId(child.pid, "another start")
         (data / "services").mkdir(parents=True)
-        state.write(data, state.State("kafka", "127.0.0.1:1", "", "", stranger, stranger, ""))
-        assert local_kafka.running(data) is None and local.status(data)["kafka"]["state"] == "ended"
+        state.write(data, state.State(service="kafka", address="127.0.0.1:1", daemon=stranger, process=stranger))
+        assert local_kafka.running(data) is None and local.status(data)["kafka"].state == "ended"
         local.down(data)
         assert child.poll() is None and proc.alive
     finally:

@@ -138,7 +138,7 @@ def test_many_late_events_are_said_and_can_pause(tmp_path: Path) -> None:
     assert manifest["summary"]["late"] == {"trips": 189} and manifest["summary"]["late_share"] == {"trips/0": 0.945}
     assert any("189 of the last 200 records were too late; check for a producer whose clock is ahead" in line for line in said)
     assert "too late among the last records: trips/0 (94%)" in said[-1]
-    assert stream_status(world.data, "main")["progress"]["many_late"] == ["trips/0 (94%)"]
+    assert stream_status(world.data, "main").counts()["many_late"] == ["trips/0 (94%)"]
     again = world_of(tmp_path / "again", max_future_hours=24, pause_when_late=True)
     put(again, [trip(k, t) for k, t in enumerate(times)])
     manifest, said = run(again)

@@ -112,7 +112,7 @@ def test_a_batch_that_cannot_be_read_is_left_out_when_told(world: World, tmp_pat
     skip_record(data, "main", topics, "payments/0/150", "poison")
     world.run()
     assert world.report()["next"] == 240
-    (first, second) = stream_status(data, "main")["skipped"]
+    (first, second) = stream_status(data, "main").skipped
     assert (first["topic"], first["partition"], first["offset"], first["reason"]) == ("payments", 0, 120, "a producer of the old fleet")
     assert first["by"] and first["at"] and second["offset"] == 150
     kept = [json.loads(p) for n, p in enumerate(GOOD) if not 120 <= n < 130 and n != 150]

@@ -34,7 +34,7 @@ def test_a_streams_name_is_no_path_and_a_look_makes_no_folder(tmp_path: Path, na
 def test_a_look_at_what_is_no_stream_leaves_it_alone(tmp_path: Path) -> None:
     (tmp_path / "stream" / "other").mkdir(parents=True)
     for name in ("other", "none"):
-        assert stream_status(tmp_path, name) == {"name": name, "running": False}
+        assert stream_status(tmp_path, name).to_dict() == {"name": name, "running": False}
     assert [p.name for p in (tmp_path / "stream").rglob("*")] == ["other"]
 
 
