@@ -31,11 +31,12 @@ def audit(
     found = AuditLog(folder).check()
     table = Table("n", "when", "who", "what", "outcome", "why", box=None)
     for e in found.entries[-limit:]:
-        what = " ".join(filter(None, [str(e.get("action", "")), str(e.get("subject", "")), "(forced)" if e.get("forced") else ""]))
-        cells = (e["n"], str(e["at"])[:19], f"{e['who']}@{e['host']}", what, e.get("outcome", ""), e.get("why", ""))
+        what = " ".join(filter(None, [e.action, e.subject, "(forced)" if e.forced else ""]))
+        cells = (e.n, e.at[:19], f"{e.who}@{e.host}", what, e.outcome, e.why)
         table.add_row(*map(on_one_line, cells))
     state = "intact" if not found.problem else "not intact"
     table.caption = f"{len(found.entries)} entries, {state}" + (f"; {found.torn} incomplete (the writer was killed)" if found.torn else "")
-    show({"entries": found.entries[-limit:], "problem": found.problem, "torn": found.torn}, json_, lambda: table)
+    entries = [e.to_dict() for e in found.entries[-limit:]]
+    show({"entries": entries, "problem": found.problem, "torn": found.torn}, json_, lambda: table)
     if found.problem:
         raise DataError(f"the audit log was tampered with or damaged: {found.problem}")

@@ -122,6 +122,6 @@ def guarded(place: Place, action: str, subject: str = "", why: str = "", *, forc
         if act.outcome == "done":
             act.outcome = "failed"
         said = {} if act.outcome != "failed" else {"error": (str(error).splitlines() or [type(error).__name__])[0][:300]}
-        log.append(datetime.now(UTC), {**about, **act.details, **said, "outcome": act.outcome, "of": begun["n"]})
+        log.append(datetime.now(UTC), {**about, **act.details, **said, "outcome": act.outcome, "of": begun.n})
         raise
-    log.append(datetime.now(UTC), {**about, **act.details, "outcome": act.outcome, "of": begun["n"]})
+    log.append(datetime.now(UTC), {**about, **act.details, "outcome": act.outcome, "of": begun.n})

@@ -87,7 +87,7 @@ class World:
     def entries(self) -> list[dict[str, Any]]:
         found = AuditLog(layout.audit(self.data)).check()
         assert not found.problem
-        return [dict(e) for e in found.entries]
+        return [e.to_dict() for e in found.entries]
 
 
 @pytest.fixture(scope="module")

@@ -229,7 +229,7 @@ def test_by_the_command_line(world: StreamWorld) -> None:
     assert json.loads(done.stdout)["found"]["requests"] == 1 and "topics are not erased (trips" in " ".join(done.stderr.split())
     assert search(world.data, NAME[GONE]) == []
     found = AuditLog(world.data / "audit").check()
-    assert not found.problem and [e["outcome"] for e in found.entries if e["action"] == "erase"] == ["begun", "done"]
+    assert not found.problem and [e.outcome for e in found.entries if e.action == "erase"] == ["begun", "done"]
     model = world.data / "graphs" / "zones" / "vocabulary"
     model.write_text(NAME[STAYS])
     words = world.command("erase", "--entity", f"zone={NAME[STAYS]}")

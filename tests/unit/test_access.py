@@ -91,7 +91,7 @@ def place(tmp_path: Path, **members: list[str]) -> Any:
 def entries(tmp_path: Path) -> list[tuple[str, str, str]]:
     found = AuditLog(layout.audit(tmp_path)).check()
     assert not found.problem
-    return [(e["action"], e["outcome"], e["why"]) for e in found.entries]
+    return [(e.action, e.outcome, e.why) for e in found.entries]
 
 
 def test_what_is_done_refused_denied_and_failed_is_written_down(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_what_is_done_refused_denied_and_failed_is_written_down(tmp_path: Path) 
         ("rollback", "begun", "slow"), ("rollback", "refused", "slow"), ("rollback", "begun", "slow"), ("rollback", "failed", "slow"),
     ]  # fmt: skip
     last = AuditLog(layout.audit(tmp_path)).check().entries
-    assert last[-1]["error"] == "the disk is full" and last[1]["champion"] == 3 and last[1]["of"] == 1
+    assert last[-1].error == "the disk is full" and last[1].details["champion"] == 3 and last[1].of == 1
 
 
 def test_where_there_are_roles_each_action_says_why(tmp_path: Path) -> None:

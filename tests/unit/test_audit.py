@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pwd
@@ -40,10 +41,45 @@ def lines(log: AuditLog) -> list[bytes]:
 def test_entries_are_read_back_in_order_and_only_their_owner_may_read_them(tmp_path: Path) -> None:
     log = filled(tmp_path)
     found = log.check()
-    assert not found.problem and [e["n"] for e in found.entries] == [1, 2, 3, 4, 5]
-    assert found.entries[0]["who"] == user() == pwd.getpwuid(os.getuid()).pw_name and found.entries[0]["why"] == "it is better"
+    assert not found.problem and [e.n for e in found.entries] == [1, 2, 3, 4, 5]
+    assert found.entries[0].who == user() == pwd.getpwuid(os.getuid()).pw_name and found.entries[0].why == "it is better"
     assert log.file.stat().st_mode & 0o777 == 0o600 == log.head.stat().st_mode & 0o777
     assert AuditLog(tmp_path / "none").check().entries == []
+
+
+def chained(folder: Path, *entries: dict[str, object]) -> AuditLog:
+    """A log of these entries as 0.1 wrote one, without a format, HEAD and all; by other code than the product's."""
+    log, before, line = AuditLog(folder / "audit"), "0" * 64, b""
+    log.folder.mkdir(parents=True)
+    for n, said in enumerate(entries, 1):
+        entry = {"n": n, "at": NOW.isoformat(), "who": "ann", "host": "here", **said, "before": before}
+        before = hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()
+        line += json.dumps({**entry, "hash": before}, sort_keys=True).encode() + b"\n"
+    log.file.write_bytes(line)
+    log.head.write_text(json.dumps({"n": len(entries), "hash": before}) + "\n")
+    return log
+
+
+def test_a_log_of_before_there_was_a_format_is_whole_and_goes_on(tmp_path: Path) -> None:
+    log = chained(tmp_path, {"action": "promote", "outcome": "begun", "champion": 3}, {"action": "promote", "outcome": "done", "of": 1})
+    kept = log.file.read_bytes()
+    found = log.check()
+    assert not found.problem and [(e.who, e.outcome, e.of, e.format, e.details) for e in found.entries] == [
+        ("ann", "begun", None, 1, {"champion": 3}),
+        ("ann", "done", 1, 1, {}),
+    ]
+    assert log.append(NOW, {"action": "apply"}).to_dict()["format"] == 1
+    assert log.file.read_bytes().startswith(kept) and not log.check().problem
+    assert [e.to_dict() for e in log.check().entries] == [json.loads(line) for line in lines(log)]
+
+
+def test_an_entry_of_a_newer_tandem_is_refused_in_a_line(tmp_path: Path) -> None:
+    log = chained(tmp_path, {"action": "apply"}, {"action": "apply", "format": 2})
+    said = "entry 2 is of a newer Tandem (format 2, this one knows 1), or was changed; use that one"
+    assert log.check().problem == f"line 2: {said}" and len(log.check().entries) == 1
+    with pytest.raises(DataError) as error:
+        log.append(NOW, {"action": "apply"})
+    assert str(error.value) == f"{log.file}: {said}"
 
 
 def test_who_is_the_processs_user_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +336,7 @@ def test_many_writers_make_one_chain(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda k: log.append(NOW, {"action": "apply", "k": k}), range(40)))
     found = log.check()
-    assert not found.problem and sorted(e["k"] for e in found.entries) == list(range(40))
+    assert not found.problem and sorted(e.details["k"] for e in found.entries) == list(range(40))
 
 
 def test_a_reason_makes_no_entry_of_its_own(tmp_path: Path) -> None:
@@ -332,14 +368,14 @@ def test_a_record_that_is_left_out_is_in_the_log(tmp_path: Path) -> None:
     words = ["stream", "skip", "trips/0/7", "--reason", "ticket 4711", "--repo", str(world.path)]
     assert CliRunner().invoke(app, words).exit_code == 0
     entries = AuditLog(layout.audit(world.data)).check().entries
-    told = [(e["action"], e["subject"], e["why"], e["stream"], e["outcome"]) for e in entries]
+    told = [(e.action, e.subject, e.why, e.details["stream"], e.outcome) for e in entries]
     assert told == [("skip", "trips/0/7", "ticket 4711", "main", outcome) for outcome in ("begun", "done")]
     settings = world.path / "tandem.yaml"
     settings.write_text(
         json.dumps({**json.loads(settings.read_text()), "access": {"roles": {"ops": ["apply"]}, "members": {"*": ["ops"]}}})
     )
     assert CliRunner().invoke(app, [*words[:2], "trips/0/8", *words[3:]]).exit_code != 0
-    assert AuditLog(layout.audit(world.data)).check().entries[-1]["outcome"] == "denied"
+    assert AuditLog(layout.audit(world.data)).check().entries[-1].outcome == "denied"
     assert [e["offset"] for e in world.control.skipped()] == [7]
 
 
@@ -367,7 +403,7 @@ def test_a_disk_that_fills_up_leaves_a_log_that_goes_on(tmp_path: Path) -> None:
     assert log.file.read_bytes()[-1:] == b"\n", "what was taken is taken back: three parts in a row would be lines that nobody vouches for"
     log.append(NOW, {"action": "apply", "outcome": "done"})
     found = log.check()
-    assert not found.problem and found.torn == 0 and [e["n"] for e in found.entries] == [1, 2, 3]
+    assert not found.problem and found.torn == 0 and [e.n for e in found.entries] == [1, 2, 3]
 
 
 def test_no_two_entries_are_ever_ahead_of_head(tmp_path: Path) -> None:
