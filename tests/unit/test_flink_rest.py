@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -25,8 +26,11 @@ def answering(*answers: tuple[int, bytes]) -> Iterator[tuple[str, list[str]]]:
             code, body = answers[min(len(asked), len(answers)) - 1]
             self.send_response(code)
             self.send_header("Content-Length", str(len(body)))
+            if code in (302, 307):
+                self.send_header("Location", "/elsewhere")
             self.end_headers()
-            self.wfile.write(body)
+            with suppress(ConnectionError):  # who asked has read enough
+                self.wfile.write(body)
 
         do_POST = do_GET
 
@@ -97,3 +101,44 @@ def test_nobody_there() -> None:
         pass
     with pytest.raises(ConfigError, match="no Flink cluster answers there"):
         Cluster(master).ask("GET", "overview")
+
+
+@pytest.mark.parametrize("code", [302, 307])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_no_redirect_is_followed(code: int, method: str) -> None:
+    with answering((code, b"{}")) as (master, asked), pytest.raises(ConfigError, match=rf"as no Flink cluster does \(status {code}\)"):
+        Cluster(master).ask(method, "overview")
+    assert asked == ["/v1/overview"]
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[1]", b"[" * 100_000, b"\xff"])
+def test_what_is_no_answer_of_flinks_is_one_line(body: bytes) -> None:
+    with answering((200, body)) as (master, _), pytest.raises(ConfigError, match="as no Flink cluster does") as refused:
+        Cluster(master).ask("GET", "overview")
+    assert "\n" not in str(refused.value)
+
+
+def test_an_answer_without_end_is_given_up() -> None:
+    with answering((200, b" " * (20 << 20))) as (master, _), pytest.raises(ConfigError, match="with more than 16 MiB"):
+        Cluster(master).ask("GET", "overview")
+
+
+def test_one_that_comes_drop_by_drop_is_given_up() -> None:
+    """The limit of a socket is of each wait for a byte."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        stop = threading.Event()
+
+        def drip() -> None:
+            with server.accept()[0] as client, suppress(OSError):
+                client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+                while not stop.wait(0.05):
+                    client.sendall(b" ")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        try:
+            with pytest.raises(ConfigError, match="no Flink cluster answers there"):
+                Cluster(f"127.0.0.1:{server.getsockname()[1]}", timeout=0.2).ask("GET", "overview")
+        finally:
+            stop.set()
+            thread.join()

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import re
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from typing import Any
 
+import requests
+
+from pipelines.project.http import as_it_is, reason
 from pipelines.streaming.engines.base import EngineSettings
+from serving.bounded_http import read_answer, within
 from transforms.errors import ConfigError, TandemError
 
 __all__ = ["Cluster", "FlinkSettings", "check_flags"]
 
 _ENDED = {"FINISHED", "CANCELED", "FAILED"}
 _SECONDS_TO_CANCEL = 60.0
+_MOST_BYTES = 16 << 20
+"""Of an answer, decompressed; thousands of jobs with their exceptions are below it."""
 _NOT_NOW = ("Not all required tasks are currently running", "Checkpoint Coordinator is suspending")
 """Flink's reasons why there is no savepoint while a task starts, or starts again."""
 
@@ -61,28 +65,56 @@ class Cluster:
 
     def ask(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         """One request; the answer's JSON. While the cluster starts or elects a leader it says so (503) and has done nothing: it is asked
-        again for ``election_seconds``. Raises ConfigError when nobody answers, TandemError when it is refused."""
+        again for ``election_seconds``. Raises ConfigError when nobody answers, or no Flink does; TandemError when it is refused.
+
+        Redirects are not followed: Flink sends none, and what it is told to start or stop is for it alone."""
         until = time.monotonic() + self.election_seconds
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(
-            f"http://{self.master}/v1/{path}", data=data, method=method, headers={"Content-Type": "application/json"}
-        )
         while True:
+            status, text = self._sent(method, path, None if body is None else json.dumps(body).encode())
+            if status == 503 and time.monotonic() < until:
+                time.sleep(0.2)
+                continue
+            if status >= 400:
+                detail = text.decode(errors="replace")[:500].replace("\n", " ")
+                raise TandemError(f"Flink at {self.master} refused {method} {path}: {status} {detail}")
             try:
-                with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-                    text = answer.read()
-                return dict(json.loads(text)) if text else {}
-            except urllib.error.HTTPError as error:
-                if error.code == 503 and time.monotonic() < until:
-                    time.sleep(0.2)
-                    continue
-                detail = error.read().decode(errors="replace")[:500].replace("\n", " ")
-                raise TandemError(f"Flink at {self.master} refused {method} {path}: {error.code} {detail}") from None
-            except OSError as error:
-                reason = getattr(error, "reason", error)
-                raise ConfigError(
-                    f"--master {self.master}: no Flink cluster answers there ({reason}); correct the address or start it"
-                ) from None
+                found = json.loads(text) if text else {}
+            except (ValueError, RecursionError):
+                found = None
+            if status >= 300 or not isinstance(found, dict):
+                raise self._strange(f"answers {method} {path} as no Flink cluster does (status {status})")
+            return found
+
+    def _sent(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+        """Status and body of one answer, which has come in whole."""
+
+        def exchange() -> tuple[int, bytes]:
+            with requests.Session() as session:
+                session.trust_env = False  # no proxy between us and the cluster
+                with session.request(
+                    method,
+                    f"http://{self.master}/v1/{path}",
+                    data=body,
+                    headers={"Content-Type": "application/json"},
+                    auth=as_it_is,
+                    timeout=self.timeout,
+                    allow_redirects=False,
+                    stream=True,
+                ) as answer:
+                    return answer.status_code, read_answer(answer, _MOST_BYTES, self.timeout)
+
+        try:
+            status, text = within(2 * self.timeout, self.master, exchange)
+        except (requests.RequestException, OSError) as error:
+            raise ConfigError(
+                f"--master {self.master}: no Flink cluster answers there ({reason(error)}); correct the address or start it"
+            ) from None
+        if len(text) > _MOST_BYTES:
+            raise self._strange(f"answers {method} {path} with more than {_MOST_BYTES >> 20} MiB")
+        return status, text
+
+    def _strange(self, what: str) -> ConfigError:
+        return ConfigError(f"--master {self.master} {what}; write host:port of a Flink cluster's REST interface")
 
     def jobs(self, name: str) -> list[dict[str, Any]]:
         """The jobs called ``name`` that have not ended, newest first: ``jid``, ``state``, ``tasks``."""
