@@ -29,7 +29,7 @@ from transforms.definitions import FINGERPRINT, REVISION
 from transforms.errors import StoreError
 from transforms.instants import micros_of
 from transforms.plain_paths import matching
-from transforms.run_cover import COVER, Segment, read_cover, segments
+from transforms.run_cover import COVER, Cover, Segment, read_cover, segments
 
 __all__ = ["NOTHING", "OfflineRows", "one_line", "pinned", "quoted"]
 
@@ -80,9 +80,9 @@ class OfflineRows:
             runs = sorted({str(Path(f).parent) for f in pin.files if Path(f).name == COVER})
         else:
             files, runs = self._found()
-        if not files and pin is None:
-            _say_empty(source, self.path)
         covers = {run: cover for run in runs if (cover := read_cover(Path(run))) is not None}
+        if not files and pin is None:
+            _say_empty(source, self.path, max(covers.values(), key=lambda cover: cover.created_us, default=None))
         # What is known to be of another graph is not looked at.
         files = [f for f in files if (c := covers.get(_run_of(f))) is None or self.fingerprint in (None, c.fingerprint)]
         self._covers = {cover: run for run, cover in covers.items() if self.fingerprint in (None, cover.fingerprint)}
@@ -186,8 +186,12 @@ class OfflineRows:
         return f" AND {quoted(FINGERPRINT)} = '{_escaped(self.fingerprint)}'"
 
 
-def _say_empty(source: FileSource, path: str) -> None:
-    """A group may have no rows yet; files that a user named must be there. Raises StoreError."""
+def _say_empty(source: FileSource, path: str, newest: Cover | None) -> None:
+    """A group may have no rows yet, or runs that made none; files that a user named must be there. Raises StoreError."""
+    if newest is not None:
+        log.warning("source %r: its runs made no row: no event that they took has an entity of this group; 'tandem runs show %s' says what"
+                    " the newest one read and refused", source.name, newest.run)  # fmt: skip
+        return
     if DEFINITION not in (source.tags or {}):
         raise StoreError(f"source {source.name!r}: there is no Parquet file at {path}; correct its path, or write it")
     log.warning("source %r: no row is at %s; 'tandem batch' makes them, 'tandem apply' follows a folder that was moved", source.name, path)

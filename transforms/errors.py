@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 __all__ = [
-    "ConfigError", "DataError", "DefinitionError", "FingerprintError", "GraphError", "RejectLimitError", "StoreError", "TandemError",
+    "ConfigError", "DataError", "DefinitionError", "FingerprintError", "GraphError", "OwnerError", "RejectLimitError", "RightsError",
+    "StoreError", "TandemError",
     "first_line", "some_of",
 ]  # fmt: skip
 
@@ -38,6 +39,14 @@ class StoreError(TandemError):
 
 class FingerprintError(StoreError):
     """Rows, graph and model do not stem from the same definitions."""
+
+
+class OwnerError(StoreError):
+    """The rows of a project in the online store are another data folder's, and a writer of before was refused."""
+
+
+class RightsError(StoreError):
+    """A store is there, and does not let its user do that."""
 
 
 def some_of(names: list[str]) -> str:

@@ -22,6 +22,7 @@ from pipelines.feature_store.applying import locked
 from pipelines.feature_store.ownership import claim_rows
 from pipelines.feature_store.store import open_store
 from pipelines.lake import layout, shared
+from pipelines.lake.folder_identity import identity_of
 from pipelines.project.repository import Repo
 from serving.feast_mistakes import NO_ONLINE_STORE
 from transforms.definitions import FINGERPRINT
@@ -196,6 +197,7 @@ def take_back(
     online, config = store._get_provider().online_store, store.config
     if not isinstance(online, OrderedOnlineStore):
         return 0
+    online.writer = identity_of(repo.data)
     taken, streamed = 0, Covered(1, _LAST_US, since=-1)  # streams have the stamp 0, materializations greater ones
     busy = "a materialize is running; waiting for it"
     with shared.alone(repo.data, layout.materialize_lock(repo.data), lambda: say(busy), beat):

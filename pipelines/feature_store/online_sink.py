@@ -55,13 +55,20 @@ class FeastStore:
     """Opens the store of an applied repository. Raises ConfigError for one that is not, or whose store has no ordered write.
 
     ``views``: the groups' views as :func:`views_of` wrote them down; with them no registry is asked, as another machine may have none.
+    ``owner``: for which data folder it writes; empty: whosever the rows are.
     """
 
-    def __init__(self, repo_path: Path, data: Path, groups: Mapping[str, FeatureGroup], views: Mapping[str, bytes] | None = None) -> None:
+    def __init__(
+        self, repo_path: Path, data: Path, groups: Mapping[str, FeatureGroup], views: Mapping[str, bytes] | None = None, owner: str = ""
+    ) -> None:
         self.data = data
         if views:
             self._without_registry(repo_path, views)
-            return
+        else:
+            self._by_registry(repo_path, groups)
+        self.online.writer = owner or None
+
+    def _by_registry(self, repo_path: Path, groups: Mapping[str, FeatureGroup]) -> None:
         store = open_store(SimpleNamespace(path=repo_path))  # type: ignore[arg-type]
         self.config = store.config
         self.online = ordered_store(store)

@@ -1,6 +1,7 @@
 """One data folder writes the rows of a project: the online store has a mark of whose they are, which its first writer leaves.
 
-Two that write the same project replace each other's rows, and each is right by its own runs: no comparison of rows can tell.
+Two that write the same project replace each other's rows, and each is right by its own runs: no comparison of rows can tell. So the mark
+is looked at by every write, in its own step, once the store knows for whom it writes (its ``writer``).
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ def check_rows(repo: Repo, online: OrderedOnlineStore, config: Any) -> None:
 
 def claim_rows(repo: Repo, online: OrderedOnlineStore, config: Any, take: bool = False) -> None:
     """Have the rows of this project be those of this data folder, from now on or again. Raises ConfigError where they are another's, unless
-    that is to be taken over (``take``); StoreError, DataError."""
+    that is to be taken over (``take``); StoreError, DataError. What ``online`` writes is refused once they are another's."""
     mine = identity_of(repo.data)
     _refuse_other(online, config, mine, online.claim(config, mine, take))
+    online.writer = mine
 
 
 def _refuse_other(online: OrderedOnlineStore, config: Any, mine: FolderIdentity, found: str) -> None:

@@ -26,13 +26,14 @@ class HalfApplied(StoreError):
 def unchanged_on_failure(
     registry: Path | None, online: OrderedOnlineStore | None, config: RepoConfig, views: Iterable[str], whole_registry: bool
 ) -> Iterator[None]:
-    """What the body raises leaves the registry's file, and what the online store knows of the views, as they were.
+    """What the body raises leaves the registry's file, and what the online store knows of the views and of their owner, as they were.
 
     ``registry``: that file, None where the registry is none; ``whole_registry``: another kind takes back by itself what the body did.
     The store is asked first, so one that cannot be reached refuses before anything is changed. A view that it knew nothing of keeps what
     the body said of it: nobody has its rows yet. Raises what the body raised; HalfApplied where a part could not be put back.
     """
     kept = registry.read_bytes() if registry is not None and registry.is_file() else None
+    owner = None if online is None else online.owner(config)
     known = {} if online is None else {view: (online.applied_fingerprint(config, view), online.covered(config, view)) for view in views}
     try:
         yield
@@ -43,6 +44,7 @@ def unchanged_on_failure(
             elif not whole_registry:
                 raise StoreError("Feast's registry is neither a file nor a database")
             if online is not None:
+                _put_mark_back(online, config, owner)
                 for view, (fingerprint, covered) in known.items():
                     if fingerprint is None or online.applied_fingerprint(config, view) == fingerprint:
                         continue
@@ -54,6 +56,17 @@ def unchanged_on_failure(
                 f"{error}; a part was applied and could not be undone ({also}): fix that, then run 'tandem apply' again"
             ) from error
         raise
+
+
+def _put_mark_back(online: OrderedOnlineStore, config: RepoConfig, before: str | None) -> None:
+    """Of whose rows these are, where the body claimed them."""
+    found = online.owner(config)
+    if found is None or found == before or found != online.writer:
+        return
+    if before is None:
+        online.disclaim(config, found)
+    else:
+        online.claim(config, before, take=True)
 
 
 def _restore(file: Path, content: bytes | None) -> None:

@@ -13,6 +13,7 @@ from pipelines.feature_store.applying import finish
 from pipelines.feature_store.materialize import take_back
 from pipelines.feature_store.online_sink import Claim, views_of
 from pipelines.lake.counted import counted
+from pipelines.lake.folder_identity import identity_of
 from pipelines.lake.graphs import graph_for, remember_definitions
 from pipelines.project.repository import Repo
 from pipelines.sources.broker import PartitionReader, open_broker
@@ -25,9 +26,9 @@ from pipelines.streaming.state.stream_link import here
 from pipelines.streaming.state.workers_elsewhere import WorkersElsewhere
 from pipelines.streaming.stream_options import StreamOptions
 from pipelines.streaming.supervisor import Outcome, Supervisor
-from transforms.errors import ConfigError, StoreError, TandemError
+from transforms.errors import ConfigError, RightsError, StoreError, TandemError
 
-__all__ = ["StopAsked", "StreamPlan", "still_ours", "while_ours"]
+__all__ = ["StopAsked", "StreamPlan", "patiently", "still_ours", "while_ours"]
 
 _CLAIM_SECONDS = 10.0
 
@@ -61,6 +62,23 @@ def still_ours(claim: Callable[[], None], fail: Callable[[str], None]) -> None:
         raise
     except (TandemError, OSError):
         pass
+
+
+def patiently(what: str, do: Callable[[], None], say: Callable[[str], None], beat: Callable[[], None], pause: float = 0.5) -> None:
+    """Do something with the online store, which is waited for where it is away; what ``beat`` raises meanwhile ends it. Raises RightsError
+    where the store is there and does not let its user do that: no waiting changes it."""
+    said = False
+    while True:
+        try:
+            return do()
+        except RightsError:
+            raise
+        except StoreError as error:
+            if not said:
+                say(f"waiting to {what}: {error}")
+            said = True
+            beat()
+            time.sleep(pause)
 
 
 class StopAsked(Exception):
@@ -135,6 +153,7 @@ class StreamPlan:
             shard_keys=self.engine.shard_keys(stream.shards),
             attempt="" if link is None else link.attempt,
             views=views_of(repo) if link is not None and self.engine.elsewhere else {},
+            owner=str(identity_of(repo.data)),
             url=None if link is None else link.cache.url,
             home="" if link is None else here(job_state.folder),
         )
@@ -184,18 +203,13 @@ class StreamPlan:
             raise StopAsked
 
     def _patiently(self, watch: Callable[[], None], what: str, do: Callable[[], None]) -> None:
-        """Do something with the online store, which is waited for where it is away. Raises StopAsked if asked to stop meanwhile."""
-        said = False
-        while True:
-            try:
-                return do()
-            except StoreError as error:
-                if not said:
-                    self.say(f"waiting to {what}: {error}")
-                said = True
-                watch()
-                self._go_on()
-                time.sleep(0.5)
+        """:func:`patiently`, with a look at whether the stream is asked to stop: raises StopAsked."""
+
+        def beat() -> None:
+            watch()
+            self._go_on()
+
+        patiently(what, do, self.say, beat)
 
     def _take_back(self, watch: Callable[[], None]) -> None:
         """Where it begins anew at the end of a run: take out of the online store what it had delivered beyond that before. A store that is

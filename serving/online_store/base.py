@@ -33,10 +33,10 @@ from serving.online_store.columns import ColumnRead, PackedColumns, Question, Sp
 from serving.online_store.encoding import as_array, encode_column, encode_keys
 from serving.online_store.feature_rows import FeatureRows, judged_rows, lasts, messages_of
 from serving.online_store.incoming import WriteResult, columns_of, heads_of, rows_of_messages, times_of
-from serving.online_store.order import Covered, Order, Rows, StoredRow, ends_of_runs, greatest, refused_fingerprint, row_wins
+from serving.online_store.order import Covered, Order, Rows, StoredRow, check_owner, ends_of_runs, greatest, refused_fingerprint, row_wins
 from serving.online_store.packed import pack_columns
 from transforms.definitions import REVISION
-from transforms.errors import StoreError
+from transforms.errors import RightsError, StoreError
 from transforms.instants import instant, micros_of, now_us
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "StoredColumns",
     "StoredRow",
     "WriteResult",
+    "check_owner",
     "micros_of",
     "refused_fingerprint",
     "row_wins",
@@ -103,13 +104,17 @@ class OrderedOnlineStore(OnlineStore):
 
     clock: Callable[[], int] | None = None
 
+    writer: str | None = None
+    """As whom this object writes rows, of the owners that :meth:`claim` knows; None: as nobody, who is not asked."""
+
     @abstractmethod
     def write_winners(self, config: RepoConfig, table: FeatureView, rows: Rows) -> int:
         """Write those of the rows (one per key) that win (:func:`row_wins`, with :meth:`covered`), each in one atomic step with its
         comparison; the number written.
 
         A row is written whole: what was stored of its key and view is gone, also features that it lacks. Raises FingerprintError
-        if any row stems from other definitions than the applied ones (:meth:`Rows.check_applied`), and then nothing is written.
+        if any row stems from other definitions than the applied ones (:meth:`Rows.check_applied`), and OwnerError if the rows are another's
+        than :attr:`writer`'s (:func:`check_owner`, in the same step), and then nothing is written.
         """
 
     @abstractmethod
@@ -144,7 +149,7 @@ class OrderedOnlineStore(OnlineStore):
 
         Those are the rows with ``start_us`` <= event time <= ``covered.upto_us`` and ``covered.since`` <= stamp < ``covered.stamp``, and
         where ``covered.since`` is 0 all of other fingerprints than the applied one. Each is dropped in one atomic step with that
-        comparison. ``count_only``: nothing is dropped.
+        comparison. ``count_only``: nothing is dropped. Raises OwnerError as :meth:`write_winners`.
         """
 
     @abstractmethod
@@ -157,8 +162,12 @@ class OrderedOnlineStore(OnlineStore):
 
     def claim(self, config: RepoConfig, owner: str, take: bool = False) -> str:
         """Whose rows the project's are, in one atomic step: of who was there first, ``owner`` where nobody was, or with ``take``. The mark
-        is as lasting as the rows. By default: none is kept, and two who write the same project here are not told of one another."""
+        is as lasting as the rows, and who writes them looks at it (:attr:`writer`): from now on whoever had it before writes none. By
+        default: none is kept, and two who write the same project here are not told of one another."""
         return owner
+
+    def disclaim(self, config: RepoConfig, owner: str) -> None:
+        """Take the mark away if it is this one, in one atomic step: nobody has claimed the rows. By default: nothing."""
 
     def owner(self, config: RepoConfig) -> str | None:
         """Who has claimed the project's rows; None where nobody did, or no mark is kept: as by default."""
@@ -253,7 +262,7 @@ class OrderedOnlineStore(OnlineStore):
 
         ``covered`` is what the materialization covers that they are part of; None for rows of a stream.
 
-        Features that ``rows`` lacks are stored as null. Raises FingerprintError and then writes nothing;
+        Features that ``rows`` lacks are stored as null. Raises FingerprintError and OwnerError, and then writes nothing;
         raises DataError for a missing or null key or timestamp, and StoreError when the store fails.
         """
         keys = [c.name for c in table.entity_columns]
@@ -417,9 +426,11 @@ def configured_now(config: RepoConfig) -> int:
     return micros_of(as_of) if as_of is not None else now_us()
 
 
-def unreachable(where: str, error: Exception, fix: str) -> StoreError:
-    """One clear line for a store that cannot be used."""
-    return StoreError(f"online store {where}: {type(error).__name__}: {' '.join(str(error).split())[:200]}; {fix}")
+def unreachable(where: str, error: Exception, fix: str, refused: bool = False) -> StoreError:
+    """One clear line for a store that cannot be used; ``refused``: it is there, and its user may not do that."""
+    return (RightsError if refused else StoreError)(
+        f"online store {where}: {type(error).__name__}: {' '.join(str(error).split())[:200]}; {fix}"
+    )
 
 
 def _text(us: int) -> str:

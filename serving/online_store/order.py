@@ -18,9 +18,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.errors import FingerprintError, StoreError
+from transforms.errors import FingerprintError, OwnerError, StoreError
 
-__all__ = ["Covered", "Order", "Rows", "StoredRow", "ends_of_runs", "greatest", "refused_fingerprint", "row_wins", "without_order"]
+__all__ = [
+    "Covered", "Order", "Rows", "StoredRow", "check_owner", "ends_of_runs", "greatest", "refused_fingerprint", "refused_owner", "row_wins",
+    "without_order",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,21 @@ def refused_fingerprint(view: str, found: str, applied: str) -> FingerprintError
     return FingerprintError(
         f"view {view!r}: a row has fingerprint {found[:16]!r}, but {applied[:16]!r} is applied; "
         "nothing was written: run the writer again with the applied graph"
+    )
+
+
+def check_owner(project: str, owner: str | None, writer: str | None) -> None:
+    """Raises OwnerError if the rows are another's than ``writer``'s: first words are compared. None writes whosever they are."""
+    if owner is not None and writer is not None and owner.split(" ", 1)[0] != writer.split(" ", 1)[0]:
+        raise refused_owner(project, owner)
+
+
+def refused_owner(project: str, owner: str) -> OwnerError:
+    """The error for a writer of rows that are another's now."""
+    place = owner.split(" ", 1)[-1]
+    return OwnerError(
+        f"the rows of project {project!r} in the online store are written from another data folder now ({place}), which took them over;"
+        " nothing was written: end this writer, or run 'tandem apply --take-over' here if that folder writes no more"
     )
 
 

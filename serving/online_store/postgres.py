@@ -17,7 +17,7 @@ from feast import Entity, FeatureView, RepoConfig
 
 from serving.online_store.base import Covered, OrderedOnlineStore, OrderedOnlineStoreConfig, Rows, StoredRow, log, unreachable
 from serving.online_store.columns import ColumnRead, PackedColumns, StoredColumns, by_columns
-from serving.online_store.order import without_order
+from serving.online_store.order import check_owner, without_order
 from serving.online_store.packed import PACKED
 from serving.online_store.packed_rows import PackedRows
 from serving.online_store.table_names import check_tables, sharing
@@ -75,20 +75,35 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
     keeps_packed = True
 
     @contextlib.contextmanager
-    def _transaction(self, config: RepoConfig, view: str = "", alone: bool = False) -> Iterator[psycopg.Cursor[Any]]:
-        """A transaction of this thread's connection; with a ``view``, as one of its writers, or ``alone`` among them."""
+    def _transaction(self, config: RepoConfig, view: str = "", alone: bool = False, writes: bool = False) -> Iterator[psycopg.Cursor[Any]]:
+        """A transaction of this thread's connection; with a ``view``, as one of its writers, or ``alone`` among them. One that ``writes``
+        rows does so as :attr:`writer`, and until its end nobody can take them over."""
         with self._connected(config) as conn, conn.pipeline(), conn.transaction(), conn.cursor(binary=True) as cursor:
+            if writes and self._owned(config):
+                cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", (_lock_of(config, _TAKING),))
             if view:
-                which = int.from_bytes(hashlib.blake2b(f"{config.project}\0{view}".encode(), digest_size=8).digest(), "big", signed=True)
-                cursor.execute(f"SELECT pg_advisory_xact_lock{'' if alone else '_shared'}(%s)", (which,))
+                cursor.execute(f"SELECT pg_advisory_xact_lock{'' if alone else '_shared'}(%s)", (_lock_of(config, view),))
             yield cursor
+
+    def _owned(self, config: RepoConfig) -> bool:
+        """Whether writes are to look at whose the rows are, and may: the table is younger than rights that were given long ago."""
+        if self.writer is None:
+            return False
+        if "_sees_mark" not in self.__dict__:
+            with self._connected(config) as conn:
+                self.__dict__["_sees_mark"] = bool(_first(conn.execute(tables.SEES_MARK)))
+        return bool(self.__dict__["_sees_mark"])
+
+    def _check_owner(self, cursor: psycopg.Cursor[Any], config: RepoConfig) -> None:
+        if self._owned(config):
+            check_owner(config.project, self._owner(cursor, config), self.writer)
 
     def reach(self, config: RepoConfig) -> None:
         try:
             with _opened(config) as conn:
                 conn.execute("SELECT 1")
         except psycopg.Error as e:
-            raise unreachable(self._where(config), e, _fix_of(e)) from e
+            raise unreachable(self._where(config), e, _fix_of(e), isinstance(e, psycopg.errors.InsufficientPrivilege)) from e
 
     @staticmethod
     def _where(config: RepoConfig) -> str:
@@ -109,15 +124,16 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
             if held is not None and isinstance(e, (psycopg.OperationalError, psycopg.InterfaceError)):
                 with contextlib.suppress(psycopg.Error):
                     held[1].close()
-            raise unreachable(self._where(config), e, _fix_of(e)) from e
+            raise unreachable(self._where(config), e, _fix_of(e), isinstance(e, psycopg.errors.InsufficientPrivilege)) from e
 
     def write_winners(self, config: RepoConfig, table: FeatureView, rows: Rows) -> int:
         name, view = _table_id(config.project, table), table.name
         names = [*([] if rows.packed is None else [PACKED]), *(f.name for f in table.features)]
         written = 0
-        with self._transaction(config, view) as cursor:
-            cursor.execute(tables.state(name), (config.project, view, config.project, view))
-            applied, stamp, upto, ready, _ = cursor.fetchall()[0]
+        with self._transaction(config, view, writes=True) as cursor:
+            cursor.execute(tables.state(name, self._owned(config)), {"project": config.project, "view": view})
+            applied, stamp, upto, ready, owner, _ = cursor.fetchall()[0]
+            check_owner(config.project, owner, self.writer)
             rows.check_applied(view, applied)
             rows = rows.uncovered(None if stamp is None else Covered(stamp, upto))
             if not ready:
@@ -208,7 +224,8 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
         return None
 
     def cover(self, config: RepoConfig, view: str, covered: Covered) -> None:
-        with self._transaction(config, view, alone=True) as cursor:
+        with self._transaction(config, view, alone=True, writes=True) as cursor:
+            self._check_owner(cursor, config)
             cursor.execute(
                 "INSERT INTO tandem_covered VALUES (%s, %s, %s, %s)"
                 " ON CONFLICT (project, view) DO UPDATE SET stamp = excluded.stamp, upto_us = excluded.upto_us",
@@ -221,7 +238,8 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
         return None
 
     def drop_superseded(self, config: RepoConfig, table: FeatureView, start_us: int, covered: Covered, count_only: bool = False) -> int:
-        with self._transaction(config, table.name, alone=True) as cursor:
+        with self._transaction(config, table.name, alone=True, writes=True) as cursor:
+            self._check_owner(cursor, config)
             applied = self._applied(cursor, config, table.name)
             given = {"start": start_us, "upto": covered.upto_us, "stamp": covered.stamp, "since": covered.since, "applied": applied}
             return _first(cursor.execute(tables.superseded(_table_id(config.project, table), count_only), given))
@@ -263,15 +281,20 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
         return True
 
     def claim(self, config: RepoConfig, owner: str, take: bool = False) -> str:
-        """Who may neither make nor write the table of marks, as rights were given before there was one, has none kept: one line says so."""
-        better = "excluded.owner" if take else "o.owner"
+        """Who may neither make nor write the table of marks, as rights were given before there was one, has none kept: one line says so.
+
+        Every writer begins with it, so here triggers of before become ours: other writers of the table do not wait for our first row."""
+        self._replace_triggers(config)
         try:
-            with self._transaction(config) as cursor:
+            if not take and (found := self.owner(config)) is not None:
+                return found
+            better = "excluded.owner" if take else "o.owner"
+            with self._transaction(config, _TAKING, alone=True) as cursor:  # what is being written ends first
                 cursor.execute(
                     f"INSERT INTO tandem_owner AS o VALUES (%s, %s) ON CONFLICT (project) DO UPDATE SET owner = {better} RETURNING owner",
                     (config.project, owner),
                 )
-                found = cursor.fetchone()
+                row = cursor.fetchone()
         except StoreError as error:
             if not isinstance(error.__cause__, (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege)):
                 raise
@@ -287,16 +310,34 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
                 config.project,
             )
             return owner
-        return owner if found is None else str(found[0])
+        return owner if row is None else str(row[0])
+
+    def _replace_triggers(self, config: RepoConfig) -> None:
+        if config.project in (looked := self.__dict__.setdefault("_looked_at_triggers", set())):
+            return
+        with self._looking(config) as cursor:
+            names = [name for (name,) in cursor.execute(tables.triggers_of_before(), (f"{config.project}_",)).fetchall()]
+        for name in names:
+            with self._transaction(config) as cursor:
+                self._make(cursor, name)
+        looked.add(config.project)
+
+    def disclaim(self, config: RepoConfig, owner: str) -> None:
+        with self._transaction(config, _TAKING, alone=True) as cursor:
+            cursor.execute("DELETE FROM tandem_owner WHERE project = %s AND owner = %s", (config.project, owner))
 
     def owner(self, config: RepoConfig) -> str | None:
-        found = None
         try:
             with self._looking(config) as cursor:
-                found = cursor.execute("SELECT owner FROM tandem_owner WHERE project = %s", (config.project,)).fetchone()
+                return self._owner(cursor, config)
         except StoreError as error:
             if not isinstance(error.__cause__, psycopg.errors.InsufficientPrivilege):  # of which a claim tells
                 raise
+        return None
+
+    @staticmethod
+    def _owner(cursor: psycopg.Cursor[Any], config: RepoConfig) -> str | None:
+        found = cursor.execute("SELECT owner FROM tandem_owner WHERE project = %s", (config.project,)).fetchone()
         return None if found is None else str(found[0])
 
     @staticmethod
@@ -379,6 +420,12 @@ def _connect(config: RepoConfig) -> psycopg.Connection[Any]:
 
 
 _SETTING_UP = 7_382_511_064_118_903_021
+_TAKING = "whose rows these are"
+"""What is locked where they are taken over: the name of no view, as those have no spaces."""
+
+
+def _lock_of(config: RepoConfig, view: str) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{config.project}\0{view}".encode(), digest_size=8).digest(), "big", signed=True)
 
 
 def _fix_of(error: psycopg.Error) -> str:

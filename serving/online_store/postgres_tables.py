@@ -14,8 +14,8 @@ from serving.online_store.packed import PACKED
 from transforms.errors import StoreError
 
 __all__ = [
-    "COMMON", "adopt", "create", "delete", "drop", "fields_query", "has_rows", "is_set_up", "keys_query", "order_table", "packed_query",
-    "state", "superseded", "write",
+    "COMMON", "SEES_MARK", "adopt", "create", "delete", "drop", "fields_query", "has_rows", "is_set_up", "keys_query", "order_table",
+    "packed_query", "state", "superseded", "triggers_of_before", "write",
 ]  # fmt: skip
 
 _MOST_BYTES, _END = 63, "_tandem"
@@ -43,6 +43,10 @@ BEGIN
 END $$;
 """
 """What all views of a schema share. Who may write Feast's tables alone (stock Feast with rights of its own) does, without an order."""
+
+
+SEES_MARK = "SELECT coalesce(has_table_privilege(to_regclass('tandem_owner'), 'SELECT'), false)"
+"""Whether this user may read whose the rows are."""
 
 
 def order_table(name: str) -> str:
@@ -83,19 +87,31 @@ def create(name: str) -> tuple[sql.Composed, ...]:
 
 
 @lru_cache(maxsize=256)
-def state(name: str) -> sql.Composed:
+def state(name: str, owned: bool) -> sql.Composed:
     """One line: the applied fingerprint, stamp and upto_us of what is covered (null each where there is none), whether the tables are
-    there and guarded, as far as this user may see to it: a trigger of before stays for who may not replace it. Says that who goes on writes
-    the rows with their orders, packed or not: (project, view, project, view)."""
+    there and guarded, as far as this user may see to it: a trigger of before stays for who may not replace it; and, where ``owned``, whose
+    the rows are. Says that who goes on writes the rows with their orders, packed or not: given ``project`` and ``view``."""
+    owner = sql.SQL("(SELECT owner FROM tandem_owner WHERE project = %(project)s)" if owned else "NULL")
     return sql.SQL("""
-        SELECT (SELECT fingerprint FROM tandem_applied WHERE project = %s AND view = %s), c.stamp, c.upto_us,
+        SELECT (SELECT fingerprint FROM tandem_applied WHERE project = %(project)s AND view = %(view)s), c.stamp, c.upto_us,
             to_regclass({rows}) IS NOT NULL AND EXISTS (
                 SELECT FROM pg_trigger t JOIN pg_class f ON f.oid = t.tgrelid
                 WHERE f.oid = to_regclass({fields}) AND t.tgname = 'tandem_elsewhere'
                     AND (t.tgfoid = to_regproc({elsewhere}) OR to_regproc({elsewhere}) IS NULL OR NOT pg_has_role(f.relowner, 'USAGE'))),
-            set_config('tandem.writing', 'yes', true)
-        FROM (SELECT) one LEFT JOIN tandem_covered c ON c.project = %s AND c.view = %s
-        """).format(fields=_quoted(name), rows=_quoted(order_table(name)), elsewhere=sql.Literal(_ELSEWHERE))
+            {owner}, set_config('tandem.writing', 'yes', true)
+        FROM (SELECT) one LEFT JOIN tandem_covered c ON c.project = %(project)s AND c.view = %(view)s
+        """).format(owner=owner, fields=_quoted(name), rows=_quoted(order_table(name)), elsewhere=sql.Literal(_ELSEWHERE))
+
+
+@lru_cache(maxsize=1)
+def triggers_of_before() -> sql.Composed:
+    """The tables of Feast's whose trigger calls another function than ours, of those that this user may change: (what their names begin
+    with)."""
+    return sql.SQL("""
+        SELECT f.relname FROM pg_trigger t JOIN pg_class f ON f.oid = t.tgrelid
+        WHERE t.tgname = 'tandem_elsewhere' AND f.relnamespace = current_schema()::regnamespace AND starts_with(f.relname, %s)
+            AND t.tgfoid <> to_regproc({}) AND pg_has_role(f.relowner, 'USAGE')
+        """).format(sql.Literal(_ELSEWHERE))
 
 
 @lru_cache(maxsize=1)

@@ -32,6 +32,7 @@ from serving.online_store.base import (
 )
 from serving.online_store.columns import ColumnRead, PackedColumns, Question, SplitQuestion, StoredColumns
 from serving.online_store.keys import key_head, key_parts
+from serving.online_store.order import refused_owner
 from serving.online_store.packed_rows import PackedRows
 from serving.online_store.redis_address import limited, named, of_cluster, parsed, wait_seconds, wrong
 from serving.online_store.redis_calls import ROWS_PER_CALL, Header, Transactions, WriteCalls, chunks, command
@@ -52,11 +53,21 @@ local found = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or '-inf')
 if ARGV[3] ~= '' and found < tonumber(ARGV[3]) then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 return 1"""
+_OWNER = ""
+"""The field of who has claimed the rows, in the hash of applied fingerprints, which whoever writes rows reads and watches: no view has this
+name."""
 _CLAIM = """
-local found = redis.call('GET', KEYS[1])
+local found = redis.call('HGET', KEYS[1], '')
 if found and ARGV[2] == '0' then return found end
-redis.call('SET', KEYS[1], ARGV[1])
+redis.call('HSET', KEYS[1], '', ARGV[1])
 return ARGV[1]"""
+_DISCLAIM = "if redis.call('HGET', KEYS[1], '') == ARGV[1] then redis.call('HDEL', KEYS[1], '') end"
+_COVER = """
+if ARGV[3] ~= '' then
+  local owner = redis.call('HGET', KEYS[1], '')
+  if owner and string.match(owner, '^%S*') ~= ARGV[3] then return {owner} end
+end
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])"""
 _DROP = files("serving.online_store").joinpath("drop_superseded.lua").read_text()
 _APPLY = """
 if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then
@@ -77,6 +88,8 @@ Type = Literal["serving.online_store.redis.OrderedRedisOnlineStore", "tandem.ser
 
 
 _NOT_THERE = "start Redis there, or fix connection_string in feature_store.yaml"
+_LOGIN = "correct its user and password in feature_store.yaml"
+_RIGHTS = "let its user run the commands and touch the keys: ~* +@all -@dangerous +info +keys +cluster"
 _A_CLUSTER = "it is a cluster: say redis_type: redis_cluster in feature_store.yaml"
 _FIXES = {
     "ead only replica": "it is a replica: promote it, or name its primary in connection_string in feature_store.yaml",
@@ -87,9 +100,12 @@ _FIXES = {
     "MovedError": _A_CLUSTER,
     "hash to the same slot": _A_CLUSTER,
     "CLUSTERDOWN": "a server is gone and no replica has taken its place: start it again",
-    "uthentication": "correct its user and password in feature_store.yaml",
-    "WRONGPASS": "correct its user and password in feature_store.yaml",
-    "no permissions": "let its user run the commands and touch the keys: ~* +@all -@dangerous +info +keys +cluster",
+    "uthentication": _LOGIN,
+    "WRONGPASS": _LOGIN,
+    "invalid username-password pair": _LOGIN,
+    "NOPERM": _RIGHTS,
+    "no permissions": _RIGHTS,
+    "No permissions": _RIGHTS,
 }
 """What helps where Redis answers, and refuses, by a word of its answer."""
 
@@ -124,6 +140,7 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
         super().__init__()
         self._made: Link | None = None
         self._lives = Lives()
+        self._copied: set[tuple[str, str]] = set()
 
     @staticmethod
     def _parse_connection_string(connection_string: str) -> tuple[list[Any], dict[str, Any]]:
@@ -149,9 +166,8 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
         try:
             yield self._link(config)
         except (RedisError, OSError) as e:
-            raise unreachable(
-                f"{name} {named(store.connection_string)}", e, next((fix for word, fix in _FIXES.items() if word in str(e)), _NOT_THERE)
-            ) from e
+            fix = next((fix for word, fix in _FIXES.items() if word in str(e)), _NOT_THERE)
+            raise unreachable(f"{name} {named(store.connection_string)}", e, fix, fix in (_LOGIN, _RIGHTS)) from e
 
     def _link(self, config: RepoConfig) -> Link:
         """The servers. Raises ConfigError for a connection string that names none."""
@@ -193,7 +209,7 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
                 rows if len(prints) == 1 else rows.take(np.flatnonzero(pc.equal(rows.fingerprint, print_).to_numpy(zero_copy_only=False)))
             )
             names = [_mmh3(f"{table.name}:{f.name}") for f in table.features]
-            head = Header(table.name, print_, rows.stamp, rows.upto_us, config.online_store.key_ttl_seconds or 0, names)
+            head = Header(table.name, print_, rows.stamp, rows.upto_us, config.online_store.key_ttl_seconds or 0, names, self._writer)
             written += self._try(config, partial(self._write, config, head=head, rows=some))
         return written
 
@@ -206,7 +222,7 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
         if done is None:
             return self._by_calls(config, link, head, rows)
         if done.refused:
-            raise refused_fingerprint(head.view, *done.refused)
+            raise _refused(config, head.view, done.refused)
         # What others changed between question and answer is compared and written in one call: it would not come to an end otherwise.
         rest = rows.take(np.array(done.undecided, np.int64))
         return done.written + (self._by_calls(config, link, head, rest) if len(rest) else 0)
@@ -222,7 +238,7 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
         written = 0
         for answer in link.run(calls, [place for place, _, _ in parts], _SCRIPT, writes=True):
             if isinstance(answer, list):
-                raise refused_fingerprint(head.view, answer[0].decode(), answer[1].decode())
+                raise _refused(config, head.view, answer)
             written += answer
         return written
 
@@ -276,7 +292,8 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
         return None if found is None else found.decode()
 
     def cover(self, config: RepoConfig, view: str, covered: Covered) -> None:
-        self._change(config, lambda state: ["HSET", state[1], view, f"{covered.stamp} {covered.upto_us}"])
+        given = [view, f"{covered.stamp} {covered.upto_us}", self._writer]
+        self._change(config, lambda state: ["EVALSHA", _sha(_COVER), 2, *state, *given], _COVER)
 
     def covered(self, config: RepoConfig, view: str) -> Covered | None:
         found = self._known(config, lambda state: ["HGET", state[1], view])
@@ -288,7 +305,9 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
         def change(link: Link) -> None:
             first, *others = link.copies
             for places in (others, [first]):
-                link.run([command(*of(self._state(config, link, place))) for place in places], places, script, writes=True)
+                for answer in link.run([command(*of(self._state(config, link, place))) for place in places], places, script, writes=True):
+                    if isinstance(answer, list):
+                        raise _refused(config, "", answer)
 
         self._try(config, change)
 
@@ -304,7 +323,7 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
 
     def drop_superseded(self, config: RepoConfig, table: FeatureView, start_us: int, covered: Covered, count_only: bool = False) -> int:
         decides = [start_us, covered.upto_us, covered.stamp, covered.since, int(count_only)]
-        head = [table.name, f"_tandem:{table.name}", *decides, *_fields(table)]
+        head = [table.name, f"_tandem:{table.name}", *decides, self._writer, *_fields(table)]
 
         def drop(link: Link) -> int:
             count = 0
@@ -314,7 +333,10 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
                     by_place.setdefault(place, []).append(key)
                 cut = [(p, some[i : i + ROWS_PER_CALL]) for p, some in by_place.items() for i in range(0, len(some), ROWS_PER_CALL)]
                 calls = [command("EVALSHA", _sha(_DROP), 1 + len(some), self._state(config, link, p)[0], *some, *head) for p, some in cut]
-                count += sum(link.run(calls, [p for p, _ in cut], _DROP, writes=not count_only))
+                for answer in link.run(calls, [p for p, _ in cut], _DROP, writes=not count_only):
+                    if isinstance(answer, list):
+                        raise _refused(config, table.name, answer)
+                    count += answer
             return count
 
         return self._try(config, drop)
@@ -339,24 +361,38 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
         return self._try(config, mark)
 
     def claim(self, config: RepoConfig, owner: str, take: bool = False) -> str:
-        """Where there are several servers, one keeps the mark."""
+        """One copy of the state decides. The others follow before this returns, also where a claim before was killed in between."""
 
-        def claim(link: Link) -> bytes:
-            place = link.copies[0]
-            call = command("EVALSHA", _sha(_CLAIM), 1, f"tandem:owner:{config.project}{link.tag(place)}", owner, int(take))
-            (found,) = link.run([call], [place], _CLAIM, writes=True)
-            return bytes(found)
+        def claim(link: Link) -> str:
+            def at(place: int) -> str:
+                return self._state(config, link, place)[0]
 
-        return self._try(config, claim).decode()
+            first, *others = link.copies
+            (found,) = link.run([command("EVALSHA", _sha(_CLAIM), 1, at(first), owner, int(take))], [first], _CLAIM, writes=True)
+            mark = bytes(found).decode()
+            if _word(mark) == _word(owner) and (take or (config.project, mark) not in self._copied):
+                link.run([command("HSET", at(place), _OWNER, mark) for place in others], others, writes=True)
+                self._copied.add((config.project, mark))
+            return mark
+
+        return self._try(config, claim)
+
+    def disclaim(self, config: RepoConfig, owner: str) -> None:
+        self._change(config, lambda state: ["EVALSHA", _sha(_DISCLAIM), 1, state[0], owner], _DISCLAIM)
+        self._copied.discard((config.project, owner))
 
     def owner(self, config: RepoConfig) -> str | None:
         def look(link: Link) -> bytes | None:
             place = link.copies[0]
-            (found,) = link.run([command("GET", f"tandem:owner:{config.project}{link.tag(place)}")], [place])
+            (found,) = link.run([command("HGET", self._state(config, link, place)[0], _OWNER)], [place])
             return None if found is None else bytes(found)
 
         found = self._try(config, look)
         return None if found is None else found.decode()
+
+    @property
+    def _writer(self) -> str:
+        return "" if self.writer is None else _word(self.writer)
 
     def stored_keys(self, config: RepoConfig, table: FeatureView, holding: bytes = b"") -> Iterator[bytes]:
         """Those of all entities that have a row of any view with the same join keys."""
@@ -401,6 +437,16 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
 @cache
 def _sha(script: str) -> str:
     return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+
+
+def _word(owner: str) -> str:
+    return owner.split(" ", 1)[0]
+
+
+def _refused(config: RepoConfig, view: str, answer: Sequence[bytes]) -> StoreError:
+    """The error of a script's refusal."""
+    found, *applied = (each.decode() for each in answer)
+    return refused_fingerprint(view, found, applied[0]) if applied else refused_owner(config.project, found)
 
 
 def _keys_of(link: Link, config: RepoConfig, table: FeatureView, holding: bytes = b"") -> Iterator[bytes]:

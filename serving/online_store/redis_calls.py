@@ -49,7 +49,8 @@ def chunks(places: npt.NDArray[np.int64]) -> list[tuple[int, int, int]]:
 
 @dataclass(frozen=True)
 class Header:
-    """What all rows of a write have in common. ``names``: the field of each feature; ``key_ttl`` in seconds, 0: none."""
+    """What all rows of a write have in common. ``names``: the field of each feature; ``key_ttl`` in seconds, 0: none; ``writer``: who
+    writes, empty: who is not asked."""
 
     view: str
     fingerprint: str
@@ -57,6 +58,7 @@ class Header:
     upto_us: int | None
     key_ttl: int
     names: Sequence[bytes]
+    writer: str = ""
 
     @property
     def fields(self) -> tuple[str, str]:
@@ -66,7 +68,7 @@ class Header:
     @property
     def rule(self) -> list[Any]:
         """The arguments of the rule (``row_order.lua``)."""
-        return [self.view, *self.fields, self.fingerprint, self.stamp, "" if self.upto_us is None else self.upto_us]
+        return [self.view, *self.fields, self.fingerprint, self.stamp, "" if self.upto_us is None else self.upto_us, self.writer]
 
 
 class WriteCalls:

@@ -75,11 +75,11 @@ class Replicas:
 @dataclass(frozen=True)
 class Committed:
     """What became of rows: how many were ``written``; ``undecided``: the places of those whose keys others changed meanwhile, which were
-    not written; ``refused``: the fingerprint that was found and the applied one, where they differ, and then no more were written."""
+    not written; ``refused``: what the rule ended with (``row_order.lua``), and then no more were written."""
 
     written: int
     undecided: list[int]
-    refused: tuple[str, str] | None = None
+    refused: Sequence[bytes] = ()
 
 
 class Link(Protocol):
@@ -257,7 +257,7 @@ def _commit(connection: Any, rows: Transactions, script: str, replicas: Replicas
     for number in range(len(rows)):
         if losing and isinstance(losing[0], bytes):
             connection.disconnect()
-            return Committed(written, undecided, (losing[0].decode(), losing[1].decode()))
+            return Committed(written, undecided, losing)
         parts, count = rows.write(number, losing)
         last = number + 1 == len(rows)
         connection.send_packed_command([b"".join([*parts, *([replicas.command] if last else rows.ask(number + 1))])])

@@ -1,10 +1,15 @@
 -- The rule that decides between a row and the stored one of its key: what the scripts that write rows begin with.
 -- KEYS: the hash of applied fingerprints, the hash of what was materialized, then one key per row.
--- ARGV: view, order field, time field, fingerprint of all rows, their stamp, what they cover (us; empty: each up to its own time), and more.
--- Ends with {fingerprint found, fingerprint applied} where another graph is applied.
+-- ARGV: view, order field, time field, fingerprint of all rows, their stamp, what they cover (us; empty: each up to its own time), who writes
+-- (empty: who is not asked), and more.
+-- Ends with {owner} where the rows are another's, with {fingerprint found, fingerprint applied} where another graph is applied.
 local keys, args, call, match, sub = KEYS, ARGV, redis.call, string.match, string.sub
 local view, order_field, time_field, fingerprint = args[1], args[2], args[3], args[4]
 local stamp, covers = tonumber(args[5]), tonumber(args[6])
+if args[7] ~= '' then
+  local owner = call('HGET', keys[1], '')
+  if owner and match(owner, '^%S*') ~= args[7] then return {owner} end
+end
 local applied = call('HGET', keys[1], view)
 if applied and fingerprint ~= applied then return {fingerprint, applied} end
 local covered = -math.huge

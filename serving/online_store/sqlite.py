@@ -19,7 +19,7 @@ from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteOnlineStor
 
 from serving.online_store.base import Covered, OrderedOnlineStore, OrderedOnlineStoreConfig, Rows, StoredRow, unreachable
 from serving.online_store.columns import ColumnRead, PackedColumns, StoredColumns, by_columns
-from serving.online_store.order import without_order
+from serving.online_store.order import check_owner, without_order
 from serving.online_store.packed import PACKED
 from serving.online_store.packed_rows import PackedRows
 from serving.online_store.sqlite_file import SqliteFile
@@ -99,6 +99,7 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
     def write_winners(self, config: RepoConfig, table: FeatureView, rows: Rows) -> int:
         name = _table_id(config.project, table)
         with self._transaction(config) as conn:
+            self._check_owner(conn, config)
             create(conn, name)
             adopt(conn, name)
             applied = self._applied(conn, config, table.name)
@@ -251,6 +252,7 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
 
     def cover(self, config: RepoConfig, view: str, covered: Covered) -> None:
         with self._transaction(config) as conn:
+            self._check_owner(conn, config)
             conn.execute(
                 f"INSERT OR REPLACE INTO {_COVERED} (project, view, stamp, upto_us) VALUES (?, ?, ?, ?)",
                 (config.project, view, covered.stamp, covered.upto_us),
@@ -262,6 +264,7 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
     def drop_superseded(self, config: RepoConfig, table: FeatureView, start_us: int, covered: Covered, count_only: bool = False) -> int:
         name = _table_id(config.project, table)
         with self._transaction(config) as conn:
+            self._check_owner(conn, config)
             create(conn, name)
             applied = self._applied(conn, config, table.name)
             some = "(event_us BETWEEN ? AND ? AND stamp >= ? AND stamp < ?) OR (? = 0 AND ? IS NOT NULL AND fingerprint <> ?)"
@@ -334,18 +337,28 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
     def claim(self, config: RepoConfig, owner: str, take: bool = False) -> str:
         """In a copy of the file the mark does not count: the rows of a copy are nobody's yet."""
         with self._transaction(config) as conn:
+            if (found := self._owner(conn, config)) is not None and not take:
+                return found
             file = _inode(self._get_db_path(config))
-            conn.execute(f"CREATE TABLE IF NOT EXISTS {_OWNER} (project TEXT PRIMARY KEY, owner TEXT NOT NULL, file TEXT NOT NULL)")
-            found = conn.execute(f"SELECT owner FROM {_OWNER} WHERE project = ? AND file = ?", (config.project, file)).fetchone()
-            if found is not None and not take:
-                return str(found[0])
             conn.execute(f"INSERT OR REPLACE INTO {_OWNER} (project, owner, file) VALUES (?, ?, ?)", (config.project, owner, file))
         return owner
 
+    def disclaim(self, config: RepoConfig, owner: str) -> None:
+        with self._transaction(config) as conn:
+            conn.execute(f"DELETE FROM {_OWNER} WHERE project = ? AND owner = ?", (config.project, owner))
+
     def owner(self, config: RepoConfig) -> str | None:
-        values = (config.project, _inode(self._get_db_path(config)))
-        lines = self._read(config, partial(_lines_of, query=f"SELECT owner FROM {_OWNER} WHERE project = ? AND file = ?", values=values))
-        return str(lines[0][0]) if lines else None
+        return self._read(config, lambda conn: self._owner(conn, config))
+
+    def _owner(self, conn: sqlite3.Connection, config: RepoConfig) -> str | None:
+        found = conn.execute(
+            f"SELECT owner FROM {_OWNER} WHERE project = ? AND file = ?", (config.project, _inode(self._get_db_path(config)))
+        ).fetchone()
+        return None if found is None else str(found[0])
+
+    def _check_owner(self, conn: sqlite3.Connection, config: RepoConfig) -> None:
+        if self.writer is not None:
+            check_owner(config.project, self._owner(conn, config), self.writer)
 
     def sync(self, config: RepoConfig) -> None:
         """Force the write-ahead log to disk: by itself SQLite does so only when it moves the log into the file."""
@@ -421,6 +434,7 @@ def _make(conn: sqlite3.Connection) -> None:
         f"CREATE TABLE IF NOT EXISTS {_COVERED} (project TEXT, view TEXT, stamp INTEGER NOT NULL, upto_us INTEGER NOT NULL,"
         " PRIMARY KEY (project, view))"
     )
+    conn.execute(f"CREATE TABLE IF NOT EXISTS {_OWNER} (project TEXT PRIMARY KEY, owner TEXT NOT NULL, file TEXT NOT NULL)")
 
 
 def _all_applied(conn: sqlite3.Connection) -> list[tuple[str, str]]:

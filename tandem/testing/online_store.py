@@ -12,9 +12,11 @@ A store of another package is tested by a class of four lines::
 
 from __future__ import annotations
 
+import itertools
 import logging
 import multiprocessing
 import random
+import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -54,7 +56,7 @@ from tandem.testing.store_bench import (
     random_history,
     view,
 )
-from transforms.errors import DataError, FingerprintError, StoreError
+from transforms.errors import DataError, FingerprintError, OwnerError, StoreError
 
 __all__ = ["DAY", "NOW", "US", "Bench", "OnlineStoreContract", "at_us", "batch", "key", "random_history", "view"]
 
@@ -353,6 +355,71 @@ class OnlineStoreContract(PackedRowsContract, DeletionContract, MaterializationC
         other = Bench.open(store_settings, view())
         assert other.store.claim(other.config, "two") == "two", "each project has its own"
         assert claim(bench.config, "two", take=True) == claim(bench.config, "one") == bench.store.owner(bench.config) == "two"
+
+    def test_whoever_had_the_rows_before_writes_none_of_them(self, bench: Bench) -> None:
+        """The mark is compared in the step that writes: a writer of before may not know of it for seconds. First words are compared, as
+        what follows is the folder's place, and folders are moved."""
+        store, config, table = bench.store, bench.config, bench.table
+        store.writer = "one /moved"
+        assert store.claim(config, "one /there") == "one /there"
+        many = [(f"K{i:03d}", T, 1, 1.0) for i in range(200)]
+        assert bench.write(*many).written == 200, "some stores write so many in another way"
+        assert bench.write(("K000", T + US, 1, 2.0)).written == 1
+        store.cover(config, table.name, Covered(5, at_us(T)))
+
+        other: Any = get_online_store_from_config(config.online_store)
+        assert other.claim(config, "two /here", take=True) == "two /here"
+        later = [(name, T + MINUTE, 1, 3.0) for name, *_ in many]
+        dropped = Covered(9, at_us(T + DAY))
+        for refused in (
+            lambda: bench.write(*later),
+            lambda: bench.write(later[0]),
+            lambda: store.cover(config, table.name, dropped),
+            lambda: store.drop_superseded(config, table, 0, dropped),
+        ):
+            with pytest.raises(OwnerError, match=r"from another data folder now \(/here\)"):
+                refused()
+        assert store.covered(config, table.name) == Covered(5, at_us(T))
+        store.writer = "two /here"
+        assert bench.x("K000") == 2.0 and bench.x("K199") == 1.0
+        assert bench.write(*later).written == 200
+        store.writer = None
+        assert bench.write(("K000", T + 2 * MINUTE, 1, 4.0)).written == 1, "as Feast's own materialize"
+
+    def test_no_row_of_before_comes_after_a_take_over(self, bench: Bench) -> None:
+        store, config = bench.store, bench.config
+        store.writer = "one"
+        store.claim(config, "one")
+        begun = threading.Event()
+
+        def write() -> None:
+            for n in itertools.count():
+                bench.write(*((f"K{i:03d}", T + n * US, 1, float(n)) for i in range(100)))
+                begun.set()
+
+        with ThreadPoolExecutor(1) as pool:
+            writing = pool.submit(write)
+            assert begun.wait(60)
+            other: Any = get_online_store_from_config(config.online_store)
+            other.clock = store.clock
+            other.claim(config, "two", take=True)
+            taker = replace(bench, store=other)
+            then = [taker.x(f"K{i:03d}") for i in range(100)]
+            with pytest.raises(OwnerError):
+                writing.result(60)
+            assert [taker.x(f"K{i:03d}") for i in range(100)] == then
+
+    def test_a_mark_is_taken_away_by_whom_it_names_alone(self, bench: Bench) -> None:
+        store, config = bench.store, bench.config
+        store.disclaim(config, "one")
+        store.claim(config, "one")
+        store.disclaim(config, "two")
+        assert store.owner(config) == "one"
+        store.disclaim(config, "one")
+        assert store.owner(config) is None
+        store.writer = "three"
+        assert bench.write(("EWR", T, 1, 1.0)).written == 1, "nobody has them"
+        assert store.claim(config, "two") == "two"
 
     def test_of_many_who_claim_at_once_one_has_it(self, bench: Bench) -> None:
         names = [f"folder {n}" for n in range(8)]

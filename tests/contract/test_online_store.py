@@ -22,7 +22,7 @@ from serving.online_store.sqlite import OrderedSqliteOnlineStore
 from tandem.testing.online_store import NOW, Bench, OnlineStoreContract, key, view
 from tandem.testing.store_bench import race_in_threads
 from tests.redis_server import RedisServer, free_port, redis_server
-from transforms.errors import FingerprintError, StoreError
+from transforms.errors import FingerprintError, RightsError, StoreError
 
 SQLITE = "serving.online_store.sqlite.OrderedSqliteOnlineStore"
 REDIS = "serving.online_store.redis.OrderedRedisOnlineStore"
@@ -181,8 +181,29 @@ def test_redis_whose_user_may_not_is_told_what_it_needs(count: int) -> None:
             "tandem", enabled=True, passwords=["+pw"], categories=["+@all"], commands=["-watch", "-evalsha"], keys=["*"]
         )
         bench = Bench.open({"type": REDIS, "connection_string": f"{server.connection_string},username=tandem,password=pw"}, view())
-        with pytest.raises(StoreError, match="let its user run the commands"):
+        with pytest.raises(RightsError, match="let its user run the commands") as refused:
             bench.write(*((f"A{i}", T, 1, 2.0) for i in range(count)))
+        assert "\n" not in str(refused.value)
+
+
+def test_redis_whose_user_may_touch_the_keys_of_0_1_alone_has_a_mark_too() -> None:
+    """It had a key of its own once, and who was let to the others alone waited for a store that was there."""
+    with redis_server() as server:
+        bench = Bench.open({"type": REDIS, "connection_string": f"{server.connection_string},username=tandem,password=pw"}, view())
+        project = bench.config.project
+        server.client.acl_setuser(
+            "tandem",
+            enabled=True,
+            passwords=["+pw"],
+            categories=["+@all"],
+            keys=[*(f"tandem:{kind}:{project}" for kind in ("applied", "covered", "marks")), f"*{project}"],
+        )
+        bench.store.writer = "one"
+        assert bench.store.claim(bench.config, "one") == bench.store.owner(bench.config) == "one"
+        assert bench.write(*((f"A{i}", T, 1, 2.0) for i in range(200))).written == 200
+        other = Bench.open({"type": REDIS, "connection_string": f"{server.connection_string},username=tandem,password=no"}, view())
+        with pytest.raises(RightsError, match="correct its user and password"):
+            other.store.claim(other.config, "one")
 
 
 @pytest.mark.parametrize("count", [1, 200])

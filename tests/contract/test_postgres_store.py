@@ -16,7 +16,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from serving.app import create_app
 from serving.online_store.base import ColumnRead
 from serving.online_store.columns import PackedColumns
-from tandem.testing.online_store import NOW, Bench, OnlineStoreContract, key, view
+from tandem.testing.online_store import MINUTE, NOW, Bench, OnlineStoreContract, key, view
 from tests.integration.offline_world import T0, Repo, row
 from tests.integration.serving_world import GOOD, make_repo, push, settings
 from tests.postgres_server import PASSWORD, USER, PostgresServer, postgres_server
@@ -121,6 +121,28 @@ def test_stock_feast_goes_on_writing_while_tandem_is_upgraded(postgres: Postgres
         assert writer.x() == 4.0, "the trigger is ours again"
 
 
+def test_a_writer_that_begins_replaces_the_triggers_of_before(postgres: PostgresServer) -> None:
+    """Before its first row, which may be long in coming: till then stock Feast's writes failed by a trigger that was broken."""
+    bench = Bench.open({"type": POSTGRES, **postgres.settings}, view(), {"type": "postgres", **postgres.settings})
+    other = Bench.open({"type": POSTGRES, **postgres.settings}, view())
+    bench.write(("EWR", T, 1, 1.0))
+
+    def functions() -> dict[str, str]:
+        rows = admin.execute("SELECT tgrelid::regclass::text, tgfoid::regproc::text FROM pg_trigger WHERE tgname = 'tandem_elsewhere'")
+        return dict(rows.fetchall())
+
+    with postgres.connect() as admin:
+        for each in (bench, other):
+            _trigger_of_before(each, admin)
+        Bench(type(bench.store)(), bench.config, bench.table).store.claim(bench.config, "one")
+        found = functions()
+        assert found[f"{bench.config.project}_traffic"] == "tandem_row_elsewhere"
+        assert found[f"{other.config.project}_traffic"] == "tandem_written_elsewhere", "another project's are its own"
+    stock, config = bench.stock()
+    stock.online_write_batch(config, bench.table, [(key(origin="EWR"), {"x": Value(double_val=2.0)}, T + MINUTE, None)], None)
+    assert bench.x() == 2.0
+
+
 def test_stock_feast_with_rights_on_its_own_tables_alone_goes_on_writing(postgres: PostgresServer) -> None:
     bench = Bench.open({"type": POSTGRES, **postgres.settings}, view(), {"type": "postgres", **postgres.settings})
     bench.write(("EWR", T, 1, 1.0))
@@ -152,6 +174,7 @@ def test_a_writer_without_rights_to_the_mark_writes_on_and_is_told(caplog: pytes
         writer.store.clock = bench.store.clock
         store = writer.config.online_store
         store.user, store.password, store.db_schema = name, "writer", "public"
+        writer.store.writer = "mine"
         assert [writer.store.claim(writer.config, "mine") for _ in range(2)] == ["mine", "mine"]
         (line,) = [r.getMessage() for r in caplog.records if "tandem_owner" in r.getMessage()]
         assert "GRANT" in line.upper() and "\n" not in line

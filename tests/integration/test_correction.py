@@ -82,6 +82,19 @@ def test_a_day_that_was_deleted_whole_is_taken_back_by_an_empty_file(world: Orde
     assert both(world) == (None, None, None)
 
 
+def test_a_run_that_made_no_row_is_called_that(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It was said that there was no run."""
+    world = Orders(tmp_path)
+    world.log([])
+    run = world.round()
+    lines = {r.getMessage() for r in caplog.records if r.name == "tandem.offline"}
+    assert any(
+        f"'shop_orders_rows': its runs made no row: no event that they took has an entity of this group; 'tandem runs show {run}'" in line
+        for line in lines
+    ), lines
+    assert not any("tandem batch" in line for line in lines)
+
+
 def test_events_below_the_folder_of_another_day_are_told(world: Orders) -> None:
     """FAULTS 5: folders by local days: a run up to midnight does not look into the next day's, where its last hours lie."""
     world.log([order("o1", "10:02"), order("o0", "2024-04-30T23:30:00Z"), order("o2", "2024-05-02T00:00:00Z")])

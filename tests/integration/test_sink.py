@@ -30,7 +30,7 @@ from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.row_log import RowLog, newest, read_late, read_rows
 from tests.integration.sink_world import GROUPS, HOP, SOURCE, T0, ZONE, World, events, make_world, rows
 from tests.redis_server import redis_server
-from transforms.errors import FingerprintError, GraphError, StoreError
+from transforms.errors import FingerprintError, GraphError, OwnerError, StoreError
 from transforms.graph import TransformGraph
 
 STEPS = 36
@@ -265,6 +265,22 @@ def test_redis_killed_and_started_again_in_the_middle_loses_nothing(tmp_path: Pa
         assert "restored" not in lines
         assert world.control.reports()["sink-0"]["waiting_for"] == ""
         deliver.close()
+
+
+def test_rows_that_another_folder_took_over_get_none_more(world: World) -> None:
+    """In the write itself, however long ago the stream looked at whose they are."""
+    store = world.feast()
+    online = store._get_provider().online_store
+    online.claim(store.config, "one /here")
+    deliver = world.deliver(owner="one /here")
+    deliver.deliver(output(0))
+    check(world, upto=1)
+    online.claim(store.config, "two /there", take=True)
+    with pytest.raises(OwnerError):
+        deliver.deliver(output(1))
+    assert "another data folder now (/there)" in str(world.control.failure())
+    deliver.close()
+    assert world.control.load_checkpoints()[0]["shard"] == 0, "what is not delivered is not vouched for"
 
 
 @pytest.mark.parametrize("restarted", [False, True])

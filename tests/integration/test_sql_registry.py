@@ -13,9 +13,11 @@ import pytest
 from feast.infra.registry.sql import SqlRegistry
 
 from pipelines.feature_store import applying
+from pipelines.feature_store.ownership import claim_rows
 from pipelines.feature_store.sql_registry import place_of
-from pipelines.feature_store.store import apply, open_store
+from pipelines.feature_store.store import apply, open_store, ordered_store
 from pipelines.lake import graphs
+from pipelines.lake.folder_identity import identity_of
 from pipelines.planning.feast_changes import defined, feast_changes, registry_of
 from serving.dataplane import Dataplane
 from serving.features import OnlineFeatures
@@ -83,6 +85,31 @@ def test_an_apply_is_one_transaction(tmp_path: Path, postgres: PostgresServer, k
         apply(world.repo(), again)
     assert seen(world)["registry"] == new
     assert not (tmp_path / "data").exists() and not list(tmp_path.glob("*.sqlite"))
+
+
+@pytest.mark.parametrize("before", [None, "another /folder"])
+def test_a_commit_that_fails_leaves_the_mark_where_it_was(
+    tmp_path: Path, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, before: str | None
+) -> None:
+    """The rows are claimed last, and the registry's transaction ends after that."""
+    world = make_world(tmp_path, url_of(postgres), f"cut_{before is None}")
+    opened = open_store(world.repo())
+    online = ordered_store(opened)
+    if before is not None:
+        online.claim(opened.config, before)
+    real = claim_rows
+
+    def claimed_and_cut_off(*given: Any) -> None:
+        real(*given)
+        assert online.owner(opened.config) == identity_of(world.data)
+        with postgres.connect() as admin:
+            others = "FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND state = 'idle in transaction'"
+            assert admin.execute(f"SELECT pg_terminate_backend(pid) {others}").fetchall()
+
+    monkeypatch.setattr("pipelines.feature_store.store.claim_rows", claimed_and_cut_off)
+    with pytest.raises(StoreError, match="the registry's database"):
+        apply(world.repo(), fingerprints(world), take_over=True)
+    assert online.owner(opened.config) == before
 
 
 def applied_until(world: StreamWorld, wanted: dict[str, str], change: int) -> None:

@@ -15,9 +15,9 @@ from pipelines.streaming.driver import Driver, running
 from pipelines.streaming.stages.part_reports import PartReports
 from pipelines.streaming.state.checkpoint_records import Checkpoint, Checkpoints
 from pipelines.streaming.state.job_state import JobState
-from pipelines.streaming.stream_plan import still_ours, while_ours
+from pipelines.streaming.stream_plan import patiently, still_ours, while_ours
 from pipelines.streaming.supervisor import Silence, Supervisor, delivered, reached
-from transforms.errors import ConfigError, DataError, StoreError, TandemError
+from transforms.errors import ConfigError, DataError, RightsError, StoreError, TandemError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -438,3 +438,17 @@ def test_an_attempt_on_rows_that_another_folder_took_over_is_the_last_one_and_st
 
     outcome = world.supervisor(make).run()
     assert (outcome.code, outcome.why, len(world.jobs)) == (1, "another data folder", 1)
+
+
+def test_a_store_that_is_away_is_waited_for_and_one_that_refuses_is_not() -> None:
+    said: list[str] = []
+    errors = [StoreError("it is away"), StoreError("it is away"), None, StoreError("it is away"), RightsError("it may not")]
+
+    def do() -> None:
+        if (error := errors.pop(0)) is not None:
+            raise error
+
+    patiently("start", do, said.append, lambda: None, pause=0.0)
+    assert said == ["waiting to start: it is away"] and len(errors) == 2
+    with pytest.raises(RightsError, match="it may not"):
+        patiently("start", do, said.append, lambda: None, pause=0.0)

@@ -11,7 +11,7 @@ from typing import TypeVar
 from pipelines.streaming.stages.coders import FoldOutput
 from pipelines.streaming.stages.part_reports import SinkReport, sink_part
 from pipelines.streaming.state.job_state import JobState
-from transforms.errors import FingerprintError, StoreError, TandemError
+from transforms.errors import FingerprintError, OwnerError, StoreError, TandemError
 
 __all__ = ["REPORT_SECONDS", "ShardDelivery", "StopRequested"]
 
@@ -64,7 +64,7 @@ class ShardDelivery:
         while True:
             try:
                 result = action()
-            except FingerprintError:
+            except (FingerprintError, OwnerError):
                 raise
             except StoreError as error:
                 if not since:

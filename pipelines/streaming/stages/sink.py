@@ -92,7 +92,9 @@ class StreamSink:
         with cls._sharing:
             out = cls._of.get(key)
             if out is None or out._closed.is_set():
-                out = cls._of[key] = cls(spec.repo, spec.data, dict(spec.groups), dict(spec.graphs), job_state, views=spec.views)
+                out = cls._of[key] = cls(
+                    spec.repo, spec.data, dict(spec.groups), dict(spec.graphs), job_state, views=spec.views, owner=spec.owner
+                )
             out.users += 1
             return out
 
@@ -114,12 +116,13 @@ class StreamSink:
         online: bool = True,
         clock: Callable[[], int] = now_us,
         views: Mapping[str, bytes] | None = None,
+        owner: str = "",
     ) -> None:
         self.groups, self.job_state, self.clock = groups, job_state, clock
         for name, fingerprint in graphs.items():
             shared.have(Path(data), layout.graph(Path(data), name, fingerprint))
         self.graphs = {n: TransformGraph.load(layout.graph(Path(data), n, graphs[n]), graphs[n]) for n in groups}
-        self.store = FeastStore(Path(repo_path), Path(data), groups, views) if online else None
+        self.store = FeastStore(Path(repo_path), Path(data), groups, views, owner) if online else None
         self._held = HeldRows(self.store.decisive) if self.store is not None else None
         self.log = RowLog(job_state.folder)
         with suppress(StoreError):  # a full disk: they stay as they are, readable

@@ -28,7 +28,8 @@ class JobSpec:
     partitions to the offset to stop before (None: run until stopped); ``topics`` maps sources to the identity of their topic;
     ``one_tick``: the runner ticks once, so a tick reads all; ``restored``: the engine was asked to bring its state along; ``shard_keys``:
     the key by which the engine knows each shard (none: its number). ``attempt``: by which the job's workers know each other, and no worker
-    of a job before; ``run``: the id of the stream's run; ``views``: group -> its Feast view, as Feast writes it down.
+    of a job before; ``run``: the id of the stream's run; ``views``: group -> its Feast view, as Feast writes it down; ``owner``: which
+    data folder writes the online rows.
 
     ``url``: the object store that the data folder is a cache of; then a worker on another machine than the driver's (``home``) has a cache
     of its own. A worker that was sent the repository's code uses that.
@@ -51,6 +52,7 @@ class JobSpec:
     attempt: str = ""
     run: str = ""
     views: Mapping[str, bytes] = field(default_factory=dict)
+    owner: str = ""
     url: str | None = None
     home: str = ""
 

@@ -18,6 +18,7 @@ from tandem.serving.online_store.base import (
     OrderedOnlineStoreConfig,
     Rows,
     StoredRow,
+    check_owner,
     row_wins,
     unreachable,
 )
@@ -59,6 +60,7 @@ class OneTableOnlineStore(OrderedOnlineStore):
     def write_winners(self, config: RepoConfig, table: FeatureView, rows: Rows) -> int:
         written, names = 0, [f.name for f in table.features]
         with self._open(config) as db:
+            check_owner(config.project, self._note(db, config, "owner", ""), self.writer)
             applied = self._note(db, config, "applied", table.name)
             rows.check_applied(table.name, applied)
             values = zip(*(v.to_pylist() for v in rows.values)) if rows.values else iter([()] * len(rows))
@@ -96,6 +98,7 @@ class OneTableOnlineStore(OrderedOnlineStore):
 
     def cover(self, config: RepoConfig, view: str, covered: Covered) -> None:
         with self._open(config) as db:
+            check_owner(config.project, self._note(db, config, "owner", ""), self.writer)
             self._keep(db, config, "covered", view, json.dumps([covered.stamp, covered.upto_us]))
 
     def covered(self, config: RepoConfig, view: str) -> Covered | None:
@@ -108,6 +111,7 @@ class OneTableOnlineStore(OrderedOnlineStore):
 
     def drop_superseded(self, config: RepoConfig, table: FeatureView, start_us: int, covered: Covered, count_only: bool = False) -> int:
         with self._open(config) as db:
+            check_owner(config.project, self._note(db, config, "owner", ""), self.writer)
             applied = self._note(db, config, "applied", table.name)
             where = "(project, view) = (?, ?) AND ((event_us BETWEEN ? AND ? AND stamp >= ? AND stamp < ?)"
             where += " OR (? = 0 AND ? IS NOT NULL AND fingerprint <> ?))"
@@ -132,6 +136,10 @@ class OneTableOnlineStore(OrderedOnlineStore):
                 self._keep(db, config, "owner", "", owner)
                 return owner
             return found
+
+    def disclaim(self, config: RepoConfig, owner: str) -> None:
+        with self._open(config) as db:
+            db.execute("DELETE FROM notes WHERE (project, kind, value) = (?, 'owner', ?)", (config.project, owner))
 
     def owner(self, config: RepoConfig) -> str | None:
         with self._open(config) as db:
