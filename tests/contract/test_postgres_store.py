@@ -16,7 +16,8 @@ from feast.protos.feast.types.Value_pb2 import Value
 from serving.app import create_app
 from serving.online_store.base import ColumnRead
 from serving.online_store.columns import PackedColumns
-from tandem.testing.online_store import MINUTE, NOW, Bench, OnlineStoreContract, key, view
+from tandem.testing.online_store import NOW, Bench, OnlineStoreContract, key, view
+from tandem.testing.store_bench import MINUTE
 from tests.integration.offline_world import T0, Repo, row
 from tests.integration.serving_world import GOOD, make_repo, push, settings
 from tests.postgres_server import PASSWORD, USER, PostgresServer, postgres_server
