@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipelines.batch.continued import Continued, Reading, reading
 from pipelines.lake.files import sha256
-from pipelines.lake.run_records import InputFile
+from pipelines.lake.run_parts import InputFile
 from pipelines.sources.event_files import EventFile, Inventory, PassedOver, inventory, passed_over_line
 from transforms.definitions import EventSource
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipelines.lake import layout, provenance, shared
 from pipelines.lake.files import sha256
-from pipelines.lake.run_records import Code, InputFile
+from pipelines.lake.run_parts import Code, InputFile
 from pipelines.lake.runs import Run
 from pipelines.lake.value_code import engine_files, meanings, modules_of, repo_files_of
 from pipelines.project.repository import Repo

@@ -26,7 +26,8 @@ from pipelines.cli.console import (
 )
 from pipelines.lake.counted import counted
 from pipelines.lake.files import write_text
-from pipelines.lake.run_records import Code, Engine, TrainRecord
+from pipelines.lake.run_parts import Code, Engine, SuiteOutcome
+from pipelines.lake.run_records import TrainRecord
 
 if TYPE_CHECKING:
     from pipelines.lake.runs import Run
@@ -185,7 +186,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in rows if value]
 
 
-def _suite(name: str, kept: dict[str, Any]) -> str:
+def _suite(name: str, kept: SuiteOutcome) -> str:
     """What came of a suite of Great Expectations: how many hold, and which do not."""
     failed = [f"{r['expectation']} {r.get('about', '')}".strip() for r in kept["results"] if not r["holds"]]
     held = f"{name}: {len(kept['results']) - len(failed)} of {len(kept['results'])} hold over {kept['rows']:,} rows of {kept['over']}"

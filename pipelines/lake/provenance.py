@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.lake.files import json_digest, sha256
-from pipelines.lake.run_records import Code, Engine, OutputFile
+from pipelines.lake.run_parts import Code, Engine, Machine, OutputFile
 from pipelines.lake.value_code import meanings, modules_of, value_files
 from serving.masking import MASK, SECRET_NAME, masked
 from serving.object_store.cache import given_place
@@ -102,7 +102,7 @@ def _commit(folder: Path) -> tuple[str, bool] | None:
 
 
 @cache
-def machine() -> dict[str, Any]:
+def machine() -> Machine:
     """What of the machine can change the last digit of a float: processor, cores, system."""
     model = ""
     with suppress(OSError):

@@ -1,7 +1,8 @@
 """What runs say of themselves, typed: a record per kind of run, read from its manifest (JSON). Light: standard library only.
 
 Three versions of Tandem may share a data folder: fields that this one does not know stay in a manifest when it is written again, and
-fields that an older one did not write have their defaults. ``FORMAT`` rises when a field changes its meaning.
+fields that an older one did not write have their defaults. ``FORMAT`` rises when a field changes its meaning. What is ``Any`` here has
+keys, or a form, that others choose: users, extensions (tables, trackers), or the room that writes it, which has the type.
 """
 
 from __future__ import annotations
@@ -9,54 +10,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar
+
+from pipelines.lake.run_parts import (
+    Code,
+    Continued,
+    InputFile,
+    Machine,
+    OutputFile,
+    PassedOver,
+    PromotionCheck,
+    RetrainTrigger,
+    StreamStart,
+    SuiteOutcome,
+    TileSet,
+    TrainingQuery,
+)  # fmt: skip
 
 __all__ = [
-    "FORMAT", "BatchRecord", "Code", "EvaluateRecord", "ExperimentsRecord", "EventsRecord", "InputFile", "OutputFile", "PipelineRecord",
+    "FORMAT", "BatchRecord", "EvaluateRecord", "ExperimentsRecord", "EventsRecord", "PipelineRecord",
     "PromoteRecord", "RetrainRecord", "RunHead", "RunRecord", "ServeRecord", "StreamRecord", "TrainRecord", "WatchRecord", "head_fields",
-    "head_of",     "known_fields", "record_of", "with_fields",
+    "head_of", "known_fields", "record_of", "with_fields",
 ]  # fmt: skip
 
 FORMAT = 1
 """The format of the manifests that this version writes. Those without a number are older; they are read as this one."""
-
-
-class InputFile(TypedDict):
-    """A file that a run read, by its path in the data folder."""
-
-    file: str
-    size: int
-    sha256: str
-
-
-class OutputFile(TypedDict):
-    """A file that a run made; ``path`` is relative to the data folder where it lies there."""
-
-    name: str
-    path: str
-    bytes: int
-    sha256: str
-
-
-class Engine(TypedDict, total=False):
-    """Which Tandem it was: the package's version, and the commit of its own checkout, where it ran from one."""
-
-    version: str
-    commit: str
-    dirty: bool
-
-
-class Code(TypedDict, total=False):
-    """The code that a run was made with, see ``provenance.code_version``. ``commit`` and ``dirty`` are the user's repository's; runs of
-    before there was ``engine`` have the engine's there."""
-
-    sha256: str
-    values: str
-    commit: str
-    dirty: bool
-    engine: Engine
-    files: dict[str, str]
-    value_files: dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +101,8 @@ class RunRecord(RunHead):
     metrics: dict[str, float] = field(default_factory=dict)
     links: dict[str, Any] = field(default_factory=dict)
     """Where else the run is known: MLflow, W&B, ML Metadata."""
-    expectations: dict[str, Any] = field(default_factory=dict)
-    """Suite -> what came of it over the run's rows (or a source's events): ``over``, ``rows``, ``failed``, and ``results``."""
+    expectations: dict[str, SuiteOutcome] = field(default_factory=dict)
+    """Suite -> what came of it over the run's rows (or a source's events)."""
     trace: str | None = None
     """The id of its trace (W3C, 32 hexadecimal digits), where it had one."""
     code: Code = field(default_factory=lambda: Code())
@@ -132,7 +110,7 @@ class RunRecord(RunHead):
     """The SHA-256 of requirements.lock."""
     versions: dict[str, str] = field(default_factory=dict)
     """Library -> version."""
-    machine: dict[str, Any] = field(default_factory=dict)
+    machine: Machine = field(default_factory=lambda: Machine())
     settings: dict[str, Any] = field(default_factory=dict)
     """Those of tandem.yaml, environment and flags, without secrets."""
     definitions: dict[str, Any] = field(default_factory=dict)
@@ -145,6 +123,7 @@ class RunRecord(RunHead):
     """The thresholds that a version missed."""
     forced: bool = False
     evaluation: dict[str, Any] = field(default_factory=dict)
+    """As ``promotion.evaluate.Evaluation`` gives it."""
     more: dict[str, Any] = field(default_factory=dict)
     """What the manifest says beside: of a newer version, or of a kind that has no record of its own."""
 
@@ -173,8 +152,8 @@ class BatchRecord(RunRecord):
     """Group -> rows made."""
     nonfinite: dict[str, int] = field(default_factory=dict)
     """``<group>/<feature>`` -> values that are NaN or infinite."""
-    tiles: dict[str, Any] = field(default_factory=dict)
-    """What a stream starts from: ``end_us``, ``shards``, and rows by group."""
+    tiles: TileSet = field(default_factory=lambda: TileSet())
+    """What a stream starts from."""
     runner: str | None = None
     pinned: bool = False
     """Whether the graphs that were applied were used as they are."""
@@ -182,16 +161,16 @@ class BatchRecord(RunRecord):
     """Group -> what its contract accepts more than the one that its graph was made of."""
     declared: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Group -> what its definition says beside its canonical form that decides the run: function, file format, lateness."""
-    passed_over: dict[str, Any] = field(default_factory=dict)
-    """Source -> what lay in its folder and was not read: ``count``, and the first ``files`` with ``why``."""
-    continues: dict[str, Any] = field(default_factory=dict)
-    """The run whose tiles it went on with: ``run``, ``end`` (which is where this one starts), ``tiles`` (the SHA-256 of their hashes)."""
+    passed_over: dict[str, PassedOver] = field(default_factory=dict)
+    """By source."""
+    continues: Continued = field(default_factory=lambda: Continued())
+    """Empty of a run that began by itself."""
     past: dict[str, list[InputFile]] = field(default_factory=dict)
     """Source -> the files before its start that it did not read: what they hold was in the tiles, and they were found unchanged."""
     spans: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     """Source -> file -> first and last event time (microseconds), of the files (read or past) whose folder does not tell it."""
     tables: dict[str, Any] = field(default_factory=dict)
-    """Source -> the snapshot of its table that was read: ``kind``, ``rows``, ``sha256``, and its version where the table has one."""
+    """Source -> the snapshot of its table that was read: ``kind``, ``rows``, ``sha256``, and what the kind of table says beside."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,8 +193,7 @@ class TrainRecord(RunRecord):
     training_set: str | None = None
     features: list[str] = field(default_factory=list)
     """What the model reads from the store, ``view:feature``."""
-    query: dict[str, Any] = field(default_factory=dict)
-    """All that it takes to make the training set again."""
+    query: TrainingQuery = field(default_factory=lambda: TrainingQuery())
     blessed: bool | None = None
     seconds_of: dict[str, float] = field(default_factory=dict)
     untold: list[str] | str | None = None
@@ -229,6 +207,7 @@ class ExperimentsRecord(RunRecord):
     KIND = "experiments"
 
     comparison: dict[str, Any] = field(default_factory=dict)
+    """As ``training.experiments.Comparison`` gives it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,7 +239,7 @@ class PromoteRecord(RunRecord):
     champion: int | None = None
     challenger: int | None = None
     notes: list[str] = field(default_factory=list)
-    checks: list[dict[str, Any]] = field(default_factory=list)
+    checks: list[PromotionCheck] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,13 +249,13 @@ class StreamRecord(RunRecord):
     KIND = "stream"
 
     runner: str | None = None
-    start: dict[str, Any] = field(default_factory=dict)
-    """``why``, ``run`` and ``offsets`` of where it began."""
+    start: StreamStart = field(default_factory=lambda: StreamStart())
     reading: dict[str, dict[str, str]] = field(default_factory=dict)
     """Source -> the format of its records, and a hash of that format's settings. Manifests of before have none."""
     savepoint: str | None = None
     restarts: int = 0
     summary: dict[str, Any] = field(default_factory=dict)
+    """As ``streaming.status.StreamStatus`` gives it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,7 +295,7 @@ class RetrainRecord(RunRecord):
 
     tries: int = 0
     begun: str | None = None
-    triggers: list[dict[str, Any]] = field(default_factory=list)
+    triggers: list[RetrainTrigger] = field(default_factory=list)
     detail: str | None = None
 
 
@@ -326,7 +305,7 @@ class ReplayRecord(RunRecord):
 
     KIND = "replay"
 
-    passed_over: dict[str, Any] = field(default_factory=dict)
+    passed_over: dict[str, PassedOver] = field(default_factory=dict)
     """As of a batch run."""
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 from pipelines.lake.report_records import Report
-from pipelines.lake.run_records import InputFile
+from pipelines.lake.run_parts import InputFile
 
 __all__ = [
     "EventFile",

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypedDict
 
 from pipelines.lake import layout
 from pipelines.lake.report_records import Report
-from pipelines.lake.run_records import Code
+from pipelines.lake.run_parts import Code
 from pipelines.lineage.trace_record import Trace
 from pipelines.monitoring.checks import Check
 

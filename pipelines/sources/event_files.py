@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from pipelines.lake import run_parts
 from pipelines.lake.files import file_version, sha256_of_start
 from pipelines.sources.archived_files import covered
 from pipelines.sources.file_records import (
@@ -184,7 +185,7 @@ def passed_over_line(passed: Mapping[str, Sequence[PassedOver]]) -> str:
     return f"skipped, not read: {', '.join(parts)}" if parts else ""
 
 
-def passed_over_record(passed: Mapping[str, Sequence[PassedOver]]) -> dict[str, dict[str, object]]:
+def passed_over_record(passed: Mapping[str, Sequence[PassedOver]]) -> dict[str, run_parts.PassedOver]:
     """For a manifest: source -> the number of what was passed over, and the first names with their reasons."""
     return {
         source: {"count": len(entries), "files": [{"file": p.name, "why": p.why} for p in entries[:MOST_NAMED]]}

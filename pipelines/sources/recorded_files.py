@@ -14,7 +14,8 @@ from datetime import datetime
 from pathlib import Path
 
 from pipelines.lake.files import sha256
-from pipelines.lake.run_records import BatchRecord, InputFile
+from pipelines.lake.run_parts import InputFile
+from pipelines.lake.run_records import BatchRecord
 from pipelines.sources.event_files import EventFile
 from transforms.instants import micros_of
 

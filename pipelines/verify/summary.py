@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.lake.run_records import BatchRecord, Code
+from pipelines.lake.run_parts import Code
+from pipelines.lake.run_records import BatchRecord
 from pipelines.lake.runs import Run
 from pipelines.verify.causes import CAUSES, EQUAL, IN_FLIGHT, UNEXPLAINED, added
 from pipelines.verify.log import EventLog

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypedDict
 
 from pipelines.lake import layout
 from pipelines.lake.report_records import Report
-from pipelines.lake.run_records import Code
+from pipelines.lake.run_parts import Code
 
 __all__ = [
     "Behind", "CheckedKeys", "CheckedStores", "ComparedBatch", "ComparedGroup", "ComparedStream", "Counts", "RowsOverTime", "Sample",

@@ -16,7 +16,7 @@ from typing import Any
 from pipelines.batch.run_key import begin_of, declared, run_key, sources_of, superseded
 from pipelines.lake import provenance, runs
 from pipelines.lake.graphs import apply_graph, remember_definitions, since
-from pipelines.lake.run_records import InputFile
+from pipelines.lake.run_parts import InputFile
 from pipelines.lake.value_code import meanings, modules_of, value_files
 from pipelines.planning.plan_parts import Plan
 from pipelines.planning.project_plan import make_plan
