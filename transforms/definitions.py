@@ -196,11 +196,15 @@ class FeatureGroup:
     def __post_init__(self) -> None:
         check_name("feature group", self.name)
         what = f"feature group {self.name!r}"
-        if not isinstance(self.source, EventSource) or not isinstance(self.entity, Entity):
-            raise DefinitionError(f"{what}: needs source=EventSource(...) and entity=Entity(...)")
+        if not isinstance(self.source, EventSource):
+            raise DefinitionError(f"{what}: source={self.source!r} is no EventSource; write source=EventSource(...), or its variable")
+        if not isinstance(self.entity, Entity):
+            raise DefinitionError(f"{what}: entity={self.entity!r} is no Entity; write entity=Entity('origin')")
         check_duration(f"{what}: hop", self.hop)
         if self.ttl is not None:
             check_duration(f"{what}: ttl", self.ttl)
+        if not isinstance(self.aggregates, list | tuple):
+            raise DefinitionError(f"{what}: aggregates={self.aggregates!r} is no list; write aggregates=[Count(over=hours(1))]")
         object.__setattr__(self, "aggregates", tuple(self.aggregates))
         if not self.aggregates:
             raise DefinitionError(f"{what}: no aggregates; give at least Count(over=hours(1))")
@@ -235,14 +239,18 @@ class FeatureGroup:
             for window in a.windows:
                 if micros(window) % micros(self.hop):
                     raise DefinitionError(
-                        f"{what}: window {duration_name(window)} of {a.name!r} is no whole number of hops of {duration_name(self.hop)}"
+                        f"{what}: window {duration_name(window)} of {a.name!r} is no whole number of hops of {duration_name(self.hop)};"
+                        " change one of them"
                     )
                 name = f"{a.name}_{duration_name(window)}"
                 if name in names:
                     raise DefinitionError(f"{what}: two columns would be called {name!r}; give one aggregate a name=")
                 names.add(name)
-        if self.preprocessing_fn is not None and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", self.preprocessing_fn):
-            raise DefinitionError(f"{what}: preprocessing_fn {self.preprocessing_fn!r} is not of the form 'module:function'")
+        function = self.preprocessing_fn
+        if function is not None and not (isinstance(function, str) and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", function)):
+            raise DefinitionError(
+                f"{what}: preprocessing_fn {function!r} is not of the form 'module:function'; write such as 'preprocessing:{self.name}'"
+            )
 
     def _check_filter(self, a: Aggregate, what: str) -> None:
         if isinstance(a.filter, Predicate):

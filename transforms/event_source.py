@@ -75,6 +75,11 @@ class EventSource:
             )
         if self.table is not None:
             self._check_table(self.table)
+        if not isinstance(self.files, str) or "*" in self.files or "?" in self.files:
+            raise DefinitionError(
+                f"source {self.name!r}: files={self.files!r} is no folder; name the folder below the data folder that holds the files,"
+                f" such as files='events/{self.name}'"
+            )
         object.__setattr__(self, "fields", tuple(self.fields))
         given: Any = self.event_time
         if isinstance(given, Field):
@@ -91,7 +96,7 @@ class EventSource:
             if f.name in seen:
                 raise DefinitionError(f"source {self.name!r}: field {f.name!r} is there twice; drop one")
             seen.add(f.name)
-        check_name("event time", self.event_time)
+        check_name("event time", self.event_time, "timestamp")
         if self.event_time in seen:
             raise DefinitionError(f"source {self.name!r}: the event time {self.event_time!r} is implied; drop it from the fields")
         if self.tie_breaker not in seen:
@@ -253,6 +258,8 @@ class Entity:
         if not keys:
             raise DefinitionError("an entity needs at least one key field: Entity('origin')")
         for key in keys:
+            if not isinstance(key, str):
+                raise DefinitionError(f"entity key {key!r} is no text; write the names of key fields: Entity('origin', 'dest')")
             check_name("entity key", key)
         if len(set(keys)) != len(keys):
             raise DefinitionError(f"entity {keys}: a key is there twice; drop one")

@@ -73,11 +73,23 @@ MAX_ELEMENTS = 8192
 RESERVED = {REVISION, FINGERPRINT, EVENT_TIMESTAMP, CREATED, EVENT_MARK, "tile_start", "events"}
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+_WORD_BEGINS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[^A-Za-z0-9]+")
 
 
-def check_name(what: str, name: str) -> None:
+def _snake(name: str) -> str:
+    """The same words as a name: ``kiloWatt`` as ``kilo_watt``; "" where they make none."""
+    made = "_".join(filter(None, _WORD_BEGINS.split(name))).lower()
+    return made if _NAME.fullmatch(made) else ""
+
+
+def check_name(what: str, name: str, typed: str = "") -> None:
+    """Raise DefinitionError for what is no name. ``typed``: the dtype of a field, which may stand under any name in the record."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise DefinitionError(f"{what} {name!r}: a name is lower-case words joined by single underscores, e.g. 'dep_delay'")
+        better = _snake(name) if isinstance(name, str) else ""
+        fix = f"write {better!r}" if better else "e.g. 'dep_delay'"
+        if better and typed:
+            fix = f"write Field({better!r}, {typed!r}, path={name!r})"
+        raise DefinitionError(f"{what} {name!r}: a name is lower-case words joined by single underscores; {fix}")
     if name in RESERVED:
         raise DefinitionError(f"{what} {name!r}: the name is taken by Tandem itself; choose another")
 
@@ -112,7 +124,7 @@ class Field:
     length: int | None = None
 
     def __post_init__(self) -> None:
-        check_name("field", self.name)
+        check_name("field", self.name, self.dtype if isinstance(self.dtype, str) else "")
         if self.dtype == "list<float>":
             object.__setattr__(self, "dtype", "list<float64>")
         if self.dtype is not None and self.dtype not in FIELD_TYPES:

@@ -20,12 +20,12 @@ from pipelines.cli.params import take_params
 from pipelines.cli.renamed import take_old_names
 from pipelines.lake.files import hide_from_others
 from pipelines.project.extensions import Extensions, owner, reason
-from pipelines.project.mistakes import kept_trace, of_system, one_line, ours_in
+from pipelines.project.mistakes import kept_trace, of_system, one_line, ours_in, place_of
 from pipelines.reports.terminal import screen
 from serving import tracing
 from tandem import __version__
 from tandem.quick_imports import quicken_imports
-from transforms.errors import TandemError
+from transforms.errors import ConfigError, TandemError
 from transforms.own_program import leave
 
 __all__ = ["COMMANDS", "GROUP", "app", "fail", "main"]
@@ -155,6 +155,10 @@ class _Commands(TyperGroup):
             if (lacks := lacking(ctx.invoked_subcommand or "", error)) is None:
                 raise
             raise lacks from error
+        except SystemExit as stop:  # a command ends by Typer's exceptions: this is the user's code, or a library
+            if not (place := place_of(stop)):
+                raise
+            raise ConfigError(f"{place}: sys.exit({stop.code!r}) ended the command; raise an error that says what is wrong") from None
         except KeyboardInterrupt:  # Typer would end here without a word
             raise typer.Exit(_interrupted()) from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.machinery import PathFinder
@@ -68,16 +69,33 @@ def load_module(repo: Path, name: str) -> ModuleType:
     search_first(str(repo), _of_others(repo, {p.stem for p in repo.glob("*.py")} | {name.partition(".")[0]}))
     settle_tensorflow()  # preprocessing and models import it
     try:
-        return importlib.import_module(name)
+        with redirect_stdout(sys.stderr):  # what a module prints is no part of a command's result
+            return importlib.import_module(name)
     except DefinitionError:
         raise
     except ModuleNotFoundError as error:
         if error.name == name:
-            raise DefinitionError(f"{repo.name} has no module {name!r}; write {name}.py or correct the name") from None
+            fix = f"write {name.removesuffix('.py')!r}" if name.endswith(".py") else f"write {name}.py or correct the name"
+            raise DefinitionError(f"{repo.name} has no module {name!r}; {fix}") from None
         raise DefinitionError(f"{repo.name}/{name}.py needs the module {error.name!r}, which is not installed") from None
+    except SystemExit as stop:
+        raise DefinitionError(
+            f"{repo.name}/{place_of(stop, repo) or f'{name}.py'}: it ends Python while it is imported (exit code {stop.code});"
+            " keep that below if __name__ == '__main__':"
+        ) from None
     except Exception as error:
+        if isinstance(error, SyntaxError) and not error.filename and (odd := [p.name for p in sorted(repo.glob("*.py")) if not _is_utf8(p)]):
+            raise DefinitionError(f"{repo.name}/{odd[0]}: it is not UTF-8; save it as UTF-8") from None
         told = one_line(error, repo) if place_of(error, repo) else f"{name}.py: {one_line(error)}"
         raise DefinitionError(f"{repo.name}/{told}") from None
+
+
+def _is_utf8(file: Path) -> bool:
+    try:
+        file.read_text("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _of_others(repo: Path, modules: set[str]) -> set[str]:

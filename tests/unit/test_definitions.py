@@ -68,6 +68,18 @@ def untyped(value: Any) -> Any:
 MISTAKES = {
     # fields
     "field name": (lambda: Field("Dep Delay", "float64"), "field 'Dep Delay'", "lower-case words"),
+    "field of another spelling": (
+        lambda: Field("kiloWatt", "float64"),
+        "field 'kiloWatt'",
+        "write Field('kilo_watt', 'float64', path='kiloWatt')",
+    ),
+    "field of initials": (lambda: Field("userID", "string"), "field 'userID'", "Field('user_id', 'string', path='userID')"),
+    "event time of another spelling": (
+        lambda: source(event_time="departedAt"),
+        "event time 'departedAt'",
+        "write Field('departed_at', 'timestamp', path='departedAt')",
+    ),
+    "field name without letters": (lambda: Field("!", "string"), "field '!'", "e.g. 'dep_delay'"),
     "field name of ours": (lambda: Field("event_timestamp", "int64"), "field 'event_timestamp'", "choose another"),
     "field type": (lambda: Field("x", untyped("double")), "field 'x': dtype 'double'", "float64"),
     "empty domain": (lambda: Field("x", "string", domain=[]), "field 'x': an empty domain", "list the values"),
@@ -92,7 +104,7 @@ MISTAKES = {
         "'departures' has no field 'dely'",
         "dep_delay",
     ),
-    "no filter": (lambda: Count(over=hours(1), where=untyped(True)), "aggregate Count(): where=True", "write where="),
+    "no filter": (lambda: Count(over=hours(1), where=untyped(True)), "aggregate Count(): where=True", "Field('carrier').eq('UA')"),
     # sources
     "source name": (lambda: source(name="Departures"), "source 'Departures'", "lower-case"),
     "field twice": (lambda: source(fields=[*FIELDS, FIELDS[0]]), "source 'departures': field 'origin' is there twice", "drop one"),
@@ -103,11 +115,15 @@ MISTAKES = {
     "optional tie-breaker": (lambda: source(tie_breaker="note"), "source 'departures': tie_breaker 'note'", "must be a required"),
     "negative delay": (lambda: source(out_of_orderness=minutes(-1)), "source 'departures': out_of_orderness -1 day", "zero or longer"),
     "delay as a number": (lambda: source(allowed_lateness=60), "source 'departures': allowed_lateness 60", "write minutes(5)"),
+    "files by a pattern": (lambda: source(files="events/*.jsonl"), "files='events/*.jsonl' is no folder", "files='events/departures'"),
+    "files as a list": (lambda: source(files=["events"]), "files=['events'] is no folder", "files='events/departures'"),
     # entities
     "no key": (lambda: Entity(), "an entity needs at least one key", "Entity('origin')"),
     "key twice": (lambda: Entity("origin", "origin"), "'origin'", "drop one"),
     "key name": (lambda: Entity("Origin"), "entity key 'Origin'", "lower-case"),
+    "keys as a list": (lambda: Entity(untyped(["origin"])), "entity key ['origin'] is no text", "Entity('origin', 'dest')"),
     # aggregates
+    "column of another spelling": (lambda: Mean("depDelay", over=hours(1)), "Mean(depDelay): field 'depDelay'", "write 'dep_delay'"),
     "no window": (lambda: Mean("dep_delay"), "aggregate Mean(dep_delay): no window", "give over="),
     "one window as a number": (
         lambda: Mean("dep_delay", over=untyped(3600)),
@@ -138,6 +154,9 @@ MISTAKES = {
     "group name": (lambda: group(name="Traffic"), "feature group 'Traffic'", "lower-case"),
     "source by name": (lambda: group(source="departures"), "feature group 'traffic'", "source=EventSource"),
     "entity by name": (lambda: group(entity="origin"), "feature group 'traffic'", "entity=Entity"),
+    "source that is a name": (lambda: group(source="departures"), "source='departures' is no EventSource", "or its variable"),
+    "entity that is a name": (lambda: group(entity="origin"), "entity='origin' is no Entity", "entity=Entity('origin')"),
+    "one aggregate": (lambda: group(aggregates=Count(over=hours(1))), "is no list", "aggregates=[Count(over=hours(1))]"),
     "hop of zero": (lambda: group(hop=timedelta(0)), "feature group 'traffic': hop 0:00:00", "longer than zero"),
     "ttl as a number": (lambda: group(ttl=3600), "feature group 'traffic': ttl 3600", "write minutes(5)"),
     "no aggregates": (lambda: group(aggregates=[]), "feature group 'traffic': no aggregates", "give at least"),
@@ -154,6 +173,7 @@ MISTAKES = {
         "feature group 'traffic': two columns would be called 'count_1h'",
         "name=",
     ),
+    "function itself": (lambda: group(preprocessing_fn=len), "preprocessing_fn <built-in function len>", "'preprocessing:traffic'"),
     "function as a path": (lambda: group(preprocessing_fn="preprocessing.py"), "preprocessing_fn 'preprocessing.py'", "'module:function'"),
 }
 

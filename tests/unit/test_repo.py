@@ -199,12 +199,35 @@ def test_a_mistake_in_another_module_of_the_repository_names_that_one(tmp_path):
             load_repo(path)
 
 
+def test_a_module_that_ends_python_or_is_no_utf_8_is_one_line(tmp_path):
+    path = make(tmp_path / "a")
+    for text, message in (
+        (b"import sys\n\nsys.exit(3)\n", r"^a/words\.py, line 3: it ends Python while it is imported \(exit code 3\); keep that below"),
+        ("WORD = 1\n".encode("utf-16"), r"^a/words\.py: it is not UTF-8; save it as UTF-8$"),
+    ):
+        (path / "words.py").write_bytes(text)
+        with pytest.raises(DefinitionError, match=message):
+            load_repo(path)
+            load_repo(path).attribute("words:gn")
+
+
+def test_what_a_module_prints_is_no_part_of_a_result(tmp_path, capsys):
+    path = make(tmp_path / "a")
+    with (path / "features.py").open("a") as features:
+        features.write("\nprint('hello')\n")
+    load_repo(path)
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "hello\n")
+
+
 def test_what_does_not_exist(tmp_path):
     path = make(tmp_path / "a")
     with pytest.raises(ConfigError, match="no such folder"):
         load_repo(tmp_path / "b")
     with pytest.raises(DefinitionError, match=r"^a has no module 'feetures'; write feetures\.py or correct the name$"):
         load_repo(path, definitions="feetures")
+    with pytest.raises(DefinitionError, match=r"^a has no module 'features\.py'; write 'features'$"):
+        load_repo(path, definitions="features.py")
     with pytest.raises(DefinitionError, match=r"^'words:gn': module 'words' of a has no 'gn'; correct the name$"):
         load_repo(path).attribute("words:gn")
 
@@ -242,3 +265,13 @@ def test_the_command_says_mistakes_in_one_line(tmp_path, yaml, words, line):
     assert lines[-1].startswith(line.format(root=ROOT)), done.stderr
     assert [x for x in lines if x.startswith("error")] == lines[-1:]
     assert "Traceback" not in done.stderr
+
+
+def test_a_function_that_ends_python_is_one_line_and_no_exit_code_of_ours(tmp_path):
+    path = make(tmp_path / "a")
+    (path / "tandem.yaml").write_text('demo: {events: "words:write"}\n')
+    (path / "words.py").write_text("import sys\n\nWORD = 'one'\n\n\ndef write(*given):\n    sys.exit(3)\n")
+    command = [sys.executable, "-m", "pipelines.cli", "events", "--repo", str(path), "--start", "2013-01-01", "--end", "2013-01-02"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: words.py, line 7: sys.exit(3) ended the command; raise an error that says what is wrong"

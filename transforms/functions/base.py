@@ -180,10 +180,14 @@ class Aggregate:
             raise DefinitionError(f"{what}: needs a field name, e.g. {type(self).__name__}('dep_delay', over=hours(1))")
         if not self.takes and self.column is not None:
             raise DefinitionError(f"{what}: takes no field; filter with where=Field({self.column!r}).not_null()")
+        if self.column is not None:
+            check_name(f"{what}: field", self.column)
         if isinstance(self.where, Expression):
             object.__setattr__(self, "where", self.where.formula)
         if self.where is not None and not isinstance(self.where, Predicate | Formula):
-            raise DefinitionError(f"{what}: where={self.where!r} is no filter; write where=Field('dep_delay') > 15")
+            raise DefinitionError(
+                f"{what}: where={self.where!r} is no filter; write where=Field('dep_delay') > 15, or Field('carrier').eq('UA')"
+            )
         if not self.name:
             object.__setattr__(self, "name", "_".join(p for p in (self.column, self.default_suffix()) if p))
         check_name(f"{what}: name", self.name)
