@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from pipelines.project.repository import Repo
 
 __all__ = [
-    "DEFAULT_REPO", "DataOption", "EndOption", "GroupOption", "JsonOption", "RepoOption", "StartOption", "Steps", "load",
+    "DEFAULT_REPO", "DataOption", "EndOption", "GroupOption", "JsonOption", "LogEndOption", "LogStartOption",
+    "OtherEndOption", "OtherStartOption", "RepoOption", "StartOption", "Steps", "load",
     "moment", "quiet", "results", "screen", "settings_of", "show", "write",
 ]  # fmt: skip
 
@@ -36,11 +37,16 @@ DataOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-StartOption = Annotated[
-    str | None, typer.Option("--start", help="Start of the time range (inclusive), UTC: 2013-01-01 or 2013-01-01T06:00.")
-]
+_START = "Start of the time range (inclusive), UTC: 2013-01-01 or 2013-01-01T06:00"
+_END = "End of the time range (exclusive), UTC"
+StartOption = Annotated[str | None, typer.Option("--start", help=f"{_START} (default: demo.start in tandem.yaml).")]
+EndOption = Annotated[str | None, typer.Option("--end", help=f"{_END} (default: demo.end in tandem.yaml).")]
+OtherStartOption = Annotated[str | None, typer.Option("--start", help=f"{_START}; needs --end.")]
+OtherEndOption = Annotated[str | None, typer.Option("--end", help=f"{_END}; needs --start.")]
+"""Of commands that have a range of their own without them."""
+LogStartOption = Annotated[str | None, typer.Option("--start", help=f"{_START} (default: that of the event logs).")]
+LogEndOption = Annotated[str | None, typer.Option("--end", help=f"{_END} (default: that of the event logs).")]
 GroupOption = Annotated[list[str] | None, typer.Option("--group", help="Only this feature group (repeatable).")]
-EndOption = Annotated[str | None, typer.Option("--end", help="End of the time range (exclusive), UTC.")]
 DEFAULT_REPO = Path("feature_repo")
 
 

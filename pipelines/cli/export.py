@@ -119,10 +119,12 @@ def dvc(
     _write("dvc.yaml.txt", values, output)
     params = folder / "params.yaml"
     if output is not None and not params.exists():
-        first, last = (f"{values[key]:%Y-%m-%d}" if values[key] else "2024-01-01" for key in ("demo_start", "demo_end"))
-        begun = values["demo_start"] or datetime(2024, 1, 1, tzinfo=UTC)
-        train = begun + timedelta(days=values["warm_up"])
-        _write("params.yaml.txt", {"first": first, "last": last, "train_start": f"{train:%Y-%m-%d}"}, params)
+        first = values["demo_start"] or datetime(2024, 1, 1, tzinfo=UTC)
+        train = first + timedelta(days=values["warm_up"])
+        last = values["demo_end"] or train + timedelta(days=7)
+        _write("params.yaml.txt", {k: f"{day:%Y-%m-%d}" for k, day in (("first", first), ("last", last), ("train_start", train))}, params)
+        if not (values["demo_start"] and values["demo_end"]):
+            Steps().say(f"tandem.yaml has no demo.start and demo.end: the dates in {params} are examples; set them before 'dvc repro'")
 
 
 @app.command()

@@ -22,9 +22,8 @@ NO_MODEL = (
     " jobs"
 )
 
-ModelOption = Annotated[
-    str | None, typer.Option("--model", help="Model name (default for labels: all models of tandem.yaml; for monitor: the first).")
-]
+ModelsOption = Annotated[str | None, typer.Option("--model", help="Model name (default: all models of tandem.yaml).")]
+ModelOption = Annotated[str | None, typer.Option("--model", help="Model name (default: the first in tandem.yaml).")]
 SinceOption = Annotated[
     str | None,
     typer.Option("--since", help="Start of the time range of predictions (inclusive), by the server's clock (tandem_as_of), UTC."),
@@ -40,7 +39,7 @@ def _maybe(flag: str, text: str | None) -> datetime | None:
 def labels(
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
-    model: ModelOption = None,
+    model: ModelsOption = None,
     since: SinceOption = None,
     until: UntilOption = None,
     as_of: AsOfOption = None,
@@ -152,8 +151,9 @@ def monitor(
 def _check_table(report: MonitorReport) -> Table:
     """What fails or is to be looked at; the rest as numbers."""
     checks = report.checks
-    window = " to ".join(t[:16].replace("T", " ") for t in report.window or ())
-    table = Table(title=f"{report.model} version {report.version}: {report.rows:,} answers, {window}", title_justify="left")
+    version = "" if report.version is None else f" version {report.version}"
+    window = ", " + " to ".join(t[:16].replace("T", " ") for t in report.window) if report.window else ""
+    table = Table(title=f"{report.model}{version}: {report.rows:,} answers{window}", title_justify="left")
     for name, justify in (("", "left"), ("check", "left"), ("of", "left"), ("value", "right"), ("allowed", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     shown = [c for s in ("fail", "warn", "skipped") for c in checks if c.status == s]

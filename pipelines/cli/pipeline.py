@@ -52,6 +52,12 @@ def pipeline(
     demo = loaded.settings.demo
     first, last = moment("--start", start, demo.start), moment("--end", end, demo.end)
     begin = moment("--train-start", train_start, first + timedelta(days=demo.warm_up_days))
+    if begin >= last:  # told before the first step, which may take hours
+        where = "--train-start" if train_start else f"--start and demo.warm_up_days: {demo.warm_up_days} make --train-start"
+        raise ConfigError(
+            f"{where} {begin:%Y-%m-%dT%H:%M}, which is not before --end {last:%Y-%m-%dT%H:%M}: no training examples;"
+            " give an earlier --train-start"
+        )
     result = workflow.pipeline(loaded, first, last, begin, Steps(), model, seed, {k: v[0] for k, v in sets.items()}, events)
     show(result.to_dict(), json_)
     if not json_:

@@ -15,10 +15,10 @@ from pipelines import workflow
 from pipelines.cli.console import (
     DEFAULT_REPO,
     DataOption,
-    EndOption,
     JsonOption,
+    OtherEndOption,
+    OtherStartOption,
     RepoOption,
-    StartOption,
     Steps,
     load,
     moment,
@@ -90,8 +90,8 @@ def evaluate(
     version: Annotated[
         list[int] | None, typer.Option("--version", help="Version to score (repeatable; default: champion and challenger).")
     ] = None,
-    start: StartOption = None,
-    end: EndOption = None,
+    start: OtherStartOption = None,
+    end: OtherEndOption = None,
     tfma: Annotated[bool, typer.Option("--tfma/--no-tfma", help="Also store TFMA's evaluation (about ten seconds more).")] = True,
     slices: Annotated[bool, typer.Option("--slices", help="Show every slice.")] = False,
     json_: JsonOption = False,

@@ -13,10 +13,10 @@ from rich.table import Table
 from pipelines.cli.console import (
     DEFAULT_REPO,
     DataOption,
-    EndOption,
     JsonOption,
+    LogEndOption,
+    LogStartOption,
     RepoOption,
-    StartOption,
     load,
     moment,
     quiet,
@@ -37,8 +37,8 @@ LINE_EVERY_SECONDS = 10.0
 def replay(
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
-    start: StartOption = None,
-    end: EndOption = None,
+    start: LogStartOption = None,
+    end: LogEndOption = None,
     speed: Annotated[
         str, typer.Option(help="Speed-up over real time: 3600 replays an hour per second; max: as fast as possible.")
     ] = "3600",

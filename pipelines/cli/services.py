@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 __all__ = ["down", "status", "up"]
 
-PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port (default: the previous one if it is free, else any free port).")]
+PortOption = Annotated[
+    int,
+    typer.Option(min=0, max=65535, show_default=False, help="Port (default: the previous one if it is free, else any free port)."),
+]
 
 
 def up(

@@ -84,18 +84,20 @@ def load_module(repo: Path, name: str) -> ModuleType:
             " keep that below if __name__ == '__main__':"
         ) from None
     except Exception as error:
-        if isinstance(error, SyntaxError) and not error.filename and (odd := [p.name for p in sorted(repo.glob("*.py")) if not _is_utf8(p)]):
-            raise DefinitionError(f"{repo.name}/{odd[0]}: it is not UTF-8; save it as UTF-8") from None
+        if isinstance(error, SyntaxError) and not error.filename and (odd := _not_utf8(repo)):
+            raise DefinitionError(f"{repo.name}/{odd}: it is not UTF-8; save it as UTF-8") from None
         told = one_line(error, repo) if place_of(error, repo) else f"{name}.py: {one_line(error)}"
         raise DefinitionError(f"{repo.name}/{told}") from None
 
 
-def _is_utf8(file: Path) -> bool:
-    try:
-        file.read_text("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
+def _not_utf8(repo: Path) -> str:
+    """The name of the first module that is in another encoding; "" if none is."""
+    for file in sorted(repo.glob("*.py")):
+        try:
+            file.read_text("utf-8")
+        except UnicodeDecodeError:
+            return file.name
+    return ""
 
 
 def _of_others(repo: Path, modules: set[str]) -> set[str]:

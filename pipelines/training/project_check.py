@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from pipelines.lake.counted import counted
 from pipelines.lake.value_code import modules_of
 from pipelines.project.mistakes import one_line
 from pipelines.project.repository import Repo
-from pipelines.sources.event_files import events, list_files
+from pipelines.sources.event_files import EventFile, events, inventory, passed_over_line
 from pipelines.training.definition import Model
 from pipelines.training.kept_checks import KeptChecks
 from pipelines.training.unseen_fields import unseen_fields
@@ -30,7 +30,7 @@ from pipelines.training.user_code import load_function
 from serving.projections import FeatureSet
 from transforms.aggregates import merge, rows_between, tile
 from transforms.definitions import RESERVED, EventSource, FeatureGroup
-from transforms.errors import DataError, TandemError
+from transforms.errors import ConfigError, DataError, TandemError
 from transforms.instants import now_us
 
 __all__ = ["PARTS", "check_project"]
@@ -74,10 +74,12 @@ def _check(asked: _Asked, say: Callable[[str], None], wrong: Callable[[str], Non
             say(work())
             return
         except TandemError as error:
-            found.append(" ".join(str(error).split()))
+            problem = " ".join(str(error).split())
         except Exception as error:  # the user's code, or what it calls
-            found.append(one_line(error))
-        wrong(found[-1])
+            problem = one_line(error)
+        if problem not in found:  # one mistake may stand in the way of several parts
+            found.append(problem)
+            wrong(problem)
 
     analyzed = rows and "preprocessing" in parts
     if analyzed or "contracts" in parts:
@@ -94,10 +96,12 @@ def _check(asked: _Asked, say: Callable[[str], None], wrong: Callable[[str], Non
     if "models" in parts:
         features = {n: {f.name: str(f.arrow_field.type) for f in g.features} | outputs.get(n, {}) for n, g in repo.groups.items()}
         services: dict[str, Any] = {}
-        if (repo.path / "feature_store.yaml").is_file():
+        before = len(found)
+        if repo.settings.models or (repo.path / "feature_store.yaml").is_file():
             tried(lambda: _services(repo, services, features))
         for reference in repo.settings.models:
-            tried(lambda r=reference: _model(asked, repo.attribute(r), services, features))  # type: ignore[misc]
+            known = services if services or len(found) == before else None
+            tried(lambda r=reference, k=known: _model(asked, repo.attribute(r), k, features))  # type: ignore[misc]
     if "stores" in parts:
         tried(lambda: check_stores(repo))
     if "topics" in parts:
@@ -113,7 +117,8 @@ def _check(asked: _Asked, say: Callable[[str], None], wrong: Callable[[str], Non
     for what, why in kept.refused.items():
         say(f"{what} is checked again each time: {why}")
     if kept.used:
-        say(f"{kept.used} results are cached, since nothing they depend on changed; --no-cache checks again")
+        are = "is" if kept.used == 1 else "are"
+        say(f"{counted(kept.used, 'result')} {are} cached, since nothing they depend on changed; --no-cache checks again")
     return found
 
 
@@ -166,11 +171,19 @@ def _contract(repo: Repo, source: EventSource, some: dict[str, pa.RecordBatch], 
         from pipelines.sources.formats.record_format import record_format  # not what a repository of JSON waits for
 
         record_format(source, repo.settings.kafka)
-    if not source.files or not (repo.data / source.files).is_dir():
-        return f"source {name}: no event files yet"
+    if not source.files:
+        return f"source {name}: no event files"
+    folder = repo.data / source.files
+    if not folder.is_dir():
+        return f"source {name}: no event files yet: there is no folder {folder}"
     reasons: Counter[str] = Counter()
     valid: list[pa.RecordBatch] = []
-    for batch, letters in _first(repo, source):
+    there = inventory(repo.data, source, None, None, hashes=False)
+    if line := passed_over_line({name: there.passed_over}):
+        say(line)
+    if not there.files:
+        return f"source {name}: no event files yet in {folder}"
+    for batch, letters in _first(repo, source, there.files):
         valid.append(batch)
         fields = letters.column("reason").to_pylist()
         reasons.update(fields)
@@ -187,9 +200,9 @@ def _contract(repo: Repo, source: EventSource, some: dict[str, pa.RecordBatch], 
     return f"source {name}: {counted(taken.num_rows, 'event')} accepted, rejected: {told or 'none'}"
 
 
-def _first(repo: Repo, source: EventSource) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
+def _first(repo: Repo, source: EventSource, files: Iterable[EventFile]) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
     ahead = round(repo.settings.batch.max_future_hours * 3.6e9)
-    for file in list_files(repo.data, source, None, None, hashes=False):
+    for file in files:
         read = events(file.path, source, now_us(), ahead, name=file.name, batch_rows=EVENTS, partitions=file.partitions)
         yield from islice(read, 1)
 
@@ -247,6 +260,8 @@ def _services(repo: Repo, services: dict[str, Any], features: Mapping[str, Mappi
     from serving.feast_objects import feast_objects
     from serving.features import load_repo_config
 
+    if not (repo.path / "feature_store.yaml").is_file():
+        raise ConfigError(f"{repo.path.name} has no feature_store.yaml, which says where rows are stored; 'tandem init' writes one to copy")
     load_repo_config(repo.path)
     check_fields(feast_objects(repo.groups.values(), repo.data).views)
     services.update(defined_services(repo.path))
@@ -261,10 +276,13 @@ def _services(repo: Repo, services: dict[str, Any], features: Mapping[str, Mappi
     return counted(services, "feature service") + (f": {', '.join(services)}" if services else "")
 
 
-def _model(asked: _Asked, model: Model, services: Mapping[str, Any], features: Mapping[str, Mapping[str, str]]) -> str:
+def _model(asked: _Asked, model: Model, services: Mapping[str, Any] | None, features: Mapping[str, Mapping[str, str]]) -> str:
+    """``services``: None where they cannot be known, of which a problem was told already."""
     what = f"model {model.name!r}"
     asked.loaded((model.spine, model.preprocessing_fn, model.run_fn))
     if isinstance(model.features, str):
+        if services is None:
+            return f"{what}: its features are not checked without its feature service"
         if model.features not in services:
             raise DataError(f"{what}: no file defines the feature service {model.features!r}; there is {', '.join(services) or 'none'}")
         service = services[model.features]

@@ -138,7 +138,9 @@ def train(
     """
     repo, data = Path(repo).resolve(), Path(data).resolve()
     if start.tzinfo is None or end.tzinfo is None or start >= end:
-        raise ConfigError(f"training range {start} to {end}: give two rising moments with a time zone, e.g. 2013-03-01T00:00:00Z")
+        raise ConfigError(
+            f"training range {start.isoformat()} to {end.isoformat()}: give a start (--start) before the end (--end), both with a time zone"
+        )
     settle_tensorflow()
     home = recording.ProjectRef(repo, load_settings(repo, data=data), data)
     asked: dict[str, Any] = {

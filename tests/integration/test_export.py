@@ -164,6 +164,12 @@ def test_a_dvc_file_has_a_stage_for_each_step_and_follows_versions(shop: Path, t
     export("dvc", "--repo", str(plain), "--output", str(tmp_path / "dvc.yaml"))
     assert "mine" in (tmp_path / "params.yaml").read_text(), "what is there is the user's"
     assert set(yaml.safe_load(export("dvc", "--repo", str(plain)))["stages"]) == set(stages) - {"events"}
+    settings = plain / "tandem.yaml"
+    settings.write_text(settings.read_text().replace("  start: 2024-03-04\n  end: 2024-03-18\n", ""))
+    (tmp_path / "params.yaml").unlink()
+    export("dvc", "--repo", str(plain), "--output", str(tmp_path / "dvc.yaml"))
+    params = yaml.safe_load((tmp_path / "params.yaml").read_text())["tandem"]
+    assert params["start"] < params["train_start"] < params["end"], "examples, of which something can be trained"
 
 
 def test_conda_yaml_names_the_lock_or_its_versions(tmp_path: Path) -> None:

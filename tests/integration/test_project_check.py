@@ -106,6 +106,29 @@ def test_each_mistake_is_one_line(tmp_path: Path, file: str, old: str, new: str,
     assert all("\n" not in one for one in found)
 
 
+def test_a_problem_is_told_once_and_without_what_follows_from_it(tmp_path: Path) -> None:
+    folder = shop(tmp_path / "shop")
+    (folder / "feature_store.yaml").unlink()
+    found, said = check(folder)
+    assert [one.partition(",")[0] for one in found] == ["shop has no feature_store.yaml"]
+    assert "model 'card_fraud': its features are not checked without its feature service" in said
+    change(folder, "tandem.yaml", '["labels:card_fraud_model"]', '["labels:card_fraud_model", "labels:card_fraud_model"]')
+    change(folder, "labels.py", "split=(0.7, 0.85)", "split=(0.7, 0.3)")
+    assert len([one for one in check(folder)[0] if "split" in one]) == 1
+
+
+def test_a_source_without_events_says_where_there_are_none(tmp_path: Path) -> None:
+    """It said "0 events accepted, rejected: none" of a folder in which no file is read."""
+    folder = shop(tmp_path / "shop")
+    reports = folder / "data" / "events" / "fraud_reports"
+    assert f"source fraud_reports: no event files yet: there is no folder {reports}" in check(folder)[1]
+    reports.mkdir()
+    (reports / "r.csv").write_text("payment_id;card_id;reported_at\n")
+    said = check(folder)[1]
+    assert f"source fraud_reports: no event files yet in {reports}" in said
+    assert any("events/fraud_reports/r.csv: its dialect is not declared" in line for line in said)
+
+
 def test_all_that_a_model_cannot_take_is_named_with_what_leaves_it_out(tmp_path: Path) -> None:
     """One a run was named, and not how a feature is left out. A ttl that withholds what still counts is said before anything is run."""
     folder = shop(tmp_path / "shop")

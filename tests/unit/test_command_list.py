@@ -39,10 +39,26 @@ def test_a_list_says_what_each_command_is_for_in_whole(path: tuple[str, ...], wi
     monkeypatch.setenv("TERMINAL_WIDTH", width)
     said = " ".join(CliRunner().invoke(app, [*path, "--help"]).output.split())
     for name, command in GROUPS[path].commands.items():
+        if command.hidden:  # an old place of a command
+            continue
         purpose = (command.help or "").split("\n\n")[0]
         assert purpose, f"tandem {' '.join((*path, name))} says nothing"
         assert f"{name} {' '.join(purpose.split())}" in said
     assert not path or GROUPS[path].help
+
+
+def options(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """All options of all commands with how they are written."""
+    for option in command.params:
+        yield " ".join((*path, *option.opts)), option
+    for name, one in (getattr(command, "commands", None) or {}).items():
+        yield from options(one, (*path, name))
+
+
+def test_a_start_and_an_end_say_what_is_taken_without_them() -> None:
+    ranges = {words: option.help for words, option in options(typer.main.get_command(app)) if words.endswith((" --start", " --end"))}
+    assert len(ranges) > 10
+    assert [words for words, said in ranges.items() if "(default: " not in said and "; needs --" not in said] == []
 
 
 def test_version() -> None:
