@@ -29,6 +29,7 @@ from transforms.windows import ranges, rows_of
 __all__ = ["keyed", "merge", "rows_between", "tile", "tile_schema", "tiles_of", "with_keys"]
 
 Int = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
 Events_ = TypeVar("Events_", pa.RecordBatch, pa.Table)
 
 
@@ -64,10 +65,14 @@ def _key_codes(columns: Sequence[pa.Array]) -> Int:
     return code.astype(np.int64)
 
 
-def _differs(column: pa.Array) -> npt.NDArray[np.bool_]:
-    """Where each value but the first is another than the one before it."""
-    out: npt.NDArray[np.bool_] = pc.not_equal(column.slice(1), column.slice(0, len(column) - 1)).to_numpy(zero_copy_only=False)
-    return out
+def _steps(keys: Sequence[pa.Array]) -> tuple[Bool, Bool]:
+    """(where each key but the first is another than the one before it, where it sorts behind that one) of N keys: shapes [N - 1]."""
+    differs = greater = np.zeros(len(keys[0]) - 1, bool)
+    for column in keys:
+        before, after = column.slice(0, len(column) - 1), column.slice(1)
+        greater = greater | ~differs & pc.greater(after, before).to_numpy(zero_copy_only=False)
+        differs = differs | pc.not_equal(after, before).to_numpy(zero_copy_only=False)
+    return differs, greater
 
 
 def _segments(key: Int, tile_start: Int) -> tuple[Int, Int, Int]:
@@ -209,12 +214,11 @@ def rows_between(tiles: pa.RecordBatch, group: d.FeatureGroup, after: int, upto:
     if not tiles.num_rows:
         return empty(group.row_schema)
     columns = dict(zip(tiles.schema.names, tiles.columns, strict=True))
-    starts, keys = _us(columns["tile_start"]), [columns[k] for k in group.entity.keys]
-    new = np.append(True, reduce(np.logical_or, [_differs(k) for k in keys]))
-    code, first = np.cumsum(new) - 1, pa.array(np.flatnonzero(new))
-    ranks = _key_codes([k.take(first) for k in keys])
-    if np.any(ranks[1:] <= ranks[:-1]) or np.any(~new[1:] & (starts[1:] <= starts[:-1])):
+    starts = _us(columns["tile_start"])
+    differs, greater = _steps([columns[k] for k in group.entity.keys])
+    if np.any(differs & ~greater) or np.any(~differs & (starts[1:] <= starts[:-1])):
         raise ValueError(f"feature group {group.name!r}: tiles are not merged; call merge() first")
+    code = np.cumsum(np.append(False, differs))
     made = MadeRows(group)
     for lo, hi, begin, end in _pieces(code, starts, group, after, upto):
         rows = rows_of(code[lo:hi] - code[lo], starts[lo:hi], group.hop_us, overs(group), begin, end)

@@ -258,19 +258,24 @@ class Shard:
         """Whether rows or late events may follow from folding these ranges now. If not, they can as well wait and be folded with what
         comes next: the rows then are the same."""
         marks = {source: {n: p.watermark for n, p in known.items() if not p.idle} for source, known in self.partitions.items()}
+        counted = dict(self.counted)
         for span, events in taken:
             at = self.partitions[span.source].get(span.partition)
-            if at is None or at.idle or span.idle or self.catching_up(span.source):
+            if (at is not None and at.idle) or span.idle or self.catching_up(span.source):
                 return True
-            marks[span.source][span.partition] = max(marks[span.source][span.partition], span.watermark)
+            mark = marks[span.source]
+            mark[span.partition] = max(mark.get(span.partition, NEVER), span.watermark)
+            counted[span.source] = max(counted.get(span.source, 1), span.partitions)
             for name, batch in events.items():
                 if batch.num_rows and column_of(batch, self.groups[name].source.event_time).min() < self.output_watermark[name]:
                     return True
+        # As :meth:`watermark` has it, no rows follow before all partitions were heard of.
         touched = {span.source for span, _ in taken}
+        heard = {s for s in touched if len(self.partitions[s].keys() | marks[s].keys()) >= counted[s]}
         return any(
             min(marks[g.source.name].values()) >= self.output_watermark[n] + g.hop_us
             for n, g in self.groups.items()
-            if g.source.name in touched
+            if g.source.name in heard
         )
 
     def _cut(

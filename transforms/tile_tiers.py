@@ -238,7 +238,9 @@ class Tiles(Parts):
         pieces = sum(b - a for lo, hi in self._stretches(upto) for _, a, b in cover(lo, hi, len(self.sizes)))
         if self.sizes and self.has_more(hashes, since, upto, steps * len(hashes) * pieces):
             return self._sorted([self._rows_at(hashes, (upto // hop - n) * hop) for n in reversed(range(steps))])
-        return rows_between(merge(list(self.find(hashes, [(since, upto)])), self.group), self.group, after, upto)
+        found = list(self.find(hashes, [(since, upto)]))
+        tiles = found[0] if len(found) == 1 else merge(found, self.group)  # a part is merged already, and so is what is found in it
+        return rows_between(tiles, self.group, after, upto)
 
     def _stretches(self, boundary: int) -> list[tuple[int, int]]:
         """The hops that the windows of a row are made of, cut where they begin and end and one hop before each, where tiles are that fall

@@ -130,10 +130,11 @@ class FoldShard(beam.DoFn):
         events = sum(batch.num_rows for batch in element.events.values())
         promised = {(each.span.source, each.span.partition): each.more for each in (*(e for _, e in kept.pending), element)}
         more = any(promised.values())  # by the last element of each partition
-        if self._due(number, more) or kept.events + events > MOST_WAITING:
+        if self._due(number, more, first=False) or kept.events + events > MOST_WAITING:
             return False
         if not more and self._brings_something(kept, element):
             return False
+        self.memory.due.setdefault(number, time.monotonic())
         waits[where] = span.next
         kept.events += events
         return True
@@ -264,12 +265,13 @@ class FoldShard(beam.DoFn):
         if output.checkpoint:
             self.memory.due[output.shard] = time.monotonic()
 
-    def _due(self, number: int, more: bool = False) -> bool:
-        """Whether a shard's checkpoint is to be saved."""
+    def _due(self, number: int, more: bool = False, first: bool = True) -> bool:
+        """Whether a shard's checkpoint is to be saved. ``first``: the first one with the first records, unless ``more`` follow."""
         now = time.monotonic()
         if more:
             return now - self.memory.due.setdefault(number, now) >= BEHIND_SECONDS
-        return now - self.memory.due.get(number, -CHECKPOINT_SECONDS) >= CHECKPOINT_SECONDS
+        since = self.memory.due.get(number)
+        return first if since is None else now - since >= CHECKPOINT_SECONDS
 
     def _checkpoint(self, number: int, shard: Shard) -> Checkpoint:
         """The checkpoint: holds once everything emitted before was delivered."""
