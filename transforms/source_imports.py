@@ -12,7 +12,16 @@ import os
 import sys
 import sysconfig
 from collections.abc import Collection
-from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ExtensionFileLoader, FileFinder, SourceFileLoader
+from importlib.machinery import (
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    ModuleSpec,
+    NamespaceLoader,
+    PathFinder,
+    SourceFileLoader,
+)
 from pathlib import Path
 from types import CodeType, ModuleType
 
@@ -32,6 +41,44 @@ class _FromSource(SourceFileLoader):
         return code
 
 
+class _InRepository(FileFinder):
+    """Finds modules in a folder of a repository's code.
+
+    Of a package without an ``__init__.py`` Python takes a part from each folder of ``sys.path``, or another folder's module or whole
+    package of that name. The folders of other repositories have no say in what this one has.
+    """
+
+    def find_spec(self, fullname: str, target: ModuleType | None = None) -> ModuleSpec | None:
+        found = super().find_spec(fullname, target)
+        if found is None or found.loader is not None or Path(self.path) not in _folders:
+            return found
+        own = list(found.submodule_search_locations or ())
+        if not any(_holds_code(Path(folder)) for folder in own):  # a folder of data is no package
+            return found
+        elsewhere = PathFinder.find_spec(fullname, [p for p in sys.path if not is_repository(p)])
+        if elsewhere is not None and elsewhere.loader is not None:
+            return elsewhere
+        parts = [*own, *((elsewhere.submodule_search_locations or ()) if elsewhere is not None else ())]
+        out = ModuleSpec(fullname, NamespaceLoader(fullname, parts, _no_other_parts), is_package=True)
+        out.submodule_search_locations = parts
+        return out
+
+
+def _no_other_parts(fullname: str, path: object) -> None:
+    """What ``NamespaceLoader`` asks where ``sys.path`` has changed."""
+
+
+def _holds_code(folder: Path) -> bool:
+    """Whether modules lie in ``folder``, or in a folder of it that may be a package."""
+    try:
+        entries = list(os.scandir(folder))
+        return any(e.name.endswith(".py") for e in entries) or any(
+            e.name.isidentifier() and e.is_dir() and any(name.endswith(".py") for name in os.listdir(e)) for e in entries
+        )
+    except OSError:
+        return False
+
+
 def _is_code_of(path: Path, folder: Path) -> bool:
     """Whether ``path`` is ``folder`` or lies in it; an environment within a repository (``repo/.venv``) is none of its code."""
     return path.is_relative_to(folder) and not any(path.is_relative_to(p) and Path(p).is_relative_to(folder) for p in LIBRARIES)
@@ -41,17 +88,24 @@ def _finder(path: str) -> FileFinder:
     """A path hook of ``importlib``: a finder for a folder of a repository's code, ImportError for all others."""
     if not os.path.isdir(path) or not any(_is_code_of(Path(path), folder) for folder in _folders):
         raise ImportError(f"{path} is no folder of a repository")
-    return FileFinder(path, (ExtensionFileLoader, EXTENSION_SUFFIXES), (_FromSource, SOURCE_SUFFIXES))
+    return _InRepository(path, (ExtensionFileLoader, EXTENSION_SUFFIXES), (_FromSource, SOURCE_SUFFIXES))
 
 
 def folder_of(module: ModuleType | None) -> str | None:
-    """The folder of ``sys.path`` that a module was imported from; None for Python's own and for an installed one."""
-    if module is None or not getattr(module, "__file__", None):
+    """The folder of ``sys.path`` that a module was imported from; None for Python's own, for an installed one, and for a package without an
+    ``__init__.py`` that is made of several folders."""
+    if module is None:
         return None
-    file = Path(str(module.__file__)).resolve()
+    if getattr(module, "__file__", None):
+        file = Path(str(module.__file__)).resolve()
+        up = module.__name__.count(".") + (file.stem == "__init__")
+    else:
+        parts = list(getattr(module, "__path__", ()))
+        if len(parts) != 1:
+            return None
+        file, up = Path(parts[0]).resolve(), module.__name__.count(".")
     if any(file.is_relative_to(Path(p).resolve()) for p in LIBRARIES):
         return None
-    up = module.__name__.count(".") + (file.stem == "__init__")
     return str(file.parents[up])
 
 

@@ -1,5 +1,7 @@
 """Feature repositories are loaded by path, side by side, and their mistakes are one line with file and line."""
 
+import importlib
+import importlib.resources
 import os
 import shutil
 import subprocess
@@ -87,6 +89,70 @@ def test_packages_without_an_init_do_not_mix_either(tmp_path):
         assert {word} == load_module(tmp_path / word, "features").WORDS
     sides = sys.modules["flat.sides"]
     assert load_module(tmp_path / "one", "flat.sides") is sides, "its own is not loaded anew"
+
+
+FORMS = {
+    "a module": ("helpers.py", "helpers"),
+    "a package": ("helpers/__init__.py", "helpers.sides"),
+    "a folder": ("helpers/sides.py", "helpers.sides"),
+    "a folder in one": ("helpers/deep/sides.py", "helpers.deep.sides"),
+}
+"""What a repository may have under a name: a file of it, and the module that holds its word."""
+
+
+@pytest.mark.parametrize("second", FORMS)
+@pytest.mark.parametrize("first", FORMS)
+def test_a_name_that_is_another_thing_in_another_repository_does_not_mix(tmp_path, first, second):
+    """A folder without an ``__init__.py`` gave way to another repository's package or module of its name, or was merged with its folder."""
+    for word, form in (("one", first), ("two", second)):
+        file, module = FORMS[form]
+        here = tmp_path / word
+        (here / file).parent.mkdir(parents=True)
+        (here / file).write_text("")
+        (here / f"{module.replace('.', '/')}.py").write_text(f"WORD = {word!r}\n")
+        if (here / "helpers").is_dir():
+            (here / "helpers" / f"only_{word}.py").write_text("")
+        (here / "features.py").write_text(f"import helpers\nfrom {module} import WORD\n")
+    for word, other in (("one", "two"), ("two", "one"), ("one", "two")):
+        assert word == load_module(tmp_path / word, "features").WORD
+        with pytest.raises(ModuleNotFoundError):
+            importlib.import_module(f"helpers.only_{other}")
+
+
+def test_a_folder_that_nothing_was_imported_from_gives_way_too(tmp_path):
+    (tmp_path / "one" / "helpers").mkdir(parents=True)
+    (tmp_path / "one" / "helpers" / "of_one.py").write_text("")
+    (tmp_path / "one" / "features.py").write_text("import helpers\nWORD = 'one'\n")
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "helpers.py").write_text("WORD = 'two'\n")
+    (tmp_path / "two" / "features.py").write_text("from helpers import WORD\n")
+    for word in ("one", "two", "one"):
+        assert word == load_module(tmp_path / word, "features").WORD
+
+
+def test_a_folder_of_data_is_in_the_way_of_no_package(tmp_path):
+    """A function of a repository that was loaded before imports from its package, which another one keeps its data under the name of."""
+    (tmp_path / "one" / "kept").mkdir(parents=True)
+    (tmp_path / "one" / "kept" / "__init__.py").write_text("WORD = 'one'\n")
+    (tmp_path / "one" / "features.py").write_text("def later():\n    from kept import WORD\n    return WORD\n")
+    (tmp_path / "two" / "kept" / "events").mkdir(parents=True)
+    (tmp_path / "two" / "kept" / "events" / "all.jsonl").write_text("")
+    (tmp_path / "two" / "features.py").write_text("")
+    later = load_module(tmp_path / "one", "features").later
+    load_module(tmp_path / "two", "features")
+    assert later() == "one"
+
+
+def test_a_folder_goes_on_being_a_part_of_an_installed_package(tmp_path, monkeypatch):
+    (tmp_path / "site" / "spread").mkdir(parents=True)
+    (tmp_path / "site" / "spread" / "theirs.py").write_text("WORD = 'theirs'\n")
+    (tmp_path / "repo" / "spread").mkdir(parents=True)
+    (tmp_path / "repo" / "spread" / "ours.py").write_text("WORD = 'ours'\n")
+    (tmp_path / "repo" / "spread" / "table.txt").write_text("kept")
+    (tmp_path / "repo" / "features.py").write_text("from spread import ours, theirs\nWORDS = ours.WORD, theirs.WORD\n")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    assert load_module(tmp_path / "repo", "features").WORDS == ("ours", "theirs")
+    assert importlib.resources.files("spread").joinpath("table.txt").read_text() == "kept"
 
 
 def test_functions_of_a_repository_import_what_they_need_later(tmp_path):
