@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +74,42 @@ def until(done: Callable[[], Any], seconds: float = 60.0) -> Any:
             pytest.fail(f"not within {seconds} s")
         time.sleep(0.02)
     return answer
+
+
+class KafkaTopics:
+    """Topics of a real broker, by the calls that one in memory has. Records of the topics ``aborted`` are sent in transactions, and behind
+    each hundred of them one that is aborted repeats some."""
+
+    def __init__(self, bootstrap: str, aborted: frozenset[str] = frozenset()) -> None:
+        self.address, self.options, self._aborted = bootstrap, options_of(bootstrap), aborted
+
+    def create_topic(self, name: str, partitions: int = 1, **config: str) -> None:
+        """A new topic."""
+        new_topic(self.options, partitions, name, **config)
+
+    def append(
+        self, topic: str, partition: int, values: Sequence[bytes | None], keys: Sequence[bytes | None],
+        headers: Sequence[list[tuple[str, bytes | None]]], timestamps_us: Sequence[int],
+    ) -> None:  # fmt: skip
+        """Acknowledged records, with times in whole milliseconds, as Kafka has them."""
+        records = list(zip(values, keys, headers, timestamps_us, strict=True))
+        more: dict[str, Any] = {"max_request_size": 16 << 20}
+        if topic in self._aborted:
+            more["transactional_id"] = f"{topic}-{partition}-{next(_number)}"
+        with producer(self.options, **more) as p:
+
+            def send(some: Iterable[Any]) -> None:
+                sent = [p.send(topic, v, k, headers=h, partition=partition, timestamp_ms=us // 1_000) for v, k, h, us in some]
+                p.flush()
+                for each in sent:
+                    each.get(30)
+
+            if topic not in self._aborted:
+                send(records)
+                return
+            p.init_transactions()
+            for first in range(0, len(records), 100):
+                for some, done in ((records[first : first + 100], p.commit_transaction), (records[:7], p.abort_transaction)):
+                    p.begin_transaction()
+                    send(some)
+                    done()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -146,12 +146,23 @@ feast_views(__name__)
 """
 
 
+class Topics(Protocol):
+    """What a broker is asked for here."""
+
+    @property
+    def address(self) -> str: ...
+
+    def create_topic(self, name: str, partitions: int) -> Any: ...
+
+    def append(self, topic: str, partition: int, values: Any, keys: Any, headers: Any, timestamps: Any, /) -> Any: ...
+
+
 @dataclass
 class World:
-    """A repository beside a broker in memory."""
+    """A repository beside a broker."""
 
     folder: Path
-    broker: MemoryBroker
+    broker: Topics
     topic: str
 
     @property
@@ -167,8 +178,10 @@ class World:
 
     def send(self, records: Sequence[Record]) -> None:
         """Each to the partition of its place."""
-        for n, (key, value, headers, stamp) in enumerate(records):
-            self.broker.append(self.topic, n % 2, [value], [key], [headers], [stamp])
+        for partition in range(2):
+            if columns := list(zip(*records[partition::2], strict=True)):
+                keys, values, headers, stamps = columns
+                self.broker.append(self.topic, partition, values, keys, headers, stamps)
 
     def tandem(self, *words: str) -> Any:
         """A command with --json, in this process, where the broker is."""
@@ -181,8 +194,9 @@ class World:
         return done.stdout
 
 
-def make_world(folder: Path, topic: str, features: str, **kafka: Any) -> World:
-    broker = MemoryBroker()
+def make_world(folder: Path, topic: str, features: str, broker: Topics | None = None, **kafka: Any) -> World:
+    """``broker``: where the topics are; None for one in memory."""
+    broker = broker or MemoryBroker()
     world = World(folder, broker, topic)
     broker.create_topic(topic, 2)
     world.path.mkdir(parents=True)
