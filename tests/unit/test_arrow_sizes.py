@@ -77,6 +77,27 @@ def test_a_dictionary_that_is_a_bomb(tmp_path: Path) -> None:
             read(tmp_path, written(pa.table({"k": words}), as_file, "zstd"))
 
 
+@pytest.mark.parametrize("as_file", [True, False])
+def test_many_dictionaries_that_are_a_bomb_together(tmp_path: Path, as_file: bool) -> None:
+    """Each is below the limit, and all are held at once, as long as the file is read."""
+    words = pa.DictionaryArray.from_arrays(pa.array([0] * 10, pa.int32()), pa.array([f"{i}" + "a" * 2_000 for i in range(400)]))
+    assert read(tmp_path, written(pa.table({"k": words}), as_file, "zstd")) == 10
+    bomb = written(pa.table({f"k{i}": words for i in range(40)}), as_file, "zstd")
+    with grown() as most:
+        with pytest.raises(UnreadableFileError, match=r"dictionaries take .* when decoded, above the limit"):
+            read(tmp_path, bomb)
+        assert most() < 16 * LIMIT
+
+
+def test_dictionaries_that_take_the_place_of_each_other_count_once(tmp_path: Path) -> None:
+    sink = io.BytesIO()
+    batches = [pa.table({"k": pa.array([f"{n}-{i}" + "a" * 2_000 for i in range(300)]).dictionary_encode()}) for n in range(10)]
+    with pa.ipc.new_stream(sink, batches[0].schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        for each in batches:
+            writer.write_table(each)
+    assert read(tmp_path, sink.getvalue()) == 3_000
+
+
 def test_what_is_large_as_it_lies_is_read(tmp_path: Path) -> None:
     """A file of its own size is no bomb."""
     table = pa.table({"k": [f"{i:0100d}" for i in range(20_000)], "n": list(range(20_000))})

@@ -30,12 +30,14 @@ class _TooLarge(ValueError):
 
 
 def check_batches(f: BinaryIO, as_file: bool) -> None:
-    """Raises ValueError for a file, or a stream, with a batch of more than :data:`MOST_BYTES` that are not in it."""
+    """Raises ValueError for a file, or a stream, with a batch of more than :data:`MOST_BYTES` that are not in it, the dictionaries that are
+    held beside it included."""
+    dictionaries: dict[int, int] = {}
     try:
         for at in _blocks(f) if as_file else iter((0,)):
             place: int | None = at
             while place is not None:
-                place = _check_message(f, place)
+                place = _check_message(f, place, dictionaries)
                 if as_file:
                     break
     except _TooLarge:
@@ -79,8 +81,9 @@ def _footer(f: BinaryIO) -> _Table | None:
     return _Table.root(f.read(length))
 
 
-def _check_message(f: BinaryIO, at: int) -> int | None:
-    """Look at the message at a place; where the next one begins, None at the end."""
+def _check_message(f: BinaryIO, at: int, dictionaries: dict[int, int]) -> int | None:
+    """Look at the message at a place; where the next one begins, None at the end. ``dictionaries``: the bytes of those before, by their
+    numbers."""
     f.seek(at)
     head = f.read(8)
     begin = at + (8 if head[:4] == _CONTINUES else 4)
@@ -90,14 +93,23 @@ def _check_message(f: BinaryIO, at: int) -> int | None:
     f.seek(begin)
     message = _Table.root(f.read(length))
     body, kind, header = message.number(3, "<q"), message.number(1, "<B"), message.table(2)
-    if header is not None and kind == _DICTIONARY:
-        header = header.table(1)
-    if header is not None and kind in (_DICTIONARY, _RECORDS):
-        _check_batch(f, header, begin + length, body)
+    if header is not None and kind == _RECORDS:
+        size = _batch_size(f, header, begin + length, body)
+        _check(size + sum(dictionaries.values()), f"a record batch of {header.number(0, '<q')} rows takes")
+    if header is not None and kind == _DICTIONARY and (values := header.table(1)) is not None:
+        number, adds = header.number(0, "<q"), header.number(2, "<B")  # one that does not add takes the place of the one before
+        dictionaries[number] = adds * dictionaries.get(number, 0) + _batch_size(f, values, begin + length, body)
+        _check(sum(dictionaries.values()), f"its {len(dictionaries)} dictionaries take")
     return begin + length + body if body >= 0 else None
 
 
-def _check_batch(f: BinaryIO, batch: _Table, body: int, length: int) -> None:
+def _check(size: int, what: str) -> None:
+    if size > MOST_BYTES:
+        raise _TooLarge(f"{what} {size / 1e9:.1f} GB when decoded, above the limit of {MOST_BYTES / 1e9:.1f} GB; write smaller batches")
+
+
+def _batch_size(f: BinaryIO, batch: _Table, body: int, length: int) -> int:
+    """The bytes that a batch takes and that are not in the file."""
     rows = batch.number(0, "<q")
     size = 0
     if batch.table(3) is not None:  # its buffers are compressed, each behind its length
@@ -109,12 +121,7 @@ def _check_batch(f: BinaryIO, batch: _Table, body: int, length: int) -> None:
                 size += plain if plain >= 0 else held
     values = sum(max(0, struct.unpack_from("<q", batch.data, at)[0]) for at in batch.structs(1, 16))
     nothing = _BYTES_PER_NOTHING * (values or rows)
-    size = max(size, nothing if nothing > 32 * max(length, 0) else 0)
-    if size > MOST_BYTES:
-        raise _TooLarge(
-            f"a record batch of {rows} rows takes {size / 1e9:.1f} GB when decoded, above the limit of {MOST_BYTES / 1e9:.1f} GB; write"
-            " smaller batches"
-        )
+    return max(size, nothing if nothing > 32 * max(length, 0) else 0)
 
 
 class _Table:

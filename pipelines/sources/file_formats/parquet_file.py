@@ -4,7 +4,8 @@ A file is used whole or not at all: Parquet has no checksum of the whole, and da
 decodes cannot be noticed here; the run's manifest holds each file's hash. A file of 0 bytes is damaged; a proper file of 0 rows is fine.
 A column of a pickled Python type makes a file unreadable: to read it would be to run it (CVE-2023-47248). INT96 timestamps are
 read as microseconds; one that does not fit is the last int64 can hold. A row group that takes more than 2 GiB when decoded makes a file
-unreadable, too: a few kilobytes may say a text or a number a billion times.
+unreadable, too: a few kilobytes may say a text or a number a billion times. Texts in lists that are told by what they share with the one
+before (DELTA_BYTE_ARRAY) are not measured.
 """
 
 from __future__ import annotations

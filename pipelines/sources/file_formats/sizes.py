@@ -2,10 +2,15 @@
 
 Few bytes may stand for any number of them: a run length says a value a billion times, a dictionary a long text. Sizes are taken from the
 file's own description; where only the indices tell how often a text is meant, these are read, and not the texts.
+
+A Parquet file describes itself twice: in its end, and before each page, by which Arrow allocates. Both are looked at; of a file that is
+read from far away only its end, as each page would be a request.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -22,17 +27,137 @@ _is_run_end_encoded = getattr(pa.types, "is_run_end_encoded", lambda kind: False
 
 def check_sizes(file: pq.ParquetFile, opened: Any) -> None:
     """Raises ValueError for a file with a row group of more than :data:`MOST_BYTES`. ``opened`` is what ``file`` was opened from."""
-    leaves = [file.schema.column(i).path for i in range(len(file.schema))]
+    leaves = [file.schema.column(i) for i in range(len(file.schema))]
     for number in range(file.num_row_groups):
         group = file.metadata.row_group(number)
-        chunks = [(leaves[i], group.column(i)) for i in range(group.num_columns)]
-        size = sum(c.num_values * _WIDTH[c.physical_type] + c.total_uncompressed_size for _, c in chunks)
-        texts = [(path, c) for path, c in chunks if c.physical_type == "BYTE_ARRAY" and any("DICTIONARY" in e for e in c.encodings)]
-        if size <= MOST_BYTES < size + sum(c.num_values * c.total_uncompressed_size for _, c in texts):
-            paths = [path for path, _ in texts]
-            dictionaries = pq.ParquetFile(opened, read_dictionary=paths)
-            size += sum(_text_bytes(chunk) for path in paths for chunk in dictionaries.read_row_group(number, [path]).column(0).chunks)
+        chunks = [_chunk(opened, leaves[i].path, group.column(i)) for i in range(group.num_columns)]
+        size = sum(c.values * _WIDTH[c.kind] + c.pages for c in chunks)
+        texts = [c.path for c in chunks if c.kind == "BYTE_ARRAY" and c.dictionary]
+        if size <= MOST_BYTES < size + sum(c.values * c.pages for c in chunks if c.path in texts):
+            dictionaries = pq.ParquetFile(opened, read_dictionary=texts)
+            size += sum(_text_bytes(chunk) for path in texts for chunk in dictionaries.read_row_group(number, [path]).column(0).chunks)
+        for chunk, leaf in zip(chunks, leaves, strict=True):
+            if chunk.prefixed and not leaf.max_repetition_level and size <= MOST_BYTES < size + chunk.values * chunk.largest:
+                size += sum(_bytes_in_turn(opened, number, chunk, MOST_BYTES - size))
         _check(size, f"row group {number} ({group.num_rows} rows)", "write smaller row groups")
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """A column of a row group: how many ``values``, the bytes of all its ``pages`` and of the ``largest`` when decompressed, whether it has
+    a ``dictionary``, and whether values are told by what they share with the one before (``prefixed``)."""
+
+    path: str
+    kind: str
+    values: int
+    pages: int
+    largest: int
+    dictionary: bool
+    prefixed: bool
+
+
+_DICTIONARY_PAGE, _DELTA_BYTE_ARRAY = 2, 7
+_MOST_HEADER = 16 << 20
+"""Bytes of what stands before a page; Arrow reads no longer one."""
+
+
+def _chunk(opened: Any, path: str, chunk: Any) -> _Chunk:
+    pages = [] if chunk.compression == "UNCOMPRESSED" and chunk.physical_type != "BYTE_ARRAY" else list(_pages(opened, chunk))
+    return _Chunk(
+        path,
+        chunk.physical_type,
+        chunk.num_values,
+        max(chunk.total_uncompressed_size, sum(size for _, size, _ in pages)),
+        max((size for _, size, _ in pages), default=chunk.total_uncompressed_size),
+        any("DICTIONARY" in e for e in chunk.encodings) or any(kind == _DICTIONARY_PAGE for kind, _, _ in pages),
+        "DELTA_BYTE_ARRAY" in chunk.encodings or any(encoding == _DELTA_BYTE_ARRAY for _, _, encoding in pages),
+    )
+
+
+def _pages(opened: Any, chunk: Any) -> Iterator[tuple[int, int, int]]:
+    """Each page of a column as what stands before it says: its kind, its bytes when decompressed, the encoding of its values. Ends at what
+    is damaged, which Arrow tells; nothing of a file that is not on this machine's disks."""
+    if not isinstance(opened, pa.OSFile):
+        return
+    at, first = chunk.data_page_offset, chunk.dictionary_page_offset if chunk.has_dictionary_page else None
+    if first is not None and 0 < first < at:
+        at = first
+    end, most = at + chunk.total_compressed_size, 256
+    while at < end:
+        opened.seek(at)
+        data = opened.read(min(most, end - at))
+        try:
+            page, used = _struct(data, 0)
+        except IndexError:
+            if most >= min(end - at, _MOST_HEADER):
+                return
+            most *= 16
+            continue
+        size, packed = page.get(2, 0), page.get(3, 0)
+        if packed < 0:
+            return
+        yield page.get(1, -1), max(size, 0), page.get((5, 2), page.get((8, 4), -1))
+        at, most = at + used + packed, 256
+
+
+def _struct(data: bytes, at: int) -> tuple[dict[Any, int], int]:
+    """(the whole numbers of a struct in Thrift's compact protocol, by their fields, of a struct within by both; where it ends). Raises
+    IndexError where it goes on behind the bytes, or is nested as no page's is."""
+    out: dict[Any, int] = {}
+    path: list[int] = []
+    field = 0
+    while True:
+        byte, at = data[at], at + 1
+        if byte == 0:
+            if not path:
+                return out, at
+            field = path.pop()
+            continue
+        kind = byte & 15
+        if byte >> 4:
+            field += byte >> 4
+        else:
+            field, at = _number(data, at)
+        if kind in (4, 5, 6):
+            out[(*path, field) if path else field], at = _number(data, at)
+        elif kind == 3:
+            at += 1
+        elif kind == 7:
+            at += 8
+        elif kind == 8:
+            length, at = _plain(data, at)
+            at += length
+        elif kind == 12 and len(path) < 4:
+            path.append(field)
+            field = 0
+        elif kind not in (1, 2):  # lists and maps: no page has any
+            raise IndexError
+        if at > len(data):
+            raise IndexError
+
+
+def _plain(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte, at = data[at], at + 1
+        value |= (byte & 127) << shift
+        if byte < 128 or shift > 63:
+            return value, at
+        shift += 7
+
+
+def _number(data: bytes, at: int) -> tuple[int, int]:
+    value, at = _plain(data, at)
+    return (value >> 1) ^ -(value & 1), at
+
+
+def _bytes_in_turn(opened: Any, group: int, chunk: _Chunk, most: int) -> Iterator[int]:
+    """What so many rows of a column take, whose values can each be as large as a page, some rows at a time: until they are too many."""
+    for batch in pq.ParquetFile(opened).iter_batches(max(1, MOST_BYTES // max(chunk.largest, 1)), [group], [chunk.path]):
+        yield batch.nbytes
+        most -= batch.nbytes
+        if most < 0:
+            return
 
 
 def check_meant(table: pa.Table) -> None:
