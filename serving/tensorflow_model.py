@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,14 @@ __all__ = ["SavedModel"]
 
 log = logging.getLogger("tandem.serving")
 Array = npt.NDArray[Any]
+_OUTSIDE = frozenset({
+    "EagerPyFunc", "FixedLengthRecordDataset", "FixedLengthRecordDatasetV2", "FixedLengthRecordReader", "FixedLengthRecordReaderV2",
+    "LoadDataset", "LoadDatasetV2", "MatchingFiles", "MatchingFilesDataset", "PyFunc", "PyFuncStateless", "ReadFile", "Save", "SaveDataset",
+    "SaveDatasetV2", "SaveSlices", "TFRecordDataset", "TFRecordDatasetV2", "TFRecordReader", "TFRecordReaderV2", "TextLineDataset",
+    "TextLineReader", "TextLineReaderV2", "WholeFileReader", "WholeFileReaderV2", "WriteFile",
+})  # fmt: skip
+"""TensorFlow's operations that run Python, or read and write files. Those by which a SavedModel loads and saves its own variables are in
+every one."""
 _PLANNED = 256
 """Batches of up to so many rows go through the plan."""
 
@@ -43,6 +52,15 @@ class SavedModel:
         settle_tensorflow()
         import tensorflow as tf
 
+        try:
+            outside = _outside(path)
+        except Exception as e:  # damaged, or not there
+            raise ModelError(f"{what}: cannot be loaded ({type(e).__name__}); push it again") from e
+        if outside:
+            raise ModelError(
+                f"{what}: its graph has the operations {', '.join(outside)}: a served model runs no Python and touches no files; take them out"
+                " of the model and push it again"
+            )
         try:
             # Kept, as the signature holds only weak references to the model's variables and tables.
             self._saved = tf.saved_model.load(str(plain_path(path)))
@@ -94,3 +112,18 @@ class SavedModel:
     def _flat(self, columns: dict[str, Array], start: int, rows: int) -> list[Array]:
         flat = padded(columns, start, rows, self.lanes)
         return [flat[name].reshape(-1) if self._ranks[name] == 1 else flat[name] for name in self._names]
+
+
+def _outside(path: Path) -> list[str]:
+    """The operations of a SavedModel that reach beyond it, by name."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    proto = saved_model_pb2.SavedModel()
+    proto.ParseFromString((path / "saved_model.pb").read_bytes())
+    graphs = [meta.graph_def for meta in proto.meta_graphs]
+    nodes = chain.from_iterable(chain(graph.node, *(function.node_def for function in graph.library.function)) for graph in graphs)
+    return sorted({node.op for node in nodes if node.op in _OUTSIDE or (node.op == "PrintV2" and _into_file(node))})
+
+
+def _into_file(node: Any) -> bool:
+    return bytes(node.attr["output_stream"].s).startswith(b"file:")
