@@ -58,8 +58,8 @@ class SavedModel:
             raise ModelError(f"{what}: cannot be loaded ({type(e).__name__}); push it again") from e
         if outside:
             raise ModelError(
-                f"{what}: its graph has the operations {', '.join(outside)}: a served model runs no Python and touches no files; take them out"
-                " of the model and push it again"
+                f"{what}: its graph has the operations {', '.join(outside)}: a served model runs no Python and touches no files;"
+                " take them out of the model and push it again"
             )
         try:
             # Kept, as the signature holds only weak references to the model's variables and tables.
