@@ -1,14 +1,15 @@
-"""What Kafka Connect's schema, which its JSON converter writes beside each record, says of members that look like numbers and texts."""
+"""What Kafka Connect says of members that look like numbers and texts: in the schema that its JSON converter writes beside each record,
+and in names that its Avro converter adds to schemas."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from transforms.parsing import Date, Decimal, Epoch, Parse
 
-__all__ = ["ReadAs", "is_described", "told_types"]
+__all__ = ["ReadAs", "is_described", "told_by_avro", "told_types"]
 
 Steps = tuple[Any, ...]
 MOST_DEPTH = 16
@@ -45,7 +46,33 @@ def told_types(records: Sequence[Mapping[str, Any]]) -> dict[Steps, ReadAs]:
         if is_described(record) and record["schema"] not in seen and len(seen) < MOST_DEPTH:
             seen.append(record["schema"])
             _walk(record["schema"], ("payload",), found)
+    return _agreed(found)
+
+
+def told_by_avro(schemas: Iterable[tuple[Any, Mapping[str, Any]]]) -> dict[Steps, ReadAs]:
+    """The same of records in Avro: of their schemas, as fastavro parsed them, and the named ones that these refer to."""
+    found: dict[Steps, set[ReadAs]] = {}
+    for schema, named in schemas:
+        _walk_avro(schema, named, (), found)
+    return _agreed(found)
+
+
+def _agreed(found: Mapping[Steps, set[ReadAs]]) -> dict[Steps, ReadAs]:
     return {steps: next(iter(each)) for steps, each in found.items() if len(each) == 1}
+
+
+def _walk_avro(schema: Any, named: Mapping[str, Any], at: Steps, found: dict[Steps, set[ReadAs]]) -> None:
+    if isinstance(schema, list):
+        schema = next((each for each in schema if each != "null"), None) if len(schema) <= 2 else None
+    if isinstance(schema, str):
+        schema = named.get(schema)
+    if not isinstance(schema, Mapping) or len(at) > MOST_DEPTH:
+        return
+    name = schema.get("connect.name")
+    if isinstance(name, str) and name in _NAMED and "logicalType" not in schema:
+        found.setdefault(at, set()).add(_NAMED[name])
+    for field in schema.get("fields", ()):
+        _walk_avro(field["type"], named, (*at, field["name"]), found)
 
 
 def _walk(schema: Any, at: Steps, found: dict[Steps, set[ReadAs]]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.inference.connect_schema import ReadAs, is_described, told_types
+from pipelines.inference.connect_schema import ReadAs, is_described, told_by_avro, told_types
 from pipelines.inference.envelope import Envelope, envelope_of
 from pipelines.inference.schema_words import categories, file_places, words_of
 from pipelines.inference.text_dialect import dialect_of, text_records
@@ -120,7 +120,9 @@ def sample_files(
     made = flattened(records, explode, parts)
     made.kind, made.text, made.dialect, made.suffix = "file", dialect is not None, dialect, suffix
     made.kinds, made.folders = types, tuple(columns)
-    made.words = words_of(made.columns, [file_places(file) for file in files if _suffix(file) == ".avro"])
+    places = [file_places(file) for file in files if _suffix(file) == ".avro"]
+    made.words = words_of(made.columns, places)
+    made.told |= told_by_avro(each.schemas for each in places)
     made.words |= categories(made.columns, [file for file in files if _suffix(file) in ARROWS])
     return made
 

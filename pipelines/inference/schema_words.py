@@ -107,7 +107,7 @@ def protobuf_words(messages: Iterable[Any]) -> dict[Steps, tuple[str, ...]]:
 
 
 def _of_message(message: Any, at: Steps, out: dict[Steps, dict[str, None]], left: list[int]) -> None:
-    from pipelines.sources.formats.protobuf_columns import is_map, is_repeated
+    from pipelines.sources.formats.protobuf_columns import enum_names, is_map, is_repeated
 
     for of in message.fields:
         left[0] -= 1
@@ -115,6 +115,6 @@ def _of_message(message: Any, at: Steps, out: dict[Steps, dict[str, None]], left
             continue
         steps = (*at, of.name, EACH) if is_repeated(of) else (*at, of.name)
         if of.enum_type is not None and not is_repeated(of):
-            out.setdefault(steps, {}).update(dict.fromkeys(value.name for value in of.enum_type.values))
+            out.setdefault(steps, {}).update(dict.fromkeys(list(enum_names(of.enum_type).values())[::-1]))
         elif of.message_type is not None:
             _of_message(of.message_type, steps, out, left)

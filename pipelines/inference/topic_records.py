@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.inference.connect_schema import told_by_avro
 from pipelines.inference.names import called, identifier, taken_from
 from pipelines.inference.sampling import Sample, Steps, json_object, sample_records, types_of
 from pipelines.inference.schema_words import avro_places, protobuf_words, words_of
@@ -21,7 +22,7 @@ from pipelines.sources.formats.framing import HEADER
 from pipelines.sources.formats.json_schema_format import JsonSchemaFormat
 from pipelines.sources.formats.record_format import record_format
 from pipelines.sources.formats.record_keys import RecordKeys
-from pipelines.sources.formats.schema_paths import JsonPlaces, Places
+from pipelines.sources.formats.schema_paths import AvroPlaces, JsonPlaces, Places
 from transforms.definitions import Csv, EventSource, Field
 from transforms.errors import ConfigError, DataError
 from transforms.json_payload import Refused
@@ -75,6 +76,7 @@ def sample_payloads(
     read = _parts(payloads, parts, records) if len(records) == len(known) else None  # else nobody knows which of them was read
     sample = sample_records(found, explode, dialect, types, read)
     sample.words = words | words_of(sample.columns, places)
+    sample.told |= told_by_avro(each.schemas for each in places if isinstance(each, AvroPlaces))
     return sample, form
 
 
@@ -253,13 +255,13 @@ def _open_members(message: Any, depth: int = 4) -> dict[str, Any]:
     """What stands in the maps and Structs of a message, whose keys no schema tells, and of those within it. Maps of messages are left."""
     from google.protobuf.json_format import MessageToDict
 
-    from pipelines.sources.formats.protobuf_columns import is_map, is_repeated
+    from pipelines.sources.formats.protobuf_columns import enum_names, is_map, is_repeated
 
     found: dict[str, Any] = {}
     for of, value in message.ListFields():
         if is_map(of):
             kind = of.message_type.fields_by_name["value"]
-            names = {} if kind.enum_type is None else {number: each.name for number, each in kind.enum_type.values_by_number.items()}
+            names = {} if kind.enum_type is None else enum_names(kind.enum_type)
             if kind.message_type is None:
                 found[of.name] = {str(key): names.get(each, each) for key, each in value.items()}
         elif of.message_type is None or is_repeated(of):

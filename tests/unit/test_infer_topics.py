@@ -92,6 +92,33 @@ def test_avro_by_a_registry(registry: SchemaRegistry) -> None:
         inferred(payloads, KafkaSettings())
 
 
+def test_debeziums_names_in_avro(registry: SchemaRegistry) -> None:
+    """Days and moments, which its Avro has as numbers with a name beside them."""
+    moment = {"type": "long", "connect.name": "io.debezium.time.MicroTimestamp"}
+    row = {"type": "record", "name": "Value", "fields": [
+        {"name": "id", "type": "long"}, {"name": "placed", "type": moment}, {"name": "paid", "type": ["null", moment]},
+        {"name": "due", "type": ["null", {"type": "int", "connect.name": "io.debezium.time.Date"}]},
+    ]}  # fmt: skip
+    source = {"type": "record", "name": "Source", "fields": [{"name": "ts_ms", "type": "long"}, {"name": "lsn", "type": ["null", "long"]}]}
+    envelope = {"type": "record", "name": "Envelope", "fields": [
+        {"name": "before", "type": ["null", row]}, {"name": "after", "type": ["null", "Value"]}, {"name": "source", "type": source},
+        {"name": "op", "type": "string"}, {"name": "ts_ms", "type": ["null", "long"]},
+    ]}  # fmt: skip
+    number, schema, payloads = registry.register("shop.orders-value", json.dumps(envelope)), fastavro.parse_schema(envelope), []
+    for n, at in enumerate(times()):
+        us = (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+        after = {"id": n, "placed": us, "paid": us if n % 2 else None, "due": 19_844 + n % 9}
+        out = io.BytesIO()
+        fastavro.schemaless_writer(
+            out, schema, {"before": None, "after": after, "source": {"ts_ms": us // 1_000, "lsn": n}, "op": "c", "ts_ms": us // 1_000}
+        )
+        payloads.append(struct.pack(">bI", 0, number) + out.getvalue())
+    text, found = inferred(payloads, KafkaSettings(schema_registry=registry.url))
+    assert 'path="after.due", parse=Date()' in text and text.count('parse=Epoch("us")') == 2, text
+    events = takes_all(found, KafkaSettings(schema_registry=registry.url, formats={"orders": "avro"}), payloads)
+    assert [e["placed"] for e in events] == times() and events[3]["due"] == datetime(2024, 5, 4, tzinfo=UTC)
+
+
 @pytest.mark.parametrize("framed", [False, True])
 def test_protobuf_by_a_descriptor_or_a_registry(registry: SchemaRegistry, tmp_path: Path, framed: bool) -> None:
     fields = {

@@ -11,7 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from google.protobuf import json_format
 
+from pipelines.inference.schema_words import protobuf_words
 from pipelines.project.config import KafkaSettings
 from pipelines.sources.formats import protobuf_schemas
 from pipelines.sources.formats.protobuf_columns import columns_of, everything
@@ -105,6 +107,17 @@ def test_every_kind_of_field(registry: SchemaRegistry) -> None:
         "id": "c2", "kind": "UNKNOWN", "amount": None, "big": 0, "huge": 0, "flag": None,
     }  # fmt: skip
     assert checked.times.cast(pa.int64()).to_pylist() == [AT, AT // 10**6 * 10**6 + 999_999]
+
+
+def test_of_an_enums_aliases_the_first_is_its_name() -> None:
+    """As Protobuf's own JSON has it, whichever comes last in the schema."""
+    file = file_of("shop/a.proto", {"E": {"id": "string", "at": "int64", "state": "enum .shop.State"}}, enums={"State": ["NEW", "PAID"]})
+    file.enum_type[0].options.allow_alias = True
+    file.enum_type[0].value.add(name="SETTLED", number=1)
+    made = classes(file)["shop.E"](id="e", at=1, state=1)
+    (column,) = columns_of(made.DESCRIPTOR, {"state": Want(dtype="string")})
+    assert column.get(made) == json_format.MessageToDict(made)["state"] == "PAID"
+    assert protobuf_words([made.DESCRIPTOR]) == {("state",): ("NEW", "PAID")}
 
 
 def test_what_does_not_fit_is_said(registry: SchemaRegistry) -> None:

@@ -3,7 +3,7 @@
 What a value becomes:
 
 * numbers, booleans, text and bytes are themselves; unsigned 64 bits stay unsigned, so the contract says what does not fit.
-* An enum is the name of its value, or its number where the field is an int64; a number that has no name is its decimal text.
+* An enum is the name of its value (of aliases the first), or its number where the field is an int64; a number that has no name is its decimal text.
 * A field that its message does not have is null where Protobuf can tell (``optional``, messages, ``oneof``, proto2 without a default),
   else the type's zero, as for every reader of proto3.
 * ``google.protobuf``: Timestamp is a timestamp (nanoseconds floored to microseconds), Duration whole microseconds (seconds for a float64),
@@ -24,7 +24,7 @@ from operator import attrgetter
 from typing import Any
 
 import pyarrow as pa
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
 from pipelines.sources.formats.protobuf_any import Types, any_message
 from pipelines.sources.formats.protobuf_values import OPEN, named, open_message, plain
@@ -32,7 +32,7 @@ from pipelines.sources.formats.protobuf_wants import Want
 from transforms.errors import ConfigError
 from transforms.nested import entry_names
 
-__all__ = ["Column", "columns_of", "entry_of", "everything", "is_map", "is_repeated"]
+__all__ = ["Column", "columns_of", "entry_of", "enum_names", "everything", "is_map", "is_repeated"]
 
 Get = Callable[[Any], Any]
 """A message -> the value of one of its fields, None where it is null. A text of proto2 may be no UTF-8: bytes, or UnicodeDecodeError."""
@@ -125,6 +125,11 @@ def _no_entry(of: FieldDescriptor) -> Want:
     return Want(parts={next((name for name in names if entry_names([name]) is None), key): Want()})
 
 
+def enum_names(of: EnumDescriptor) -> dict[int, str]:
+    """The names of an enum's numbers, of aliases the first, as all of Protobuf prints them."""
+    return {value.number: value.name for value in list(of.values)[::-1]}
+
+
 def is_map(of: FieldDescriptor) -> bool:
     """Whether a field is a map."""
     return of.message_type is not None and bool(of.message_type.GetOptions().map_entry)
@@ -179,7 +184,7 @@ def _value(of: FieldDescriptor, want: Want, types: Types | None) -> Made:
     if of.enum_type is not None:
         if _asks(of.enum_type.full_name, want, "int64"):
             return pa.int64(), None, None
-        names = {value.number: value.name for value in of.enum_type.values}
+        names = enum_names(of.enum_type)
         return pa.string(), lambda number: names.get(number) or str(number), None
     if of.message_type is not None:
         return _message(of.message_type, want, types)

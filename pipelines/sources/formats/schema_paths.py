@@ -135,6 +135,11 @@ class AvroPlaces(Places):
         super().__init__(root)
         self._named = named
 
+    @property
+    def schemas(self) -> tuple[Any, Mapping[str, Any]]:
+        """The schema, and the named types."""
+        return self.root, self._named
+
     def into(self, schema: Any, step: Step) -> Inner:
         """See the base class."""
         if isinstance(schema, list):
