@@ -3,7 +3,8 @@
 What a value becomes:
 
 * numbers, booleans, text and bytes are themselves; unsigned 64 bits stay unsigned, so the contract says what does not fit.
-* An enum is the name of its value (of aliases the first), or its number where the field is an int64; a number that has no name is its decimal text.
+* An enum is the name of its value (of aliases the first), or its number where the field is an int64; a number that has no name is its
+  decimal text.
 * A field that its message does not have is null where Protobuf can tell (``optional``, messages, ``oneof``, proto2 without a default),
   else the type's zero, as for every reader of proto3.
 * ``google.protobuf``: Timestamp is a timestamp (nanoseconds floored to microseconds), Duration whole microseconds (seconds for a float64),
