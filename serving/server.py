@@ -73,6 +73,9 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to answer, and keep what would hold up answers from doing so."""
         await super().startup(sockets)
+        if self.should_exit and self.started:  # by a signal meanwhile: uvicorn would return without the end of the application
+            await self.shutdown(sockets)
+            return
         # What is loaded by now stays: a look through all of it for garbage takes a tenth of a second, during which nobody is answered.
         gc.collect()
         gc.freeze()

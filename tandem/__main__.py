@@ -23,7 +23,11 @@ def main() -> None:
     """The command, or the module that ``-m`` names. Imports take seconds: an interrupt in the midst of them is one line, too."""
     try:
         _main()
-    except KeyboardInterrupt:
+    except BaseException as error:
+        from transforms.own_program import is_interrupt
+
+        if not is_interrupt(error):
+            raise
         print("interrupted", file=sys.stderr)
         sys.exit(130)
 

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
-__all__ = ["boot_id", "leave", "module_command", "tandem_command"]
+__all__ = ["boot_id", "is_interrupt", "leave", "module_command", "tandem_command"]
 
 _HOME = Path(__file__).resolve().parents[1]
 _EXIT_SECONDS = 5.0
@@ -43,6 +43,11 @@ def module_command(module: str, *arguments: str, home: Path = _HOME) -> list[str
 
 def _program(home: Path, *words: str) -> list[str]:
     return [sys.executable, "-P", str(home / "tandem" / "__main__.py"), *words]
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether Ctrl-C caused it: also where code in Rust (pydantic's, while a class is made) was interrupted, and panics with its text."""
+    return isinstance(error, KeyboardInterrupt) or (type(error).__name__ == "PanicException" and "KeyboardInterrupt" in str(error))
 
 
 def leave(code: int) -> NoReturn:

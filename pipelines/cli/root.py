@@ -26,7 +26,7 @@ from serving import tracing
 from tandem import __version__
 from tandem.quick_imports import quicken_imports
 from transforms.errors import ConfigError, TandemError
-from transforms.own_program import leave
+from transforms.own_program import is_interrupt, leave
 
 __all__ = ["COMMANDS", "GROUP", "app", "fail", "main"]
 
@@ -243,10 +243,8 @@ def main() -> None:
         code = fail(error)
     except OSError as error:
         code = fail(RuntimeError(of_system(error)))
-    except KeyboardInterrupt:
-        code = _interrupted()
-    except Exception as error:  # the user's code, or a library that nothing translated
-        code = fail(ours_in(error) or RuntimeError(f"{one_line(error)} ({kept_trace(error)})"))
+    except BaseException as error:  # the user's code, or a library that nothing translated; a panic of code in Rust is no Exception
+        code = _interrupted() if is_interrupt(error) else fail(ours_in(error) or RuntimeError(f"{one_line(error)} ({kept_trace(error)})"))
     if not _LEFT_EARLY.isdisjoint(sys.modules):
         tracing.finish()
         leave(code if isinstance(code, int) else 0 if code is None else 1)

@@ -345,6 +345,22 @@ def test_a_pipeline_that_has_nothing_to_train_on_does_not_begin(tmp_path):
     assert not (tmp_path / "data" / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "code", "line"),
+    [
+        ("Error building validator:\\n  KeyboardInterrupt: ", 130, "error: interrupted; run the same command again to resume"),
+        ("index out of bounds", 1, "error: features.py, line 5: PanicException: index out of bounds (full traceback: "),
+    ],
+)
+def test_a_panic_is_one_line_and_an_interrupt_where_it_is_one(tmp_path, text, code, line):
+    """Ctrl-C while pydantic made a class was a trace of PanicException, which is no Exception."""
+    path = make(tmp_path / "a", features=f"class PanicException(BaseException):\n    pass\n\n\nraise PanicException('{text}')\n")
+    command = [sys.executable, "-m", "pipelines.cli", "check", "--repo", str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stderr.startswith(line) and done.stderr.count("\n") == 1, done.stderr
+
+
 def test_a_function_that_ends_python_is_one_line_and_no_exit_code_of_ours(tmp_path):
     path = make(tmp_path / "a")
     (path / "tandem.yaml").write_text('demo: {events: "words:write"}\n')
