@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -24,7 +25,7 @@ _CACHE = ".event-spans.json"
 def event_span(data: Path, source: EventSource, now: datetime) -> tuple[datetime, datetime] | None:
     """The times of the first and the last event of a source's files that its contract takes and that lie before ``now``; None without any.
 
-    A file is read once, and again when its size or time of change is another.
+    A file is read once, and again when its size or time of change is another; each time, where that cannot be kept.
     """
     path = layout.watch(data) / _CACHE
     try:
@@ -46,8 +47,9 @@ def event_span(data: Path, source: EventSource, now: datetime) -> tuple[datetime
         if kept["span"] is not None:
             spans.append(kept["span"])
     if changed:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, before)
+        with suppress(OSError):  # a data folder that is read-only or full is looked at all the same
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, before)
     return (instant(min(s[0] for s in spans)), instant(max(s[1] for s in spans))) if spans else None
 
 
