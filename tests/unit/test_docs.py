@@ -224,3 +224,45 @@ def test_files_of_the_tree_that_a_page_names_are_there(page: Path) -> None:
     there += [p.name for p in ROOT.glob("*.py")]
     named = re.findall(r"`([\w./-]+\.(?:py|lua))`", page.read_text("utf-8"))
     assert [name for name in named if not any(f"/{path}".endswith(f"/{name}") for path in there)] == []
+
+
+def test_what_extending_says_a_part_holds_is_there() -> None:
+    """A class of a stranger's that reads it goes through three events where a group is made of it."""
+    from dataclasses import dataclass
+
+    from transforms import functions
+    from transforms.definitions import Count, Entity, EventSource, FeatureGroup, Field, hours
+
+    table = re.findall(r"^\| ((?:`[A-Z]\w+`(?:, )?)+) \| (.+) \|$", (ROOT / "docs" / "extending.md").read_text("utf-8"), re.MULTILINE)
+    told = {state: re.findall(r"`(\w+)(\((?:k|n)?\))?`", reads) for states, reads in table for state in re.findall(r"\w+", states)}
+    assert told.keys() == {"Counts", "Sums", "Squares", "Smallest", "Greatest", "Newest", "Earliest", "Latest", "ValueCounts"}
+    read: list[str] = []
+
+    @dataclass(frozen=True)
+    class Reads(functions.Aggregate):
+        kind = "reads"
+
+        def output(self, dtype: str | None) -> functions.Output:
+            return functions.Output("int64")
+
+        def states(self) -> tuple[functions.StateSpec, ...]:
+            made = (functions.Earliest, functions.Latest)
+            return tuple(self.state(kind, 1 if kind in made else 0) for kind in (getattr(functions, name) for name in told))
+
+        def extract_output(self, parts: Any, boundary: Any) -> Any:
+            counts = parts[0].n
+            for part, (state, names) in zip(parts, told.items(), strict=True):
+                for name, call in names:
+                    got = getattr(part, name)
+                    got = got(*([2] if call == "(k)" else [])) if call else got
+                    assert len(got) == len(counts), (state, name)
+                    read.append(f"{state}.{name}")
+            return functions.Count.extract_output(Count(over=hours(1)), [parts[0]], boundary)
+
+    source = EventSource(
+        name="orders", fields=[Field("id", "string", required=True), Field("x", "float64")], event_time="at", tie_breaker="id"
+    )
+    group = FeatureGroup(
+        name="orders", source=source, entity=Entity("id"), hop=hours(1), ttl=hours(2), aggregates=[Reads("x", over=hours(1))]
+    )
+    assert group.features and {one.partition(".")[0] for one in read} == told.keys()

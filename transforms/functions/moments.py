@@ -64,6 +64,11 @@ class Sums(State):
         return self.numbers.dense(slice(None))
 
     @property
+    def values(self) -> npt.NDArray[np.float64]:
+        """float64 [N]: each sum, rounded once; 0 over no values."""
+        return exact.to_float(self.limbs)
+
+    @property
     def _lists(self) -> Lists:
         every = np.arange(len(self.numbers), dtype=np.int64)
         return self.numbers if isinstance(self.numbers, Lists) else self.numbers.fold(every, every + 1)
@@ -75,9 +80,14 @@ class Sums(State):
 
 @dataclass(frozen=True)
 class SumsOfWindows:
-    """The sums of R windows; ``exact.to_float(limbs)`` rounds them."""
+    """The sums of R windows."""
 
     limbs: WindowSums
+
+    @property
+    def values(self) -> npt.NDArray[np.float64]:
+        """float64 [R]: each sum, rounded once; 0 over no values."""
+        return exact.to_float(self.limbs)
 
 
 @dataclass(frozen=True)
@@ -104,7 +114,7 @@ class Sum(Aggregate):
 
     def extract_output(self, parts: Sequence[Any], boundary: Int) -> pa.Array:
         count, total = parts
-        return _over(count.n, exact.to_float(total.limbs))
+        return _over(count.n, total.values)
 
 
 @dataclass(frozen=True)
@@ -119,7 +129,7 @@ class Mean(Aggregate):
 
     def extract_output(self, parts: Sequence[Any], boundary: Int) -> pa.Array:
         count, total = parts
-        return _over(count.n, exact.to_float(total.limbs) / np.maximum(count.n, 1))
+        return _over(count.n, total.values / np.maximum(count.n, 1))
 
 
 @dataclass(frozen=True)
