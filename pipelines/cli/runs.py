@@ -67,7 +67,10 @@ def _list(repo: Path, data: Path | None, kind: str | None, limit: int, as_json: 
     from pipelines.lake.runs import damaged, list_runs
 
     folder = settings_of(repo, data).data
-    found = [r for r in list_runs(folder) if kind in (None, r.kind)]
+    every = list_runs(folder)
+    found = [r for r in every if kind in (None, r.kind)]
+    if kind is not None and not found:
+        screen.print(f"no runs of kind {kind}; there are {', '.join(sorted({r.kind for r in every})) or 'none'}", markup=False)
     found = found[-limit:] if limit else found
     columns = ("status", "verdict", "kind", "range", "rows", "metric", "parent", Column("run", no_wrap=True, overflow="fold"))
     table = Table(*columns, box=None)

@@ -233,6 +233,7 @@ def test_commands_speak_to_people_and_machines(changing):
     assert listed.exit_code == 0 and run.id in listed.output and "run batch-broken: its manifest cannot be read" in listed.output
     broken.joinpath("manifest.json").unlink()
     assert [r["id"] for r in json.loads(tandem("runs", "list", "--kind", "batch", "--json").stdout)["runs"]] == [run.id]
+    assert "no runs of kind bach; there are batch" in tandem("runs", "--kind", "bach").output
     assert json.loads(tandem("runs", "show", run.id, "--json").stdout) == run.manifest
     assert "origin_traffic" in tandem("runs", "show", "batch-2").stdout
     assert "nothing differs" in tandem("runs", "diff", run.id, run.id).stdout

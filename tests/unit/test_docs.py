@@ -266,3 +266,11 @@ def test_what_extending_says_a_part_holds_is_there() -> None:
         name="orders", source=source, entity=Entity("id"), hop=hours(1), ttl=hours(2), aggregates=[Reads("x", over=hours(1))]
     )
     assert group.features and {one.partition(".")[0] for one in read} == told.keys()
+
+
+def test_the_commands_that_the_page_says_have_no_repo_are_those() -> None:
+    text = (ROOT / "docs" / "commands.md").read_text("utf-8")
+    (told,) = re.findall(r"all but (`tandem init` and `tandem export .*?)\)", text, re.DOTALL)
+    without = {words for words, command in commands().items() if "--repo" not in flags_of(command)}
+    groups = {"keys", "export", "topics", "dlq"}
+    assert without - groups == {"init", *(f"export {name}" for name in re.findall(r"`(?:tandem export )?(\w+)`", told))}
