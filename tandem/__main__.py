@@ -41,6 +41,9 @@ def _main() -> None:
         del sys.argv[:2]
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
         return
+    from transforms.own_program import interrupts_end_at_once
+
+    interrupts_end_at_once()
     from pipelines.cli.root import main as command
 
     command()

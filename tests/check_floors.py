@@ -178,7 +178,9 @@ ROOMS = (
     Room("transforms", FLOOR0, ()),
     Room("tandem.quick_imports", (), ("typeguard",)),
     Room("tandem.testing", ("transforms", "serving", "pipelines"), (ANY,), (*NEVER, "pipelines.cli", "pipelines.demo")),
-    Room("tandem.__main__", ("tandem.quick_imports", "transforms.errors", "serving.json_logs", "pipelines.cli"), ()),
+    Room(
+        "tandem.__main__", ("tandem.quick_imports", "transforms.errors", "transforms.own_program", "serving.json_logs", "pipelines.cli"), ()
+    ),
     Room("tandem", (), ("pyarrow_hotfix",)),
 )
 # What a room may import of ``tandem`` itself, beside its names.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 import threading
 from contextlib import suppress
@@ -15,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
-__all__ = ["boot_id", "is_interrupt", "leave", "module_command", "tandem_command"]
+__all__ = ["boot_id", "interrupts_as_usual", "interrupts_end_at_once", "is_interrupt", "leave", "module_command", "tandem_command"]
 
 _HOME = Path(__file__).resolve().parents[1]
 _EXIT_SECONDS = 5.0
@@ -43,6 +44,24 @@ def module_command(module: str, *arguments: str, home: Path = _HOME) -> list[str
 
 def _program(home: Path, *words: str) -> list[str]:
     return [sys.executable, "-P", str(home / "tandem" / "__main__.py"), *words]
+
+
+def interrupts_end_at_once() -> None:
+    """While a command is only imported, Ctrl-C ends the process at once: an exception in the midst of an import comes out as whatever the
+    library makes of it (pydantic's code in Rust prints a trace of its own)."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end_at_once)
+
+
+def interrupts_as_usual() -> None:
+    """From here on there is something to end in order: Ctrl-C is a KeyboardInterrupt again."""
+    if signal.getsignal(signal.SIGINT) is _end_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end_at_once(number: int, frame: object) -> None:
+    os.write(2, b"interrupted\n")
+    os._exit(130)
 
 
 def is_interrupt(error: BaseException) -> bool:

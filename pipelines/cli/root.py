@@ -26,7 +26,7 @@ from serving import tracing
 from tandem import __version__
 from tandem.quick_imports import quicken_imports
 from transforms.errors import ConfigError, TandemError
-from transforms.own_program import is_interrupt, leave
+from transforms.own_program import interrupts_as_usual, is_interrupt, leave
 
 __all__ = ["COMMANDS", "GROUP", "app", "fail", "main"]
 
@@ -144,6 +144,7 @@ class _Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         found = super().resolve_command(ctx, args)
+        interrupts_as_usual()  # the command is imported
         if found[0] is not None and "--help" not in args:
             require(found[0], next(iter(found[2]), ""))
         return found
