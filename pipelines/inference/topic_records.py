@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.inference.columns import describe
 from pipelines.inference.connect_schema import told_by_avro
 from pipelines.inference.names import called, identifier, taken_from
 from pipelines.inference.sampling import Sample, Steps, json_object, sample_records, types_of
@@ -137,18 +138,27 @@ def key_field(keys: Sequence[bytes | None], names: Mapping[str, str], sample: Sa
 
 
 def header_fields(headers: Iterable[Sequence[tuple[str, bytes | None]]], taken: Collection[str]) -> list[str]:
-    """A field for each of the first :data:`MOST_HEADERS` headers that hold texts, as a definition has it. ``taken`` are names of fields
-    that there are."""
+    """A field for each of the first :data:`MOST_HEADERS` headers that hold texts or times, as a definition has it. ``taken`` are names of
+    fields that there are."""
     values: dict[str, list[bytes]] = {}
     for name, value in itertools.chain.from_iterable(headers):
         if value and name and name != REPLAYED_TIME and (name in values or len(values) < MOST_HEADERS):
             values.setdefault(name, []).append(value)
     used = set(taken)
-    return [
-        f'Field({json.dumps(taken_from((name,), used))}, "string", path=Header({json.dumps(name)}))'
-        for name, found in values.items()
-        if all(_is_text(value) for value in found)
-    ]
+    lines = []
+    for name, found in values.items():
+        if all(_is_text(value) for value in found):
+            dtype, parse = _header_type(name, [value.decode() for value in found])
+            lines.append(f'Field({json.dumps(taken_from((name,), used))}, "{dtype}", path=Header({json.dumps(name)}){parse})')
+    return lines
+
+
+def _header_type(name: str, texts: list[str]) -> tuple[str, str]:
+    """The dtype and the rest of a field of a header: times as they are printed (``ce_time`` of CloudEvents), or text."""
+    told = describe((name,), list(texts), None, False, ".", None)
+    if told.dtype != "timestamp" or told.parse.startswith("Epoch"):
+        return "string", ""
+    return "timestamp", f", parse={told.parse}" if told.parse else ""
 
 
 def _is_text(value: bytes) -> bool:

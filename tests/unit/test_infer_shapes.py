@@ -21,7 +21,7 @@ from pipelines.sources.event_files import events, list_files
 from pipelines.sources.formats.record_format import record_format
 from pipelines.sources.memory import MemoryBroker
 from tests.protobuf_types import classes, descriptor_set, file_of
-from transforms.definitions import EventSource
+from transforms.definitions import EventSource, Field, Header
 
 N = 300
 T0 = datetime(2024, 5, 1, 10, tzinfo=UTC)
@@ -237,6 +237,22 @@ def test_the_key_of_changes_is_what_they_are_about(nested: bool) -> None:
     broker.append("shop.orders", 0, payloads, texts, [[]] * N, [0] * N)
     text = infer_topic(broker.open_reader(), "shop.orders", group=True).text
     assert 'entity=Entity("order_id"),  # other candidates: customer_id' in text
+
+
+def test_the_time_of_cloud_events_stands_in_a_header() -> None:
+    """In their binary mode the payload is the data alone; the field that is told reads it."""
+    broker = MemoryBroker()
+    broker.create_topic("orders", 1)
+    headers: list[list[tuple[str, bytes | None]]] = [[("ce_id", b"%d" % n), ("ce_time", z(n).encode())] for n in range(N)]
+    broker.append("orders", 0, [b'{"total":%d}' % n for n in range(N)], [None] * N, headers, [0] * N)
+    text = infer_topic(broker.open_reader(), "orders").text
+    told = 'Field("ce_time", "timestamp", path=Header("ce_time"))'
+    assert told in text and 'Field("ce_id", "string", path=Header("ce_id"))' in text and "no record holds a time" in text
+    when = Field("ce_time", "timestamp", path=Header("ce_time"))
+    source = EventSource("orders", [Field("total", "int64", required=True)], event_time=when, tie_breaker="total")
+    fetched = broker.open_reader().poll("orders", 0, 0, N, 0)
+    checked = record_format(source, KafkaSettings()).judge(fetched.payloads, NOW, 0, fetched.origin(source))
+    assert checked.valid["ce_time"].to_pylist() == [at(n) for n in range(N)]
 
 
 def test_headers_that_are_texts_are_fields_in_a_comment() -> None:
