@@ -101,7 +101,7 @@ def apply(repo: Repo, run_id: str | None, steps: Steps, why: str = "", take_over
     """Apply the graphs of a run, if the user may. ``take_over``: also where another data folder writes the online store's rows now."""
     from pipelines.batch.batch_job import graphs_of, newest_graphs, plain_graphs
     from pipelines.feature_store.applying import apply_fingerprints
-    from pipelines.feature_store.services import short_ttl
+    from pipelines.feature_store.feature_services import short_ttl
     from pipelines.project import access
 
     complete = [r for r in runs.list_runs(repo.data) if r.kind == "batch" and r.status == "complete"]

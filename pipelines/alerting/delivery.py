@@ -39,7 +39,7 @@ def deliver(
     keep: timedelta = timedelta(hours=72),
     say: Callable[[str], None] = lambda line: None,
 ) -> Delivered:
-    """Send what is due, oldest first. Of several processes one delivers at a time; the others leave it to that one.
+    """Send those that are pending, oldest first. Of several processes one delivers at a time; the others leave it to that one.
 
     When the receiver itself fails (for a webhook: no answer, 5xx, 429, 401...), the round ends, and the next is due after a growing
     wait, or after the one that it asked for (six hours at most; one that ends further ahead was begun by a clock that was set back

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from pipelines.lake.addresses import opening, reading, unchanged
 from pipelines.sources.event_files import EventFile, verdicts
-from pipelines.sources.file_formats.file_format import FileFormat, Look, Opened, RawBatch, Stretch, UnreadableFileError, damaged
+from pipelines.sources.file_formats.file_format import FileFormat, FileRange, Look, Opened, RawBatch, UnreadableFileError, damaged
 from pipelines.sources.file_records import divided, read, read_part
 from transforms.definitions import EventSource
 
@@ -26,11 +26,11 @@ __all__ = ["Divide", "FilePart", "LookAt", "division", "in_parts", "look_at", "p
 
 @dataclass(frozen=True)
 class FilePart:
-    """A part of an event file, the ``index``-th, whose first row has the number ``first``; ``stretch`` None: all of it, in which ``fault``
+    """A part of an event file, the ``index``-th, whose first row has the number ``first``; ``within`` None: all of it, in which ``fault``
     is what a look at its parts found."""
 
     file: EventFile
-    stretch: Stretch | None = None
+    within: FileRange | None = None
     index: int = 0
     first: int = 0
     fault: str = ""
@@ -38,7 +38,7 @@ class FilePart:
     @property
     def name(self) -> str:
         """The file's name; a part's own number behind it, where it is one of several."""
-        return self.file.name if self.stretch is None else f"{self.file.name}~{self.index:06d}"
+        return self.file.name if self.within is None else f"{self.file.name}~{self.index:06d}"
 
 
 def in_parts(file: EventFile, source: EventSource, most: int) -> bool:
@@ -53,15 +53,15 @@ def division(file: EventFile, source: EventSource, most: int) -> list[FilePart]:
         found = [] if form is None else form.parts(_opened(file), most)
     if form is not None and form.grows:
         found = [(begin, min(end, file.size)) for begin, end in found if begin < file.size]
-    return [FilePart(file, stretch, i) for i, stretch in enumerate(found)] if len(found) > 1 else [FilePart(file)]
+    return [FilePart(file, within, i) for i, within in enumerate(found)] if len(found) > 1 else [FilePart(file)]
 
 
 def look_at(part: FilePart, source: EventSource) -> Look:
     """A first look at one of several parts. Raises DataError where the file is not as it was listed."""
     form = divided(part.file.name, source)
-    assert form is not None and part.stretch is not None
+    assert form is not None and part.within is not None
     with unchanged(part.file.path, part.file.version, _start(part.file, source)):
-        return form.look(_opened(part.file), part.stretch)
+        return form.look(_opened(part.file), part.within)
 
 
 def put_together(looks: Iterable[tuple[FilePart, Look]]) -> list[FilePart]:
@@ -91,7 +91,7 @@ def _raw(part: FilePart, source: EventSource, batch_rows: int) -> Iterator[RawBa
     file = part.file
     if part.fault:
         raise UnreadableFileError(part.fault)
-    if part.stretch is None:
+    if part.within is None:
         start = _start(file, source)
         with reading(file.path, file.version, start) as path:
             yield from read(path, source, batch_rows, file.partitions, None if start is None else start[0])
@@ -99,7 +99,7 @@ def _raw(part: FilePart, source: EventSource, batch_rows: int) -> Iterator[RawBa
     form: FileFormat | None = divided(file.name, source)
     assert form is not None
     with unchanged(file.path, file.version, _start(file, source)):
-        yield from read_part(form, _opened(file), part.stretch, part.first, source, batch_rows, file.partitions)
+        yield from read_part(form, _opened(file), part.within, part.first, source, batch_rows, file.partitions)
 
 
 def _start(file: EventFile, source: EventSource) -> tuple[int, str] | None:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from pipelines.feature_store.feature_services import check_fields, check_services
 from pipelines.feature_store.inside import inside
 from pipelines.feature_store.ownership import check_rows, claim_rows
 from pipelines.feature_store.put_back import unchanged_on_failure
-from pipelines.feature_store.services import check_fields, check_services
 from pipelines.feature_store.sql_registry import database_of, one_transaction, unreachable_registry
 from pipelines.lake.files import replaced
 from pipelines.project.mistakes import ours_in

@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.feature_store.store import open_store, ordered_store
+from pipelines.forgetting.defined_subject import as_defined
 from pipelines.forgetting.dry_run_folder import drop_dry_runs, dry_run_folder
 from pipelines.forgetting.found_files import Found, found_files
 from pipelines.forgetting.json_files import without_json
 from pipelines.forgetting.key_names import has_key
+from pipelines.forgetting.marked_manifests import mark_manifests
 from pipelines.forgetting.online_files import online_copy_without, online_files
 from pipelines.forgetting.online_rows import without_online_rows
 from pipelines.forgetting.other_formats import is_other, other_holds, read_with_keys, without_records
@@ -38,16 +39,15 @@ from pipelines.forgetting.stream_tiles import tiles_have, tiles_hold, without_ti
 from pipelines.forgetting.subject import LINES, UNREADABLE, Subject, holds, without_rows
 from pipelines.forgetting.unsealed import as_sealed
 from pipelines.forgetting.waiting_letters import letters_hold, without_letters
-from pipelines.lake import layout, shared
+from pipelines.lake import layout
 from pipelines.lake.counted import counted
-from pipelines.lake.files import read_json, replaced, write_json
+from pipelines.lake.files import replaced
 from pipelines.lake.runs import RunStore
 from pipelines.project.repository import Repo
 from pipelines.sources.file_formats.file_format import UnreadableFileError
 from pipelines.streaming.driver import running
 from pipelines.streaming.state.log_segments import seal_leftovers
 from transforms.errors import ConfigError, DataError, StoreError, TandemError
-from transforms.event_source import EventSource
 
 __all__ = ["Report", "erase"]
 
@@ -100,14 +100,6 @@ def _streams(data: Path) -> list[Path]:
     return sorted(p for p in layout.streams(data).glob("*") if p.is_dir())
 
 
-def _keys_of(source: EventSource, names: set[str]) -> EventSource:
-    """The source as far as the keys are its fields: what else events repeat of a record need not fit into memory. Where fields are
-    computed, all of it."""
-    if any(f.value is not None for f in source.all_fields):
-        return source
-    return replace(source, fields=[f for f in source.fields if f.name in names | {source.tie_breaker}], where=None)
-
-
 def _erase(repo: Repo, subject: Subject, scratch: Path | None, say: Callable[[str], None], copies: StoreCopies | None) -> Report:
     """``scratch``: of a dry run, where it may write; None: it is to be done."""
     data, report, dry_run = repo.data, Report(), scratch is not None
@@ -119,10 +111,7 @@ def _erase(repo: Repo, subject: Subject, scratch: Path | None, say: Callable[[st
         if not dry_run:
             seal_leftovers(folder)
             shutil.rmtree(folder / "flink" / "checkpoints", ignore_errors=True)  # tiles; an embedded engine never restores them
-    names = {name for name, _ in subject.keys}
-    mapped = tuple(_keys_of(s, names) for s in repo.sources.values() if s.mapped and names <= {f.name for f in s.fields})
-    kept = _kept(repo, names) | _joined_as(repo, names)
-    subject = replace(subject, kept=kept, others=_others(repo, names, {column for _, column in kept}), sources=mapped)
+    subject = as_defined(repo, subject)
     answers: list[pa.Table] = []
     streams = [p for p in _streams(data) if (p / "tiles").is_dir()]
     tiles_left = []
@@ -139,7 +128,7 @@ def _erase(repo: Repo, subject: Subject, scratch: Path | None, say: Callable[[st
             _one_file(file, subject, dry_run, report, answers)
     _labels(data, answers, dry_run, report)
     if not dry_run:
-        _mark(data, subject, report)
+        report.marked += mark_manifests(data, subject, [*report.rewritten, *report.deleted])
         if copies is not None:
             say("the object store")
             copies.send()
@@ -216,32 +205,6 @@ def _with_records(repo: Repo) -> Iterator[Found]:
 def _has_lines(file: Found) -> bool:
     """Whether it is one of events, as far as its folder says."""
     return file.top not in layout.NOT_EVENTS or file.source is not None
-
-
-def _kept(repo: Repo, keys: set[str]) -> frozenset[tuple[str, str]]:
-    """(key, feature) where a feature is a value of the key's field: the last one, or among the most frequent ones."""
-    return frozenset(
-        (str(f.aggregate.column), f.name)
-        for group in repo.groups.values()
-        for f in group.features
-        if f.aggregate.column in keys and f.aggregate.keeps_unit and f.output.dtype == group.source.field(str(f.aggregate.column)).dtype
-    )
-
-
-def _joined_as(repo: Repo, keys: set[str]) -> frozenset[tuple[str, str]]:
-    """(key, column) where a service joins a view by a column of another name. None are known of a store that cannot be opened."""
-    try:
-        services = open_store(repo).list_feature_services() if (repo.path / "feature_store.yaml").is_file() else []
-    except TandemError:
-        return frozenset()
-    maps = [p.join_key_map or {} for service in services for p in service.feature_view_projections]
-    return frozenset((key, column) for each in maps for key, column in each.items() if key in keys and column != key)
-
-
-def _others(repo: Repo, keys: set[str], kept: set[str]) -> frozenset[str]:
-    """The columns that hold no value of the keys: features that count or add up, and what is another field, or of one."""
-    features = {f.name for group in repo.groups.values() for f in group.features}
-    return frozenset((features | {f.name for s in repo.sources.values() for f in s.all_fields}) - keys - kept)
 
 
 def _holds(file: Found, subject: Subject) -> bool:
@@ -377,36 +340,3 @@ def _online(repo: Repo, subject: Subject, dry_run: bool, report: Report) -> None
             report.notes += online.compact(store.config, changed) or ()
     except TandemError as error:
         raise StoreError(f"the online store was not erased: {error}; files are; run the same command again") from None
-
-
-def _mark(data: Path, subject: Subject, report: Report) -> None:
-    """Manifests of runs and training sets that lost rows, and of those that were made from them."""
-    touched = {part for name in [*report.rewritten, *report.deleted] for part in _owners(name)}
-    manifests = [*layout.runs(data).glob(f"*/{layout.MANIFEST}"), *layout.training(data).glob(f"*/{layout.MANIFEST}")]
-    texts = {path: path.read_text(errors="replace") for path in manifests}
-    owners = {p.parent.name for p in manifests if p.parent.name in touched}
-    grew = True
-    while grew:  # a run that names an owner depends on it: training sets on rows, trainings on sets, evaluations on trainings
-        more = {p.parent.name for p, text in texts.items() if p.parent.name not in owners and any(owner in text for owner in owners)}
-        owners, grew = owners | more, bool(more)
-    for path in manifests:
-        manifest = read_json(path)
-        if path.parent.name in owners and manifest is not None:
-            direct = path.parent.name in touched
-            mark = {
-                "at": datetime.now(UTC).isoformat(),
-                "subject": subject.digest,
-                "what": "rows" if direct else "built from erased rows",
-            }
-            marks = {"erased": [*manifest.get("erased", []), mark]}
-            if path.is_relative_to(layout.runs(data)):
-                manifest = shared.put_manifest(data, path.parent.name, {**manifest, **marks}, marks)
-            write_json(path, {**manifest, **marks}, durable=True)
-            report.marked.append(path.relative_to(data).as_posix())
-
-
-def _owners(name: str) -> Iterator[str]:
-    parts = name.split("/")
-    if parts[0] in ("runs", "training"):
-        yield parts[1]
-    yield from (part.removeprefix("run=") for part in parts if part.startswith("run="))

@@ -170,7 +170,7 @@ class AuditLog:
         sealed = next((e.sealed for e in entries if e.n == first), bool(_key()))
         if sealed and not hmac.compare_digest(seal.encode(), _seal(known, digest).encode()):
             raise DataError(
-                f"{self.witness} is not sealed by the key: {self.folder} may be gone or of before, and it be made anew; put both back,"
+                f"{self.witness} is not sealed by the key: {self.folder} may be gone or an older one, and it replaced; put both back,"
                 " or remove both to begin another one"
             )
         if known > number or any(e.n == known and e.hash != digest for e in entries):
@@ -191,10 +191,10 @@ class AuditLog:
             raise DataError(f"{self.head} cannot be read; nothing shows whether entries are missing at the end of {self.file}") from None
         of_head = last if known == number else next((e.hash for e in ends if e.n == known), _FIRST)
         if known not in (number, number - 1) or digest != of_head:
-            raise DataError(f"{self.file} ends with entry {number}, and {known} were written: its end was cut off or made anew")
+            raise DataError(f"{self.file} ends with entry {number}, and {known} were written: its end was cut off or replaced")
         sealed = any(e.sealed for e in ends if e.n == max(known, 1))
         if sealed and not hmac.compare_digest(seal.encode(), _seal(known, digest).encode()):
-            raise DataError(f"{self.head} is not sealed by the key: the end of {self.file} may have been cut off, and it be made anew")
+            raise DataError(f"{self.head} is not sealed by the key: the end of {self.file} may have been cut off and HEAD replaced")
         return known
 
 

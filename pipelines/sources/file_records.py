@@ -28,9 +28,9 @@ from pipelines.sources.file_formats.compressed_file import look_through, opened
 from pipelines.sources.file_formats.file_format import (
     COMPRESSED,
     FileFormat,
+    FileRange,
     Opened,
     RawBatch,
-    Stretch,
     UnreadableFileError,
     columns_of,
     format_of,
@@ -117,7 +117,7 @@ def divided(name: str, source: EventSource) -> FileFormat | None:
 def read_part(
     form: FileFormat,
     opened: Opened,
-    part: Stretch,
+    part: FileRange,
     first: int,
     source: EventSource,
     batch_rows: int = 65_536,

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pipelines.batch import analysis
 from pipelines.batch.in_process import Analysis
-from pipelines.feature_store.services import check_fields, defined_services, short_ttl
+from pipelines.feature_store.feature_services import check_fields, defined_services, short_ttl
 from pipelines.feature_store.store_check import check_stores
 from pipelines.lake.counted import counted
 from pipelines.lake.value_code import modules_of

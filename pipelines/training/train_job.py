@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.feature_store.services import defined_services, edited_since, unlike_the_registry
+from pipelines.feature_store.feature_services import defined_services, edited_since, unlike_the_registry
 from pipelines.lake import layout, provenance, runs, shared
 from pipelines.lake.counted import counted
 from pipelines.project import recording

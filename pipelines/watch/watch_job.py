@@ -74,7 +74,7 @@ class Watch:
             return self.clock() + _BEAT
 
     def send_alerts(self) -> datetime:
-        """Bring the store of alerts up to date and deliver what is due; when more is."""
+        """Bring the store of alerts up to date and deliver those that are pending; when more are."""
         now, data, alerts = self.clock(), self.subject.data, self.subject.settings.alerts
         runs = list_runs(data)
         retrainings = {r.id for r in runs if r.kind == KIND}

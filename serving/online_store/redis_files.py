@@ -16,7 +16,7 @@ from transforms.errors import StoreError
 __all__ = ["SECONDS", "rewrite_files"]
 
 SECONDS = 600.0
-"""How long a server may take to write its file anew."""
+"""How long a server may take to rewrite its file."""
 _LOOK_SECONDS = 0.02
 _AT_WORK = ("rdb_bgsave_in_progress", "aof_rewrite_in_progress", "aof_rewrite_scheduled")
 """One process at a time writes a file."""
@@ -80,7 +80,7 @@ def _anew(
         said = _info(client)
         if begun and said(fields[0]) != "1":
             if said(fields[1]) != "ok":
-                raise StoreError(f"{name} could not write its file anew ({word}): see its log, and free its disk")
+                raise StoreError(f"{name} could not rewrite its file ({word}): see its log, and free its disk")
             return []
         if not begun and not any(said(at_work) == "1" for at_work in _AT_WORK):
             (answer,) = exchanged(client, [command(word)])
@@ -89,5 +89,5 @@ def _anew(
             if not later:  # NOPERM, or a service without it
                 return [f"{name} refuses {word} ({answer}): {_BY_HAND}"]
         if clock() >= until:
-            return [f"{name} still writes its file anew ({word}): what was deleted stands in the old one until it is done"]
+            return [f"{name} still rewrites its file ({word}): what was deleted stands in the old one until it is done"]
         pause(_LOOK_SECONDS)

@@ -1,7 +1,7 @@
 """How much memory something takes at its peak, as the system sees it: Python's, Arrow's and any library's.
 
 Not by tracemalloc: it replaces the allocators of the whole process, and to stop it while another library's thread allocates is a race that
-crashes the interpreter (mended in Python 3.12.9 and 3.13.2).
+crashes the interpreter (fixed in Python 3.12.9 and 3.13.2).
 """
 
 from __future__ import annotations

@@ -182,7 +182,7 @@ def test_replicas_are_named_and_a_rewrite_without_end_is_bounded(tmp_path: Path)
         server.client.set("a", 1)
         now = iter(range(1000))
         notes = rewrite_files(server.client, "redis there", seconds=5, clock=lambda: float(next(now)), pause=lambda seconds: None)
-        assert notes[0].startswith("redis there still writes its file anew (BGREWRITEAOF)")
+        assert notes[0].startswith("redis there still rewrites its file (BGREWRITEAOF)")
 
 
 def _until(what: Callable[[], bool], seconds: float = 30) -> None:

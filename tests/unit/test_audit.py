@@ -255,7 +255,7 @@ def test_a_kill_between_an_entry_behind_a_torn_line_and_head_is_no_tampering(tmp
 def test_nothing_is_added_to_a_log_whose_end_is_gone(tmp_path: Path) -> None:
     log = filled(tmp_path)
     write(log, lines(log)[:2])
-    with pytest.raises(DataError, match="its end was cut off or made anew"):
+    with pytest.raises(DataError, match="its end was cut off or replaced"):
         log.append(NOW, {"action": "apply"})
 
 

@@ -13,7 +13,7 @@ import pytest
 from feast import FeatureService
 
 from pipelines.demo.scaffold import scaffold
-from pipelines.feature_store.services import check_fields, check_services, defined_services, edited_since, unlike_the_registry
+from pipelines.feature_store.feature_services import check_fields, check_services, defined_services, edited_since, unlike_the_registry
 from pipelines.lake import layout, runs
 from pipelines.lake.graphs import apply_graph
 from pipelines.lake.value_code import meaning, value_files

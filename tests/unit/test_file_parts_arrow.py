@@ -43,10 +43,10 @@ def test_damaged_arrow_has_one_verdict(arrow: Path) -> None:
     assert refused_damages(arrow, 80, 4) > 10
     for spoilt_whole in (data[:-9], b"", b"FEA1" + data[4:]):
         arrow.write_bytes(spoilt_whole)
-        assert [p.stretch for p in same(arrow, source_of(), 1)] == [None]
+        assert [p.within for p in same(arrow, source_of(), 1)] == [None]
 
 
 def test_a_stream_of_arrow_has_no_footer_and_stays_one(tmp_path: Path) -> None:
     path = written_arrow(tmp_path / "a.arrows", as_file=False)
     assert in_parts(file_of(path), source_of(), 1)
-    assert [p.stretch for p in same(path, source_of(), 1)] == [None]
+    assert [p.within for p in same(path, source_of(), 1)] == [None]

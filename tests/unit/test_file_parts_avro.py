@@ -90,7 +90,7 @@ def test_bytes_of_avro_records_that_look_like_a_sync_marker(tmp_path: Path, sync
     block = zigzag(1) + zigzag(len(held := _held(sync))) + held + sync
     path.write_bytes(inner + block + inner[inner.index(sync) + 16 :])
     parts = same(path, AVRO_SOURCE, 1)
-    assert len(parts) == 1 and parts[0].stretch is None and not parts[0].fault
+    assert len(parts) == 1 and parts[0].within is None and not parts[0].fault
 
 
 def _held(sync: bytes) -> bytes:

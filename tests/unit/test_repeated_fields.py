@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.forgetting.erase import _keys_of
+from pipelines.forgetting.defined_subject import keys_of
 from pipelines.forgetting.subject import Subject
 from tests.examples import examples
 from tests.unit.test_mapped_sources import NOW, ORDER, ORDERS, arrow_rows, judged, orders
@@ -90,7 +90,7 @@ def test_a_subject_is_found_in_records_above_the_limit(form: str) -> None:
     ]
     refused = check_records(records, {}, source, NOW, 0).reasons.to_pylist()
     assert refused == [None, None, "too_long", "too_long", None]
-    subject = Subject(Subject.parse(["user=u0"]).keys, sources=(_keys_of(source, {"user"}),))
+    subject = Subject(Subject.parse(["user=u0"]).keys, sources=(keys_of(source, {"user"}),))
     if form == "lines":
         found = subject.in_texts([json.dumps(r).encode() for r in records])
     else:

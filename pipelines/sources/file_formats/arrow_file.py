@@ -14,10 +14,10 @@ import pyarrow as pa
 from pipelines.sources.file_formats.arrow_sizes import batch_bytes, check_batches
 from pipelines.sources.file_formats.file_format import (
     FileFormat,
+    FileRange,
     Look,
     Opened,
     RawBatch,
-    Stretch,
     UnreadableFileError,
     check_not_empty,
     looked,
@@ -55,7 +55,7 @@ class ArrowFile(FileFormat):
                 raise UnreadableFileError(str(error)) from None
         yield from whole(lambda: _decode(opened, as_file, batch_rows), _FAULTS)
 
-    def parts(self, opened: Opened, most: int) -> list[Stretch]:
+    def parts(self, opened: Opened, most: int) -> list[FileRange]:
         """Between record batches, by what they take in the file."""
         try:
             with opened() as f:
@@ -73,11 +73,11 @@ class ArrowFile(FileFormat):
             return []
         return packed(sizes, most) if as_listed else []
 
-    def look(self, opened: Opened, part: Stretch) -> Look:
+    def look(self, opened: Opened, part: FileRange) -> Look:
         """Each record batch is decoded."""
         return looked(_decode(opened, True, ROWS, part), _FAULTS)
 
-    def read_part(self, opened: Opened, part: Stretch, first: int, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
+    def read_part(self, opened: Opened, part: FileRange, first: int, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
         """See the base class."""
         for batch in _decode(opened, True, batch_rows, part):
             yield RawBatch(pa.array(np.arange(first, first + batch.num_rows, dtype=np.int64)), rows=batch)
@@ -106,7 +106,7 @@ def _reader(source: pa.NativeFile, as_file: bool) -> Any:
     return reader
 
 
-def _decode(opened: Opened, as_file: bool, batch_rows: int, part: Stretch | None = None) -> Iterator[pa.RecordBatch]:
+def _decode(opened: Opened, as_file: bool, batch_rows: int, part: FileRange | None = None) -> Iterator[pa.RecordBatch]:
     """All rows, in order; of some of a file's record batches alone."""
     with opened() as f, native(f) as source:
         with _places():

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.sources.file_formats.avro_blocks import Overrun, blocks, places
-from pipelines.sources.file_formats.file_format import DamagedBehind, FileFormat, Look, Opened, RawBatch, Stretch, one_line, whole
+from pipelines.sources.file_formats.file_format import DamagedBehind, FileFormat, FileRange, Look, Opened, RawBatch, one_line, whole
 from pipelines.sources.formats.avro_times import has_several, integers, with_times
 from pipelines.sources.formats.avro_weight import UnusableSchema, checked
 from transforms.instants import EPOCH, BeyondCalendar
@@ -49,7 +49,7 @@ class AvroFile(FileFormat):
         """See the base class."""
         return whole(lambda: _decode(opened, min(ROWS, batch_rows)), (Exception,))  # damaged bytes raise anything
 
-    def parts(self, opened: Opened, most: int) -> list[Stretch]:
+    def parts(self, opened: Opened, most: int) -> list[FileRange]:
         """Behind sync markers of blocks."""
         try:
             with opened() as f:
@@ -62,7 +62,7 @@ class AvroFile(FileFormat):
         except Exception:
             return []
 
-    def look(self, opened: Opened, part: Stretch) -> Look:
+    def look(self, opened: Opened, part: FileRange) -> Look:
         """Each record is decoded."""
         at = 0
         try:
@@ -75,7 +75,7 @@ class AvroFile(FileFormat):
             return Look(e.rows, one_line(e))
         return Look(at)
 
-    def read_part(self, opened: Opened, part: Stretch, first: int, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
+    def read_part(self, opened: Opened, part: FileRange, first: int, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
         """See the base class."""
         for batch in _decode(opened, min(ROWS, batch_rows), part):
             yield RawBatch(pa.array(np.arange(first, first + batch.num_rows, dtype=np.int64)), rows=batch)
@@ -107,7 +107,7 @@ class _Head:
         if not self._fewest:
             raise UnusableSchema("its records take no bytes")
 
-    def records(self, part: Stretch | None = None, **more: Any) -> Iterator[Any]:
+    def records(self, part: FileRange | None = None, **more: Any) -> Iterator[Any]:
         """The records of the file's blocks, or of those of a part (``more``: fastavro's options). Raises DamagedBehind, and Overrun."""
         from fastavro import schemaless_reader
 
@@ -161,7 +161,7 @@ def _read_as(schema: Any) -> Any:
     return with_times(schema) if has_several(schema) else integers(schema)
 
 
-def _decode(opened: Opened, rows: int, part: Stretch | None = None) -> Iterator[pa.RecordBatch]:
+def _decode(opened: Opened, rows: int, part: FileRange | None = None) -> Iterator[pa.RecordBatch]:
     with opened() as f:
         head = _Head(f, _read_as)
         types = {field["name"]: _type_of(field["type"], {}) for field in head.schema["fields"]}

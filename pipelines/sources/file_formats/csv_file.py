@@ -19,7 +19,7 @@ import pyarrow.csv as pc
 
 from pipelines.sources.file_formats.cells import cell, typed_column
 from pipelines.sources.file_formats.csv_lines import Record, Splitter
-from pipelines.sources.file_formats.file_format import FileFormat, Look, Opened, RawBatch, Stretch, UnreadableFileError, columns_of
+from pipelines.sources.file_formats.file_format import FileFormat, FileRange, Look, Opened, RawBatch, UnreadableFileError, columns_of
 from pipelines.sources.file_formats.json_lines_file import CHUNK_BYTES, MAX_LINE_BYTES
 from pipelines.sources.file_formats.line_parts import line_count, line_parts, section
 from pipelines.sources.file_formats.transcoded import marked_encoding, transcoded
@@ -60,7 +60,7 @@ class CsvFile(FileFormat):
         """Whether a line ends where a byte says so, and the bytes before it do not matter."""
         return self.dialect.encoding in ("utf-8", "ascii")
 
-    def parts(self, opened: Opened, most: int) -> list[Stretch]:
+    def parts(self, opened: Opened, most: int) -> list[FileRange]:
         """Between lines behind the header."""
         if not self._ascii_like:
             return []
@@ -71,7 +71,7 @@ class CsvFile(FileFormat):
         except UnreadableFileError:
             return []
 
-    def look(self, opened: Opened, part: Stretch) -> Look:
+    def look(self, opened: Opened, part: FileRange) -> Look:
         """How many lines it has, and whether each can be read by itself."""
         with self._part(opened, part) as lines:
             if not part[0]:
@@ -84,7 +84,7 @@ class CsvFile(FileFormat):
                 self._begin(lines)
             return Look(numbers, alone=not self.splitter.one_line_each(lines, MAX_LINE_BYTES))
 
-    def read_part(self, opened: Opened, part: Stretch, first: int, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
+    def read_part(self, opened: Opened, part: FileRange, first: int, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
         """See the base class."""
         names = self.names(opened)
         with self._part(opened, part) as lines:
@@ -95,7 +95,7 @@ class CsvFile(FileFormat):
                 yield from self._of(records, names, self.wanted(names, given), batch_rows)
 
     @contextmanager
-    def _part(self, opened: Opened, part: Stretch) -> Iterator[BinaryIO]:
+    def _part(self, opened: Opened, part: FileRange) -> Iterator[BinaryIO]:
         with section(opened, part) if part[0] else self._utf8(lambda: section(opened, part)) as lines:
             yield lines
 

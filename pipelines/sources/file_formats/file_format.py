@@ -32,7 +32,7 @@ __all__ = [
     "Look",
     "Opened",
     "RawBatch",
-    "Stretch",
+    "FileRange",
     "UnreadableFileError",
     "check_not_empty",
     "format_of",
@@ -81,7 +81,7 @@ class RawBatch:
     refused: Mapping[int, tuple[str, str]] | None = None
 
 
-Stretch = tuple[int, int]
+FileRange = tuple[int, int]
 """A part of a file, from one place to another, in what its format divides files by: bytes of lines, row groups of Parquet."""
 
 
@@ -128,16 +128,16 @@ class FileFormat(ABC):
     grows: ClassVar[bool] = False
     """Whether a file that was appended to begins with the records that it had: a run reads those, though others write on meanwhile."""
 
-    def parts(self, opened: Opened, most: int) -> list[Stretch]:
+    def parts(self, opened: Opened, most: int) -> list[FileRange]:
         """Where a file may be divided, in order, from its beginning to its end, each part of some ``most`` bytes; []: it is used as one, as
         is a file that something is wrong with. Reads little."""
         return []
 
-    def look(self, opened: Opened, part: Stretch) -> Look:
+    def look(self, opened: Opened, part: FileRange) -> Look:
         """A part, decoded or counted. Memory as for reading."""
         raise NotImplementedError
 
-    def read_part(self, opened: Opened, part: Stretch, first: int, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
+    def read_part(self, opened: Opened, part: FileRange, first: int, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
         """As :meth:`read`, of one part, of a file of which none has a fault; ``first`` is the first of its row numbers."""
         raise NotImplementedError
 
@@ -229,9 +229,9 @@ def looked(batches: Iterator[pa.RecordBatch], faults: tuple[type[Exception], ...
     return Look(at)
 
 
-def packed(sizes: list[int], most: int) -> list[Stretch]:
+def packed(sizes: list[int], most: int) -> list[FileRange]:
     """Parts of a file of so many bytes each: neighbours together as long as they have no more than ``most``."""
-    out: list[Stretch] = []
+    out: list[FileRange] = []
     begin = held = 0
     for at, size in enumerate(sizes):
         if at > begin and held + size > most:

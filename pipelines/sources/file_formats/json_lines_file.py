@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, ClassVar
 
 import pyarrow as pa
 
-from pipelines.sources.file_formats.file_format import FileFormat, Look, Opened, RawBatch, Stretch
+from pipelines.sources.file_formats.file_format import FileFormat, FileRange, Look, Opened, RawBatch
 from pipelines.sources.file_formats.json_documents import KEPT_OF_LONG_LINE, MAX_LINE_BYTES, divided_text, has_documents
 from pipelines.sources.file_formats.line_parts import line_count, line_parts, section
 from pipelines.sources.file_formats.transcoded import marked_encoding, transcoded
@@ -41,19 +41,19 @@ class JsonLinesFile(FileFormat):
         with _utf8(opened, encoding) as f:
             yield from _batches(_documents(f) if documents else _lines(f, 0), batch_rows, given)
 
-    def parts(self, opened: Opened, most: int) -> list[Stretch]:
+    def parts(self, opened: Opened, most: int) -> list[FileRange]:
         """Between lines."""
         if any(_form(opened)):
             return []
         with opened() as f:
             return line_parts(f, 0, most)
 
-    def look(self, opened: Opened, part: Stretch) -> Look:
+    def look(self, opened: Opened, part: FileRange) -> Look:
         """How many lines it has."""
         with section(opened, part) as lines:
             return Look(line_count(lines))
 
-    def read_part(self, opened: Opened, part: Stretch, first: int, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
+    def read_part(self, opened: Opened, part: FileRange, first: int, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
         """See the base class."""
         with section(opened, part) as lines:
             yield from _batches(_lines(lines, first), batch_rows, given)

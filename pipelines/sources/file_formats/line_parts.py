@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
-from pipelines.sources.file_formats.file_format import Opened, Stretch
+from pipelines.sources.file_formats.file_format import FileRange, Opened
 
 __all__ = ["line_count", "line_parts", "section"]
 
 _BUFFER = 1 << 20
 
 
-def line_parts(f: BinaryIO, begin: int, most: int) -> list[Stretch]:
+def line_parts(f: BinaryIO, begin: int, most: int) -> list[FileRange]:
     """The parts of an open file of lines: from 0 on, of ``most`` bytes and the rest of a line each; none ends at ``begin`` or before."""
     size = f.seek(0, os.SEEK_END)
     borders = [0]
@@ -39,7 +39,7 @@ def line_count(f: BinaryIO) -> int:
 
 
 @contextmanager
-def section(opened: Opened, part: Stretch) -> Iterator[BinaryIO]:
+def section(opened: Opened, part: FileRange) -> Iterator[BinaryIO]:
     """The bytes of a part of a file, as a file of its own."""
     with opened() as f, io.BufferedReader(cast(Any, _Section(f, *part)), _BUFFER) as found:
         yield cast(BinaryIO, found)

@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 
 from pipelines.sources.file_formats.file_format import (
     FileFormat,
+    FileRange,
     Look,
     Opened,
     RawBatch,
-    Stretch,
     UnreadableFileError,
     check_not_empty,
     looked,
@@ -65,7 +65,7 @@ class ParquetFile(FileFormat):
                 raise UnreadableFileError(one_line(e)) from None
             yield from whole(lambda: parquet.decode(batch_rows), _FAULTS)
 
-    def parts(self, opened: Opened, most: int) -> list[Stretch]:
+    def parts(self, opened: Opened, most: int) -> list[FileRange]:
         """Between row groups, by what they take in the file."""
         try:
             with opened() as f:
@@ -79,12 +79,12 @@ class ParquetFile(FileFormat):
             return []
         return packed(sizes, most)
 
-    def look(self, opened: Opened, part: Stretch) -> Look:
+    def look(self, opened: Opened, part: FileRange) -> Look:
         """Each row group is decoded."""
         with opened() as f:
             return looked(_Parquet(f, sizes=False).decode(ROWS, part), _FAULTS)
 
-    def read_part(self, opened: Opened, part: Stretch, first: int, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
+    def read_part(self, opened: Opened, part: FileRange, first: int, batch_rows: int, given: Mapping[str, Any]) -> Iterator[RawBatch]:
         """See the base class."""
         with opened() as f:
             for batch in _Parquet(f, sizes=False).decode(batch_rows, part):
@@ -114,7 +114,7 @@ class _Parquet:
         # Of 12 bytes not all fit into an int64 of microseconds; as milliseconds all do, and tell which those are.
         self.coarse = pq.ParquetFile(source, coerce_int96_timestamp_unit="ms") if self.int96 else None
 
-    def decode(self, batch_rows: int, groups: Stretch | None = None) -> Iterator[pa.RecordBatch]:
+    def decode(self, batch_rows: int, groups: FileRange | None = None) -> Iterator[pa.RecordBatch]:
         """All rows, in order; of some row groups alone."""
         # Not iter_batches: in pyarrow 10 that crashes on damaged columns of unequal length, where this raises.
         for group in range(*(groups or (0, self.file.num_row_groups))):
