@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import time
 from collections.abc import Iterator
@@ -114,6 +115,18 @@ def test_the_right_password_over_tls(broker: Guarded, topic: str) -> None:
         writer.write(topic, 0, "s", polled, np.array([0]), ["r"], [None])
     writer.close()
     reader.close()
+
+
+def test_debugging_shows_no_password(broker: Guarded, topic: str, caplog: pytest.LogCaptureFixture) -> None:
+    """kafka-python's own, which shows requests as they are and their bytes; by one setting for all of it, as logging is configured."""
+    with caplog.at_level(1, "kafka"):
+        logging.getLogger("kafka").warning("it is heard")
+        reader = KafkaPartitionReader(options(broker, sasl_password="secret"))
+        reader.partitions(topic)
+        reader.close()
+        writer = KafkaDeadLetters(options(broker), "not.allowed")
+        writer.close()
+    assert "it is heard" in caplog.text and "secret" not in caplog.text
 
 
 @pytest.mark.slow

@@ -43,6 +43,9 @@ _REFUSALS = (
 
 # What goes wrong is said once, by our errors; kafka-python logs each attempt.
 logging.getLogger("kafka").setLevel(logging.CRITICAL)
+# Whoever turns its debugging on would see requests as they are sent, and in those of SASL the password.
+for _name in [name for name in logging.root.manager.loggerDict if name.startswith("kafka.")]:
+    logging.getLogger(_name).setLevel(logging.INFO)
 
 
 @dataclass(frozen=True)
