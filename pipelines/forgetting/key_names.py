@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.forgetting.column_types import cells, is_letters, may_name, names_in
+from pipelines.forgetting.key_values import readings
 from pipelines.forgetting.other_formats import is_other, named_columns
-from pipelines.forgetting.subject import LINES, UNREADABLE, opened, readings
+from pipelines.forgetting.subject import LINES, UNREADABLE, opened
 from pipelines.forgetting.waiting_letters import letters_have
 from pipelines.sources.file_formats.file_format import COMPRESSED, UnreadableFileError
 from pipelines.sources.file_formats.json_lines_file import json_texts

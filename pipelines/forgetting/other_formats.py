@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.forgetting.column_types import names_in
-from pipelines.forgetting.subject import Subject, column_holds, opened, packed
+from pipelines.forgetting.key_values import column_holds
+from pipelines.forgetting.subject import Subject, opened, packed
 from pipelines.lake.files import replaced
 from pipelines.sources.file_formats.avro_file import container
 from pipelines.sources.file_formats.csv_file import CsvFile

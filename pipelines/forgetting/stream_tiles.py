@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipelines.forgetting.subject import Subject, column_holds
+from pipelines.forgetting.key_values import column_holds
+from pipelines.forgetting.subject import Subject
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.tile_store import TileFile, TileStore
 from transforms.errors import DataError

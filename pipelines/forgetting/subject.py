@@ -12,19 +12,14 @@ from __future__ import annotations
 
 import bz2
 import contextlib
-import functools
 import gzip
 import hashlib
-import html
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, time, timedelta
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO, cast
-from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +27,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.forgetting.column_types import cells, is_bytes, is_letters, is_text, may_name, names_in, types_in
+from pipelines.forgetting.key_values import (
+    LEAST_BYTES,
+    NUMBER,
+    Mask,
+    cells_equal,
+    column_holds,
+    forms,
+    is_value,
+    patterns,
+    plain_text,
+    readings,
+    same_name,
+)
 from pipelines.lake.files import replaced
 from pipelines.sources.file_formats.transcoded import marked_encoding
 from pipelines.sources.file_records import partitions_of
@@ -41,24 +49,17 @@ from transforms.event_source import EventSource
 from transforms.fields import EVENT_MARK
 from transforms.mapping import Read, read_records, read_rows
 
-__all__ = ["LINES", "UNREADABLE", "Subject", "column_holds", "holds", "opened", "packed", "readings", "without_rows"]
+__all__ = ["LINES", "UNREADABLE", "Subject", "holds", "opened", "packed", "without_rows"]
 
 LINES = (".jsonl", ".ndjson", ".json")
-_PACKED = (".gz", ".zst")
-_NUMBER = re.compile(r"-?[0-9]{1,20}")
 UNREADABLE = (pa.ArrowException, OSError, EOFError, ValueError, RuntimeError, MemoryError)
 """What a file raises that is damaged, not of the format that its name says, or of which a type would run code (pyarrow-hotfix)."""
 _RECORDS = 1_000
 """So many are asked of a source at once."""
-LEAST_BYTES = 4
-"""A value of fewer bytes says nothing by itself."""
 _RECORD = re.compile(r"^\s*[\[{]")
 """What a text of JSON begins with."""
-_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
-"""What no text has."""
 _NO_WORDS = rf"{_RECORD.pattern}|[\x00-\x08\x0b\x0c\x0e-\x1f\x80-\xff]"
 """Bytes that have none of these are words."""
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -98,11 +99,11 @@ class Subject:
         """Whether a decoded value is a record of it, or holds one at any depth, also as a text of JSON; bytes that are no text are as a
         payload. The one rule for events, whatever format they lie in: what is asked of columns is a quick way to the same answer."""
         if isinstance(value, dict):
-            if all(name in value and _is(value[name], wanted) for name, wanted in self.keys):
+            if all(name in value and is_value(value[name], wanted) for name, wanted in self.keys):
                 return True
             return any(self.is_in(each) for each in value.values())
         if isinstance(value, bytes):
-            text = _plain(value)
+            text = plain_text(value)
             return self.is_in_text(value) if text is None else self.is_in(text)
         if isinstance(value, str):
             try:
@@ -140,9 +141,9 @@ class Subject:
     def _may_be_in(self, data: bytes) -> bool:
         """Whether a payload is to be read to know. Escapes (``\\u00fc`` for any letter) and numbers (1e2 for 100) have other bytes, and so
         may what a source makes of them: then only its reader knows."""
-        if self.sources or b"\\" in data or any(_NUMBER.fullmatch(wanted) for _, wanted in self.keys):
+        if self.sources or b"\\" in data or any(NUMBER.fullmatch(wanted) for _, wanted in self.keys):
             return True
-        return all(any(form in data for form in _forms(wanted)) for _, wanted in self.keys)
+        return all(any(form in data for form in forms(wanted)) for _, wanted in self.keys)
 
     def _mapped(self, records: list[dict[str, Any]], payloads: Sequence[bytes]) -> Mask:
         """Which records, read as ``sources`` read them, are about it. One that cannot be read so costs no other its answer."""
@@ -160,12 +161,12 @@ class Subject:
 
     def stands_in(self, data: bytes) -> bool:
         """Whether bytes that are no record hold all its values; see the module."""
-        return all(pattern.search(data) for pattern in _patterns(self.keys))
+        return all(pattern.search(data) for pattern in patterns(self.keys))
 
     def within(self, path: Path) -> Subject:
         """What is left to be asked of a file's records, where its folders ``key=value`` say some of it."""
         folders = dict(partitions_of(path.parent.parts))
-        return replace(self, keys=tuple((name, value) for name, value in self.keys if not _same(folders.get(name), value)))
+        return replace(self, keys=tuple((name, value) for name, value in self.keys if not same_name(folders.get(name), value)))
 
     def rows(self, table: pa.Table, made: bool = True) -> Mask:
         """Which rows of a table are about it, bool [N]. ``made``: Tandem made it, of events; else it holds events. See the module."""
@@ -188,7 +189,7 @@ class Subject:
             compute(source, read.columns, len(read.records))
         mine, out = np.ones(len(read.records), bool), np.zeros(n, bool)
         for name, wanted in self.keys:
-            mine &= np.array([_is(value, wanted) for value in read.columns[name][0].to_pylist()], bool)
+            mine &= np.array([is_value(value, wanted) for value in read.columns[name][0].to_pylist()], bool)
         out[read.records[mine]] = True
         return out
 
@@ -207,7 +208,7 @@ class Subject:
         """By each column that holds values of a key, which rows hold this one."""
         own = name in columns
         if own:
-            yield _equal(columns[name], wanted)
+            yield cells_equal(columns[name], wanted)
         if not made:
             return
         for each, column in columns.items():
@@ -217,7 +218,7 @@ class Subject:
                 if column_holds(column, name, wanted):
                     yield np.array([column_holds(column.slice(row, 1), name, wanted) for row in range(len(column))], bool)
             elif self._keeps(each, name) or (not own and self._unknown(each, column.type, name, wanted)):
-                yield _equal(column, wanted)
+                yield cells_equal(column, wanted)
 
     def _inside(self, column: pa.ChunkedArray, made: bool) -> Mask:
         """Which cells of a column are payloads, or records in the record, that are about it."""
@@ -259,88 +260,6 @@ class Subject:
         number = pa.types.is_integer(inner) or pa.types.is_floating(inner) or pa.types.is_decimal(inner)
         named = re.search(rf"(?<![^\W_]){re.escape(key)}(?![^\W_])", column) is not None
         return named or (not number and len(wanted.encode()) >= LEAST_BYTES)
-
-
-def _plain(data: bytes) -> str | None:
-    """The text that bytes are; None for others, such as framed payloads."""
-    try:
-        return None if _CONTROL.search(data) else data.decode()
-    except UnicodeDecodeError:
-        return None
-
-
-def readings(pairs: list[tuple[str, Any]]) -> Any:
-    """An object; of one that has keys twice, every one that it may be read as."""
-    values: dict[str, list[Any]] = {}
-    for name, value in pairs:
-        values.setdefault(name, []).append(value)
-    most = max(map(len, values.values()), default=1)
-    return dict(pairs) if most == 1 else [{name: each[min(i, len(each) - 1)] for name, each in values.items()} for i in range(most)]
-
-
-@functools.lru_cache(maxsize=16)
-def _patterns(keys: tuple[tuple[str, str], ...]) -> list[re.Pattern[bytes]]:
-    out = []
-    for name, value in keys:
-        any_form = b"|".join(re.escape(form) for form in sorted(_forms(value)))
-        if _NUMBER.fullmatch(value):
-            any_form = rb"(?<![0-9.])(?:" + any_form + rb")(?![0-9])"
-        if len(value.encode()) < LEAST_BYTES:
-            any_form = re.escape(name.encode()) + rb"[^A-Za-z0-9]{1,12}(?:" + any_form + rb")(?![A-Za-z0-9_])"
-        if _NUMBER.fullmatch(value):  # a tf.Example: {1: name, 2: {3: {1: [varint]}}}
-            packed = _varint(int(value))
-            example = name.encode() + b"\x12%c\x1a%c\x0a%c" % (len(packed) + 4, len(packed) + 2, len(packed)) + packed
-            any_form = rb"(?:" + any_form + rb")|" + re.escape(example)
-        out.append(re.compile(any_form, re.DOTALL))
-    return out
-
-
-def _varint(value: int) -> bytes:
-    rest, out = value % 2**64, bytearray()
-    while rest > 127:
-        out.append(rest & 127 | 128)
-        rest >>= 7
-    return bytes([*out, rest])
-
-
-def _is(value: Any, wanted: str) -> bool:
-    """Whether a decoded value of a key's field is this one, or a list with it."""
-    return any(_text(each) == wanted for each in value) if isinstance(value, list) else _text(value) == wanted
-
-
-def _text(value: Any) -> str | None:
-    if value is None or isinstance(value, bool | dict | list | tuple | date | time | timedelta):
-        return None
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    if isinstance(value, Decimal):
-        return str(int(value)) if value == value.to_integral_value() else str(float(value))
-    # The contract takes 5.0 for a whole number as well.
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def _same(folder: str | None, value: str) -> bool:
-    """Whether a folder's name says this value; of a number also ``01``."""
-    whole = folder is not None and _NUMBER.fullmatch(folder) and _NUMBER.fullmatch(value)
-    return int(str(folder)) == int(value) if whole else folder == value
-
-
-def _forms(value: str) -> set[bytes]:
-    """The bytes of a value as files may hold it: plain, in JSON of ASCII alone, in a page, in a folder's name."""
-    return {value.encode(), json.dumps(value)[1:-1].encode(), html.escape(value).encode(), quote(value, safe="").encode()}
-
-
-def _equal(column: pa.ChunkedArray, wanted: str) -> Mask:
-    """Which cells are this text, or a list with it: as :func:`_is` says of each."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        return _equal(column.cast(kind.value_type), wanted)
-    if pa.types.is_boolean(kind) or pa.types.is_struct(kind) or pa.types.is_map(kind) or pa.types.is_temporal(kind):
-        return np.zeros(len(column), bool)
-    if is_text(kind) or pa.types.is_integer(kind):
-        found: Mask = pc.fill_null(pc.equal(column.cast(pa.large_string()), wanted), False).to_numpy()
-        return found
-    return np.array([_is(cell, wanted) for cell in column.to_pylist()], bool)
 
 
 def without_rows(path: Path, subject: Subject, dry_run: bool = False, made: bool = True) -> pa.Table | None:
@@ -399,17 +318,3 @@ def holds(path: Path, subject: Subject) -> bool:
         data = path.read_bytes()
     encoding = marked_encoding(data)
     return subject.stands_in(data.decode(encoding, "replace").encode() if encoding else data)
-
-
-def column_holds(column: pa.ChunkedArray, name: str, value: str) -> bool:
-    """Whether the bytes of a key's value are in some cell of a column."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        return column_holds(column.cast(kind.value_type), name, value)
-    if kind.num_fields:
-        return _patterns(((name, value),))[0].search(repr(column.to_pylist()).encode()) is not None
-    if not (is_text(kind) or is_bytes(kind)):
-        return False
-    binary = column.cast(pa.large_binary())
-    some = pc.or_kleene(*[pc.match_substring(binary, pattern=form) for form in (value.encode(), json.dumps(value)[1:-1].encode())])
-    return any(_patterns(((name, value),))[0].search(cell) for cell in binary.filter(some).to_pylist() if cell is not None)
