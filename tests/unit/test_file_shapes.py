@@ -21,7 +21,8 @@ import pytest
 from pipelines.forgetting.json_files import without_json
 from pipelines.forgetting.subject import Subject, holds
 from pipelines.sources.event_files import events, inventory
-from pipelines.sources.file_formats import file_format
+from pipelines.sources.file_formats import file_format, sizes
+from pipelines.sources.file_formats.physical import plain_columns
 from transforms.definitions import EventSource, Field
 
 DAY = 86_400_000_000
@@ -116,6 +117,37 @@ def test_every_shape(tmp_path: Path, shape: str, how: str) -> None:
         with pa.OSFile(str(put(tmp_path, "a.arrow")), "wb") as sink, made(sink, table.schema) as writer:
             writer.write_table(table, max_chunksize=2)
     assert got(tmp_path) == expected(shape)
+
+
+@pytest.mark.skipif(not has("list_view"), reason="this pyarrow has no views of lists")
+@pytest.mark.parametrize("large", [False, True])
+def test_views_of_lists(tmp_path: Path, large: bool) -> None:
+    """In any order, over one another, with nulls, and within lists that have some: the same values as lists. pyarrow's own cast loses the
+    last."""
+    kinds = (pa.LargeListViewArray, pa.int64()) if large else (pa.ListViewArray, pa.int32())
+    first, size = (pa.array(numbers, kinds[1]) for numbers in ([3, 0, 1, 5, 2], [2, 3, 2, 0, 1]))
+    made = kinds[0].from_arrays(first, size, pa.array(range(6)), mask=pa.array([False, False, True, False, False]))
+    wanted = [[3, 4], [0, 1, 2], None, [], [2]]
+    outer = pa.ListArray.from_arrays(pa.array([0, 1, None, 2, 3, 5], pa.int32()), made)
+    for column, expected_values in ((made, wanted), (made.slice(1, 3), wanted[1:4]), (outer, outer.to_pylist())):
+        plain = plain_columns(pa.table({"c": column}))["c"]
+        plain.validate(full=True)
+        assert plain.to_pylist() == expected_values and "view" not in str(plain.type)
+
+
+@pytest.mark.skipif(not has("list_view"), reason="this pyarrow has no views")
+@pytest.mark.parametrize("what", ["lists", "texts"])
+def test_views_of_one_thing_many_times_are_refused(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few bytes that stand for a thousand times as many are not made into these."""
+    monkeypatch.setattr(sizes, "MOST_BYTES", 1 << 20)
+    n = 1_000
+    if what == "lists":
+        column = pa.ListViewArray.from_arrays(pa.array([0] * n, pa.int32()), pa.array([n] * n, pa.int32()), pa.array(range(n)))
+    else:
+        long = pa.array(["x" * 10_000], pa.string_view())
+        column = pa.Array.from_buffers(pa.string_view(), n, [None, pa.py_buffer(long.buffers()[1].to_pybytes() * n), *long.buffers()[2:]])
+    with pytest.raises(ValueError, match=r"a record batch of 1000 rows takes .* when decoded"):
+        plain_columns(pa.table({"c": column}))
 
 
 @pytest.mark.parametrize("codec", ["none", "snappy", "gzip", "brotli", "lz4", "zstd"])

@@ -68,6 +68,15 @@ def plain_type(t: pa.DataType) -> pa.DataType:
     return t
 
 
+def _is_list_view(t: pa.DataType) -> bool:
+    return bool(_IS["list_view"](t) or _IS["large_list_view"](t))
+
+
+def _holds_views(t: pa.DataType) -> bool:
+    """Whether there are views of lists in a type, at any depth."""
+    return _is_list_view(t) or any(_holds_views(t.field(i).type) for i in range(t.num_fields) if hasattr(t, "field"))
+
+
 def _plain(array: Any, target: pa.DataType) -> Any:
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
@@ -86,9 +95,16 @@ def _plain(array: Any, target: pa.DataType) -> Any:
         inner = [_plain(child, target[i].type) for i, child in enumerate(array.flatten())]
         mask = None if not array.null_count else array.is_null()
         return pa.StructArray.from_arrays(inner, fields=[target[i] for i in range(target.num_fields)], **({"mask": mask} if mask else {}))
+    if _is_list_view(array.type):  # of which pyarrow 18 to 21 make lists that end at 0
+        valid = array.is_valid().to_numpy(zero_copy_only=False)
+        ends = np.concatenate([[0], np.cumsum(np.where(valid, array.sizes.to_numpy(zero_copy_only=False), 0))])
+        values, mask = _plain(array.flatten(), target.value_type), None if valid.all() else pa.array(~valid)
+        return pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), values, mask=mask)
     if pa.types.is_list(array.type) and pa.types.is_list(target) and not array.null_count:
         return pa.ListArray.from_arrays(array.offsets, _plain(array.values, target.value_type))
     try:
+        if _holds_views(array.type):
+            raise NotImplementedError
         return array.cast(target)
     except (pa.ArrowException, NotImplementedError):  # a nest of a kind that this version cannot cast
         return pa.array(array.to_pylist(), target)

@@ -22,7 +22,10 @@ __all__ = ["MOST_BYTES", "check_meant", "check_sizes"]
 MOST_BYTES = 2 << 30
 """Of one row group or record batch, decoded. Writers make row groups of some 100 MB."""
 _WIDTH = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96": 8, "BYTE_ARRAY": 4, "FIXED_LEN_BYTE_ARRAY": 4}
-_is_run_end_encoded = getattr(pa.types, "is_run_end_encoded", lambda kind: False)
+_is_run_end_encoded, _is_list_view, _is_large_list_view, _is_string_view, _is_binary_view = (
+    getattr(pa.types, f"is_{name}", lambda kind: False)
+    for name in ("run_end_encoded", "list_view", "large_list_view", "string_view", "binary_view")
+)
 
 
 def check_sizes(file: pq.ParquetFile, opened: Any) -> None:
@@ -161,7 +164,7 @@ def _bytes_in_turn(opened: Any, group: int, chunk: _Chunk, most: int) -> Iterato
 
 
 def check_meant(table: pa.Table) -> None:
-    """Raises ValueError for a table whose dictionaries and run lengths stand for more than :data:`MOST_BYTES`."""
+    """Raises ValueError for a table whose dictionaries, run lengths and views stand for more than :data:`MOST_BYTES`."""
     size = sum(_text_bytes(chunk) for column in table.columns for chunk in column.chunks)
     _check(size, f"a record batch of {table.num_rows} rows", "write smaller batches")
 
@@ -172,10 +175,16 @@ def _check(size: int, what: str, fix: str) -> None:
 
 
 def _text_bytes(array: Any) -> int:
-    """Bytes of the texts that dictionaries stand for, and of what run lengths stand for."""
+    """Bytes of the texts that dictionaries stand for, and of what run lengths and views stand for: many may be of the same."""
     kind = array.type
     if _is_run_end_encoded(kind):
         return len(array) * 8 + _text_bytes(array.values)
+    if _is_list_view(kind) or _is_large_list_view(kind):
+        elements = int(array.sizes.to_numpy(zero_copy_only=False).astype(np.int64).sum())
+        return elements * 8 + elements * (array.values.nbytes + _text_bytes(array.values)) // max(len(array.values), 1)
+    if _is_string_view(kind) or _is_binary_view(kind):  # 16 bytes each, which begin with the text's length
+        lengths = np.frombuffer(array.buffers()[1], np.int32)[::4][array.offset : array.offset + len(array)]
+        return int(lengths[array.is_valid().to_numpy(zero_copy_only=False)].astype(np.int64).sum())
     if pa.types.is_dictionary(kind):
         if not _is_text(kind.value_type):
             return len(array) * 8
