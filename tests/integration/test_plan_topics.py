@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from pipelines import workflow
 from pipelines.cli.root import app
 from pipelines.reports.terminal import Steps
+from pipelines.sources.memory import MemoryBroker
 from pipelines.streaming.stream_job import run_stream
 from pipelines.streaming.stream_options import StreamOptions
 from tests.integration.test_topic_shapes import T0, Record, World, make_world
@@ -154,6 +155,7 @@ def test_verify_leaves_out_what_this_stream_refused_and_nothing_else(tmp_path: P
         send(world, number, hours=12)
         assert rejected(world)[0] == {}
         assert verified() == ("proven", 0, 4 * N, True)
+        assert isinstance(world.broker, MemoryBroker)
         world.broker.delete_topic("dead")
         configured(world, formats={}, format_options={})
         assert rejected(world, name="other")[0] == {"orders/invalid_utf8": 5 * N}

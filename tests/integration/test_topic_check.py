@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from fastavro import parse_schema, schemaless_writer
 
+from pipelines.sources.memory import MemoryBroker
 from pipelines.training import topic_check
 from pipelines.training.project_check import check_project
 from tests.integration.test_topic_shapes import SECOND, T0, Record, World, make_world
@@ -99,6 +100,7 @@ def test_what_is_wrong_is_one_line_and_nothing_is_waited_for(tmp_path: Path) -> 
     world.send(visits(range(30), visitId=None))
     _, problems = checked(world)
     assert problems == ["source 'visits': its contract accepts none of the newest 30 records of web.visits (30 missing_field)"]
+    assert isinstance(world.broker, MemoryBroker)
     world.broker.pause()
     _, problems = checked(world)
     assert len(problems) == 1 and "is paused" in problems[0]
