@@ -4,7 +4,7 @@ Every command, and every process that one starts, pays for its imports first (do
 up:
 
 * Feast decorates its classes with ``typeguard.typechecked``, which parses and compiles their source anew at each import. The constructors
-  keep it, for their arguments are what people write; the other methods go without.
+  keep it, for their arguments are what people write, and are compiled when they are first called; the other methods go without.
 * Feast imports its two servers, and with them FastAPI, OAuth and certificates, and its registry in an SQL database, and with it SQLAlchemy:
   half of what it costs. Its functions that need one of them import it when they are called (:class:`_Later`).
 * TensorFlow, Beam and TFX import what few programs use: clients of Google's clouds and MongoDB, HDF5, SciPy, what tunes or serves in
@@ -29,6 +29,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache, wraps
 from importlib.abc import Loader
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
@@ -124,11 +125,22 @@ def _check_constructors_only(typeguard: Any) -> None:
         if not isinstance(target, type) or target.__module__.partition(".")[0] != "feast":
             return checked(target, **options)
         if "__init__" in vars(target):
-            target.__init__ = checked(target.__init__)  # type: ignore[misc]
+            target.__init__ = _checked_when_called(target.__init__, checked)  # type: ignore[misc]
         return target
 
     typechecked.quick = True  # type: ignore[attr-defined]
     typeguard.typechecked = typechecked
+
+
+def _checked_when_called(method: Callable[..., None], checked: Callable[..., Any]) -> Callable[..., None]:
+    """The method, which is parsed and compiled when it is called for the first time: a program makes few of Feast's kinds of objects."""
+    ready = cache(lambda: checked(method))
+
+    @wraps(method)
+    def checks(*args: Any, **kwargs: Any) -> None:
+        ready()(*args, **kwargs)
+
+    return checks
 
 
 def _named_for(found: Callable[[], Mapping[str, list[str]]]) -> Any:
