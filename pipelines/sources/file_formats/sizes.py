@@ -181,7 +181,8 @@ def _text_bytes(array: Any) -> int:
         return len(array) * 8 + _text_bytes(array.values)
     if _is_list_view(kind) or _is_large_list_view(kind):
         elements = int(array.sizes.to_numpy(zero_copy_only=False).astype(np.int64).sum())
-        return elements * 8 + elements * (array.values.nbytes + _text_bytes(array.values)) // max(len(array.values), 1)
+        one = (int(array.values.nbytes) + _text_bytes(array.values)) / max(len(array.values), 1)
+        return int(elements * (8 + one))
     if _is_string_view(kind) or _is_binary_view(kind):  # 16 bytes each, which begin with the text's length
         lengths = np.frombuffer(array.buffers()[1], np.int32)[::4][array.offset : array.offset + len(array)]
         return int(lengths[array.is_valid().to_numpy(zero_copy_only=False)].astype(np.int64).sum())
