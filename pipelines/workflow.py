@@ -19,6 +19,7 @@ from pipelines.lake.runs import find, list_runs
 from pipelines.project import recording
 from pipelines.project.config import moment
 from pipelines.project.recording import recorded
+from pipelines.project.user_output import stdout_to_stderr
 from pipelines.tracking.run_observer import RunObserver
 from transforms.errors import ConfigError, DataError
 from transforms.instants import as_option
@@ -42,6 +43,7 @@ SEED = 20130101
 recording.observe(RunObserver())  # whoever works through this module or the command line has its runs tracked as tandem.yaml says
 
 
+@stdout_to_stderr()
 def make_events(repo: Repo, start: str | None, end: str | None, steps: Steps) -> dict[str, int]:
     """Write event logs for a range (dates of UTC); returns events per source."""
     demo = repo.settings.demo
@@ -57,6 +59,7 @@ def make_events(repo: Repo, start: str | None, end: str | None, steps: Steps) ->
     return counts
 
 
+@stdout_to_stderr()
 def batch(
     repo: Repo,
     start: datetime | None,
@@ -170,6 +173,7 @@ def materialize(repo: Repo, start: datetime, end: datetime, steps: Steps) -> Non
     steps.say(f"materialized {as_option(start)} to {as_option(end)} into the online store")
 
 
+@stdout_to_stderr()
 def train(
     repo: Repo,
     start: datetime,
@@ -214,6 +218,7 @@ def trained_once(repo: Repo, model: str | None, once: str) -> Run | None:
     return next((r for r in of_model if r.as_(TrainRecord).once == once), None)
 
 
+@stdout_to_stderr()
 def experiments(
     repo: Repo,
     chosen: list[dict[str, Any]],
@@ -265,6 +270,7 @@ class Evaluated:
         return {"run": self.run, **self.evaluation.to_dict()}
 
 
+@stdout_to_stderr()
 def evaluate(
     repo: Repo,
     steps: Steps,
@@ -315,6 +321,7 @@ class PipelineDone:
         return dict(vars(self))
 
 
+@stdout_to_stderr()
 def pipeline(
     repo: Repo,
     start: datetime,

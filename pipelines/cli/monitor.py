@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, moment, quiet, show, write
+from pipelines.project.user_output import stdout_to_stderr
 
 if TYPE_CHECKING:
     from pipelines.monitoring.monitor_report import LabelCounts, MonitorReport
@@ -72,7 +73,7 @@ def labels(
     known = moment("--as-of", as_of, datetime.now(UTC))
     found = []
     for one in models:
-        with steps.doing(f"labels of {one.name}"):
+        with steps.doing(f"labels of {one.name}"), stdout_to_stderr():
             done = label_requests(
                 loaded, one, known, since=_maybe("--since", since), until=_maybe("--until", until), tolerance=reach, say=steps.say
             )
@@ -139,7 +140,7 @@ def monitor(
         folder=output.resolve() if output is not None else None,
         evidently=evidently,
     )
-    with steps.doing("monitoring"):
+    with steps.doing("monitoring"), stdout_to_stderr():
         report = run_monitor(loaded, options, moment("--as-of", as_of, datetime.now(UTC)), steps.say)
     show({**report.to_dict(), "page": str(report.page)}, json_, lambda: _check_table(report))
     if not json_:

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.resources
+import json
 import os
 import shutil
 import subprocess
@@ -369,3 +370,29 @@ def test_a_function_that_ends_python_is_one_line_and_no_exit_code_of_ours(tmp_pa
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "error: words.py, line 7: sys.exit(3) ended the command; raise an error that says what is wrong"
+
+
+def test_what_functions_print_is_no_part_of_the_json(tmp_path):
+    """``tandem train --json`` of a ``run_fn`` that prints was no JSON, which the exported Airflow file reads."""
+    path = make(tmp_path / "a")
+    (path / "tandem.yaml").write_text('demo: {events: "words:write"}\n')
+    (path / "words.py").write_text(
+        "import os, subprocess, sys\n\nWORD = 'one'\n\n\ndef write(*given):\n    print('from Python')\n    os.write(1, b'from C\\n')\n"
+        "    subprocess.run([sys.executable, '-c', 'print(\"from a child\")'], check=True)\n    return {'parcels': 3}\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.cli",
+        "events",
+        "--repo",
+        str(path),
+        "--start",
+        "2013-01-01",
+        "--end",
+        "2013-01-02",
+        "--json",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert json.loads(done.stdout) == {"parcels": 3}, done.stdout
+    assert all(f"from {who}" in done.stderr for who in ("Python", "C", "a child"))
