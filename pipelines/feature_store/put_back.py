@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from transforms.errors import StoreError
 if TYPE_CHECKING:
     from feast import RepoConfig
 
-    from serving.online_store.base import OrderedOnlineStore
+    from serving.online_store.base import Covered, OrderedOnlineStore
 
 __all__ = ["HalfApplied", "unchanged_on_failure"]
 
@@ -24,13 +24,14 @@ class HalfApplied(StoreError):
 
 @contextmanager
 def unchanged_on_failure(
-    registry: Path | None, online: OrderedOnlineStore | None, config: RepoConfig, views: Iterable[str], whole_registry: bool
+    registry: Path | None, online: OrderedOnlineStore | None, config: RepoConfig, views: Iterable[str], whole_registry: bool, mine: str
 ) -> Iterator[None]:
     """What the body raises leaves the registry's file, and what the online store knows of the views and of their owner, as they were.
 
-    ``registry``: that file, None where the registry is none; ``whole_registry``: another kind takes back by itself what the body did.
-    The store is asked first, so one that cannot be reached refuses before anything is changed. A view that it knew nothing of keeps what
-    the body said of it: nobody has its rows yet. Raises what the body raised; HalfApplied where a part could not be put back.
+    ``registry``: that file, None where the registry is none; ``whole_registry``: another kind takes back by itself what the body did;
+    ``mine``: the owner as whom the body claims the rows. The store is asked first, so one that cannot be reached refuses before anything is
+    changed. A view that it knew nothing of keeps what the body said of it: nobody has its rows yet. Raises what the body raised;
+    HalfApplied where a part could not be put back.
     """
     kept = registry.read_bytes() if registry is not None and registry.is_file() else None
     owner = None if online is None else online.owner(config)
@@ -44,13 +45,11 @@ def unchanged_on_failure(
             elif not whole_registry:
                 raise StoreError("Feast's registry is neither a file nor a database")
             if online is not None:
-                _put_mark_back(online, config, owner)
-                for view, (fingerprint, covered) in known.items():
-                    if fingerprint is None or online.applied_fingerprint(config, view) == fingerprint:
-                        continue
-                    online.apply_fingerprint(config, view, fingerprint)
-                    if covered is not None:
-                        online.cover(config, view, covered)
+                found = online.owner(config)
+                if found in (None, owner, mine):  # else somebody took the rows over meanwhile: what is said of the views is his
+                    _put_views_back(online, config, known)
+                if mine != owner and found == mine:
+                    _put_mark_back(online, config, owner, mine)
         except Exception as also:
             raise HalfApplied(
                 f"{error}; a part was applied and could not be undone ({also}): fix that, then run 'tandem apply' again"
@@ -58,13 +57,21 @@ def unchanged_on_failure(
         raise
 
 
-def _put_mark_back(online: OrderedOnlineStore, config: RepoConfig, before: str | None) -> None:
-    """Of whose rows these are, where the body claimed them."""
-    found = online.owner(config)
-    if found is None or found == before or found != online.writer:
-        return
+def _put_views_back(online: OrderedOnlineStore, config: RepoConfig, known: Mapping[str, tuple[str | None, Covered | None]]) -> None:
+    """While the mark is as the body left it, so as nobody: what is put back may be another's, whose the mark will say that it is."""
+    online.writer = None
+    for view, (fingerprint, covered) in known.items():
+        if fingerprint is None or online.applied_fingerprint(config, view) == fingerprint:
+            continue
+        online.apply_fingerprint(config, view, fingerprint)
+        if covered is not None:
+            online.cover(config, view, covered)
+
+
+def _put_mark_back(online: OrderedOnlineStore, config: RepoConfig, before: str | None, mine: str) -> None:
+    """Of whose rows these are, last: from then on the one of before may write, by what was said of the views for him."""
     if before is None:
-        online.disclaim(config, found)
+        online.disclaim(config, mine)
     else:
         online.claim(config, before, take=True)
 

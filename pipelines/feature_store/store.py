@@ -18,6 +18,7 @@ from pipelines.feature_store.ownership import check_rows, claim_rows
 from pipelines.feature_store.put_back import unchanged_on_failure
 from pipelines.feature_store.sql_registry import database_of, one_transaction, unreachable_registry
 from pipelines.lake.files import replaced
+from pipelines.lake.folder_identity import identity_of
 from pipelines.project.mistakes import ours_in
 from pipelines.project.repository import Repo, load_module
 from serving.feast_mistakes import NO_ONLINE_STORE, mistake_in
@@ -127,7 +128,8 @@ def apply(repo: Repo, fingerprints: Mapping[str, str], take_over: bool = False) 
             check_rows(repo, online, config)
         file = registry_file(repo.path)
         together = nullcontext() if database is None else one_transaction()
-        with unchanged_on_failure(file, online, config, fingerprints, database is not None), _one_line(repo), together:
+        mine = "" if online is None else identity_of(repo.data)
+        with unchanged_on_failure(file, online, config, fingerprints, database is not None, mine), _one_line(repo), together:
             apply_total(config, repo.path, skip_source_validation=True)
             if online is not None:
                 for name, fingerprint in fingerprints.items():

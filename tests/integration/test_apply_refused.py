@@ -20,7 +20,9 @@ from pipelines.feature_store.materialize import record_beside_applies
 from pipelines.feature_store.put_back import HalfApplied
 from pipelines.feature_store.store import open_store, ordered_store, registry_file
 from pipelines.lake import graphs
+from pipelines.lake.folder_identity import identity_of
 from serving.online_store.base import Covered
+from serving.online_store.redis import OrderedRedisOnlineStore
 from serving.online_store.sqlite import OrderedSqliteOnlineStore
 from tests.integration.stream_world import StreamWorld, make_stream_world
 from tests.integration.test_apply_atomic import graph_of, seen
@@ -256,3 +258,34 @@ def test_one_that_cannot_be_taken_back_stays_under_way(tmp_path: Path, monkeypat
     applying.finish(world.repo())
     places = seen(world)
     assert places["pointer"] == places["store"] == wanted and graphs.applying(world.data) is None
+
+
+@pytest.mark.parametrize("before", [None, "another /folder"])
+def test_by_a_take_over_that_fails_after_it_wrote_the_mark(
+    tmp_path: Path, redis: Any, monkeypatch: pytest.MonkeyPatch, before: str | None
+) -> None:
+    """Too few replicas had it in time, say, or the connection was lost before the answer came."""
+    world = make_stream_world(tmp_path / "world", online_store=of_redis(redis))
+    store = open_store(world.repo())
+    online, real, failures = ordered_store(store), OrderedRedisOnlineStore.claim, [StoreError("0 of the 1 replicas had a write in time")]
+
+    def claim(self: Any, *given: Any, **named: Any) -> str:
+        found = real(self, *given, **named)
+        if failures:
+            raise failures.pop()
+        return found
+
+    online.disclaim(store.config, identity_of(world.data))
+    if before is not None:
+        online.claim(store.config, before)
+    theirs = {name: (f"of-{name}", Covered(n, n)) for n, name in enumerate(world.repo().groups, 1)}
+    for name, (fingerprint, covered) in theirs.items():
+        online.apply_fingerprint(store.config, name, fingerprint)
+        online.cover(store.config, name, covered)
+    monkeypatch.setattr(OrderedRedisOnlineStore, "claim", claim)
+    with pytest.raises(StoreError, match="had a write in time") as refused:
+        applying.apply_fingerprints(world.repo(), lambda: graph_of(world, "b"), take_over=True)
+    assert not isinstance(refused.value, HalfApplied) and not failures
+    assert online.owner(store.config) == before
+    known = {name: (online.applied_fingerprint(store.config, name), online.covered(store.config, name)) for name in theirs}
+    assert known == theirs and len(theirs) > 1

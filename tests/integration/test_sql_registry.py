@@ -21,6 +21,7 @@ from pipelines.lake.folder_identity import identity_of
 from pipelines.planning.feast_changes import defined, feast_changes, registry_of
 from serving.dataplane import Dataplane
 from serving.features import OnlineFeatures
+from serving.online_store.base import Covered
 from serving.registry_place import absolute_database
 from serving.settings import ServingSettings
 from tests.integration.stream_world import StreamWorld, make_stream_world
@@ -97,6 +98,10 @@ def test_a_commit_that_fails_leaves_the_mark_where_it_was(
     online = ordered_store(opened)
     if before is not None:
         online.claim(opened.config, before)
+    theirs = {name: (f"of-{name}", Covered(n, n)) for n, name in enumerate(world.repo().groups, 1)}
+    for name, (fingerprint, covered) in theirs.items():
+        online.apply_fingerprint(opened.config, name, fingerprint)
+        online.cover(opened.config, name, covered)
     real = claim_rows
 
     def claimed_and_cut_off(*given: Any) -> None:
@@ -110,6 +115,8 @@ def test_a_commit_that_fails_leaves_the_mark_where_it_was(
     with pytest.raises(StoreError, match="the registry's database"):
         apply(world.repo(), fingerprints(world), take_over=True)
     assert online.owner(opened.config) == before
+    known = {name: (online.applied_fingerprint(opened.config, name), online.covered(opened.config, name)) for name in theirs}
+    assert known == theirs and len(theirs) > 1
 
 
 def applied_until(world: StreamWorld, wanted: dict[str, str], change: int) -> None:
