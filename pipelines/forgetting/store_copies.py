@@ -71,6 +71,8 @@ class StoreCopies:
         assert state.link is not None
         if dry_run:  # it may be at work
             state.link.have_whole_log()
+            state.have_checkpoints()
+            state.link.have_tiles()
             return
         state.link.fence(f"forgetting-{uuid4().hex}")  # a worker that was cut off brings nothing back
         seal_leftovers(folder)
@@ -107,7 +109,7 @@ class StoreCopies:
 
     def search(self, subject: Subject, dry_run: bool = False) -> tuple[list[str], list[str]]:
         """The objects of the store that hold the subject and are no copies of what is here: those that were deleted for it (of a dry run
-        those that would be), and those that stay. A dry run has no copies of a stream's saved tiles and says nothing of them."""
+        those that would be), and those that stay."""
         listed = {key for tree in trees.names(self.cache) for key in trees.keys(self.cache, tree)}
         index = self.cache.look("files")
         deleted, remain = [], []

@@ -217,7 +217,7 @@ def test_what_a_lost_machine_left_in_parts(machine: See, tmp_path: Path) -> None
     dry = erase(world.repo(), SUBJECT, dry_run=True)
     done = erase(world.repo(), SUBJECT)
     assert done.remains == [] == dry.remains
-    assert {place: n for place, n in dry.found.items() if place != "stream/main"}.items() <= done.found.items()
+    assert dry.found.items() <= done.found.items(), "saved tiles, too, of which this machine had no copies"
     assert anywhere(machine, NAME[GONE]) == []
     machine("d")
     assert read_rows(world.stream, "zones").num_rows == rows - len(mine)

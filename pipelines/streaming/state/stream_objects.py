@@ -294,6 +294,12 @@ class StreamObjects:
         for place in sorted(places):
             self.have_log(place)
 
+    def have_tiles(self) -> None:
+        """Have copies of all saved tiles that the store has. Files of them never change."""
+        with self._asking():
+            names = self._names("tiles/")
+        self.cache.all(lambda name: self.have(self.folder / name), names)
+
     def have_anew(self, write: Callable[[int, CheckpointRecord | None], None]) -> None:
         """Have copies of all that the store has of the stream as it is there now, in the place of those that are here: checkpoints (which
         ``write`` is given), the log, what was moved aside, and saved tiles. For one who changes them, or looks through them."""
