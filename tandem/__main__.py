@@ -21,6 +21,7 @@ if __package__ in (None, ""):
 
 def main() -> None:
     """The command, or the module that ``-m`` names. Imports take seconds: an interrupt in the midst of them is one line, too."""
+    _have_streams()
     try:
         _main()
     except BaseException as error:
@@ -30,6 +31,16 @@ def main() -> None:
             raise
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _have_streams() -> None:
+    """Whoever started us may have closed a standard stream: the next file that is opened would get its number, and what is printed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            try:
+                os.fstat(number)
+            except OSError:  # the lowest number that is free is this one
+                setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115
 
 
 def _main() -> None:
