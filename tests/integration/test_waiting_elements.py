@@ -96,6 +96,28 @@ def test_short_polls_make_few_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert plain(world.rows()) == expected(world)
 
 
+def test_nothing_is_folded_before_every_partition_was_heard_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No row can follow until then, so the first one's records wait for the second one's; not longer than to the next checkpoint."""
+    monkeypatch.setattr(fold, "CHECKPOINT_SECONDS", 1e9)
+    world = world_of(tmp_path, 2 * COUNT)
+    items, collect = unpromised(polled(world)), Collect(tmp_path)
+    first, rest = items[:SHARDS], items[SHARDS:]
+    assert {decode(data).span.partition for _, data in first} == {0}
+    worker = Worker(world)
+    assert [worker.take(item) for item in first] == [[]] * SHARDS
+    with monkeypatch.context() as soon:  # another worker, which has its next checkpoint to save
+        soon.setattr(fold, "CHECKPOINT_SECONDS", 0.0)
+        number, data = first[0]
+        other, span = Worker(world), decode(data).span
+        assert other.take((number, data)) == []
+        (output,) = other.take((number, encode(Element(replace(span, first=span.next, newest_before=span.newest), {}))))
+        assert output.checkpoint and not output.rows
+    for item in rest:
+        for output in worker.take(item):
+            collect.process(output)
+    assert plain(world.rows()) == expected(world)
+
+
 @pytest.mark.parametrize("most", [COUNT, COUNT // 10])
 def test_what_is_far_behind_is_folded_when_the_last_of_it_came(tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fold, "CHECKPOINT_SECONDS", 1e9)
