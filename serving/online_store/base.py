@@ -114,7 +114,8 @@ class OrderedOnlineStore(OnlineStore):
 
         A row is written whole: what was stored of its key and view is gone, also features that it lacks. Raises FingerprintError
         if any row stems from other definitions than the applied ones (:meth:`Rows.check_applied`), and OwnerError if the rows are another's
-        than :attr:`writer`'s (:func:`check_owner`, in the same step), and then nothing is written.
+        than :attr:`writer`'s (:func:`check_owner`, in the same step), and then no more is written: nothing, where all was one step. A store
+        may write many rows in several steps.
         """
 
     @abstractmethod
@@ -262,7 +263,7 @@ class OrderedOnlineStore(OnlineStore):
 
         ``covered`` is what the materialization covers that they are part of; None for rows of a stream.
 
-        Features that ``rows`` lacks are stored as null. Raises FingerprintError and OwnerError, and then writes nothing;
+        Features that ``rows`` lacks are stored as null. Raises FingerprintError and OwnerError as :meth:`write_winners`;
         raises DataError for a missing or null key or timestamp, and StoreError when the store fails.
         """
         keys = [c.name for c in table.entity_columns]

@@ -151,7 +151,7 @@ def refused_fingerprint(view: str, found: str, applied: str) -> FingerprintError
     """The error for a writer whose rows stem from other definitions than the applied ones."""
     return FingerprintError(
         f"view {view!r}: a row has fingerprint {found[:16]!r}, but {applied[:16]!r} is applied; "
-        "nothing was written: run the writer again with the applied graph"
+        "no more is written: run the writer again with the applied graph"
     )
 
 
@@ -166,7 +166,7 @@ def refused_owner(project: str, owner: str) -> OwnerError:
     place = owner.split(" ", 1)[-1]
     return OwnerError(
         f"the rows of project {project!r} in the online store are written from another data folder now ({place}), which took them over;"
-        " nothing was written: end this writer, or run 'tandem apply --take-over' here if that folder writes no more"
+        " no more is written: end this writer, or run 'tandem apply --take-over' here if that folder writes no more"
     )
 
 

@@ -39,6 +39,7 @@ from serving.online_store.redis_calls import ROWS_PER_CALL, Header, Transactions
 from serving.online_store.redis_cluster import Cluster
 from serving.online_store.redis_files import rewrite_files
 from serving.online_store.redis_link import Link, Lives, OneServer, Replicas
+from serving.online_store.redis_owner import NOBODY, change_owner, look_at_owner
 from serving.online_store.redis_reading import Commands, PackedCommands
 from transforms.errors import StoreError
 
@@ -53,15 +54,6 @@ local found = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or '-inf')
 if ARGV[3] ~= '' and found < tonumber(ARGV[3]) then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 return 1"""
-_OWNER = ""
-"""The field of who has claimed the rows, in the hash of applied fingerprints, which whoever writes rows reads and watches: no view has this
-name."""
-_CLAIM = """
-local found = redis.call('HGET', KEYS[1], '')
-if found and ARGV[2] == '0' then return found end
-redis.call('HSET', KEYS[1], '', ARGV[1])
-return ARGV[1]"""
-_DISCLAIM = "if redis.call('HGET', KEYS[1], '') == ARGV[1] then redis.call('HDEL', KEYS[1], '') end"
 _COVER = """
 if ARGV[3] ~= '' then
   local owner = redis.call('HGET', KEYS[1], '')
@@ -140,7 +132,6 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
         super().__init__()
         self._made: Link | None = None
         self._lives = Lives()
-        self._copied: set[tuple[str, str]] = set()
 
     @staticmethod
     def _parse_connection_string(connection_string: str) -> tuple[list[Any], dict[str, Any]]:
@@ -361,34 +352,17 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
         return self._try(config, mark)
 
     def claim(self, config: RepoConfig, owner: str, take: bool = False) -> str:
-        """One copy of the state decides. The others follow before this returns, also where a claim before was killed in between."""
-
-        def claim(link: Link) -> str:
-            def at(place: int) -> str:
-                return self._state(config, link, place)[0]
-
-            first, *others = link.copies
-            (found,) = link.run([command("EVALSHA", _sha(_CLAIM), 1, at(first), owner, int(take))], [first], _CLAIM, writes=True)
-            mark = bytes(found).decode()
-            if _word(mark) == _word(owner) and (take or (config.project, mark) not in self._copied):
-                link.run([command("HSET", at(place), _OWNER, mark) for place in others], others, writes=True)
-                self._copied.add((config.project, mark))
-            return mark
-
-        return self._try(config, claim)
+        """In a cluster the mark is whole in all copies when this returns, whatever was begun or lost before."""
+        return self._try(config, lambda link: change_owner(link, self._owner_at(config, link), owner, None if take else NOBODY))
 
     def disclaim(self, config: RepoConfig, owner: str) -> None:
-        self._change(config, lambda state: ["EVALSHA", _sha(_DISCLAIM), 1, state[0], owner], _DISCLAIM)
-        self._copied.discard((config.project, owner))
+        self._try(config, lambda link: change_owner(link, self._owner_at(config, link), NOBODY, owner))
 
     def owner(self, config: RepoConfig) -> str | None:
-        def look(link: Link) -> bytes | None:
-            place = link.copies[0]
-            (found,) = link.run([command("HGET", self._state(config, link, place)[0], _OWNER)], [place])
-            return None if found is None else bytes(found)
+        return self._try(config, lambda link: look_at_owner(link, self._owner_at(config, link))[1]) or None
 
-        found = self._try(config, look)
-        return None if found is None else found.decode()
+    def _owner_at(self, config: RepoConfig, link: Link) -> Callable[[int], str]:
+        return lambda place: self._state(config, link, place)[0]
 
     @property
     def _writer(self) -> str:

@@ -7,6 +7,8 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -15,11 +17,11 @@ import pytest
 from feast.protos.feast.types.Value_pb2 import Value
 
 from serving.online_store.base import ColumnRead, Covered
-from serving.online_store.redis_cluster import SLOTS, slot_of, tag_of
+from serving.online_store.redis_cluster import SLOTS, Cluster, slot_of, tag_of
 from tandem.testing.online_store import NOW, Bench, OnlineStoreContract, at_us, key, view
 from tests.redis_cluster import Node, RedisCluster, redis_cluster, until
 from tests.redis_server import free_port, redis_server
-from transforms.errors import ConfigError, FingerprintError, StoreError
+from transforms.errors import ConfigError, FingerprintError, OwnerError, StoreError
 
 REDIS = "serving.online_store.redis.OrderedRedisOnlineStore"
 T = NOW - timedelta(hours=1)
@@ -256,3 +258,107 @@ def test_users_and_passwords_and_what_a_wrong_string_is_told(cluster: RedisClust
     bench = Bench.open({"type": REDIS, "connection_string": cluster.connection_string}, view())
     with pytest.raises(StoreError, match="redis_type: redis_cluster"):
         bench.write(*((k, T, 1, 1.0) for k in KEYS))
+
+
+def marks(cluster: RedisCluster, project: str) -> set[bytes | None]:
+    """Whose the rows are, by every copy of the mark."""
+    found: set[bytes | None] = set()
+    for node in cluster.nodes:
+        pipe = node.client.pipeline(transaction=False)
+        for slot in cluster.slots_of(node):
+            pipe.hget(f"tandem:applied:{project}{tag_of(slot)}", "")
+        found |= set(pipe.execute())
+    return found
+
+
+def writers(cluster: RedisCluster, *names: str) -> list[Bench]:
+    """Stores of one project, each as a process of its own that writes as one of these."""
+    opened = Bench.open(settings(cluster), view())
+    out = [replace(opened, store=type(opened.store)()) for _ in names]
+    for bench, name in zip(out, names):
+        bench.store.clock, bench.store.writer = opened.store.clock, name
+    return out
+
+
+def let_in(bench: Bench, revision: int) -> int:
+    """How many of the rows are let in, one by one: each by the copy of its slot."""
+    count = 0
+    for k in KEYS[:50]:
+        with suppress(OwnerError):
+            count += bench.write((k, T, revision, 1.0)).written
+    return count
+
+
+@pytest.mark.parametrize("call", [2, 3])
+@pytest.mark.parametrize("take", [False, True])
+def test_a_take_over_amid_a_claim_leaves_one_mark_in_all_copies(
+    cluster: RedisCluster, monkeypatch: pytest.MonkeyPatch, take: bool, call: int
+) -> None:
+    """Before one copy decides, and before the others follow it; the claim of the owner before, and another take-over."""
+    old, new = writers(cluster, "one", "two")
+    config, calls = old.config, 0
+    if not take:
+        old.store.claim(config, "one /here")
+        emptied = cluster.nodes[-1]
+        emptied.client.delete(f"tandem:applied:{config.project}{tag_of(cluster.slots_of(emptied)[0])}")  # so that the claim has one to tell
+    real = Cluster.run
+
+    def run(self: Cluster, *given: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            with monkeypatch.context() as patch:
+                patch.setattr(Cluster, "run", real)
+                assert new.store.claim(config, "two /there", take=True) == "two /there"
+        return real(self, *given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Cluster, "run", run)
+        old.store.claim(config, "one /here", take)
+    assert calls >= call
+    (mark,) = marks(cluster, config.project)
+    assert mark is not None and mark.decode() == old.store.owner(config) == old.store.claim(config, "one /here")
+    loser, winner = (new, old) if mark.startswith(b"one") else (old, new)
+    assert take or winner is new
+    assert (let_in(loser, 1), let_in(winner, 2)) == (0, 50)
+
+
+def test_a_server_that_lost_its_copies_of_the_mark_gets_them_back_by_any_claim(cluster: RedisCluster) -> None:
+    old, new = writers(cluster, "one", "two")
+    config = old.config
+    old.store.claim(config, "one /here")
+    new.store.claim(config, "two /there", take=True)
+    for node in cluster.nodes:
+        pipe = node.client.pipeline(transaction=False)
+        for slot in cluster.slots_of(node):
+            pipe.delete(f"tandem:applied:{config.project}{tag_of(slot)}")
+        pipe.execute()
+        assert old.store.owner(config) == "two /there", "the others have it"
+        assert old.store.claim(config, "one /here") == "two /there"
+        assert marks(cluster, config.project) == {b"two /there"}
+    assert (let_in(old, 1), let_in(new, 2)) == (0, 50)
+
+
+def test_who_was_killed_amid_a_take_over_or_gave_the_mark_back_leaves_no_old_copies(
+    cluster: RedisCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = writers(cluster, "one", "two")
+    config, real = old.config, Cluster.run
+    old.store.claim(config, "one /here")
+    for change in (lambda: new.store.claim(config, "two /there", take=True), lambda: new.store.disclaim(config, "two /there")):
+        calls = 0
+
+        def run(self: Cluster, *given: Any, **named: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == 3:  # the first copy has it
+                raise StoreError("killed")
+            return real(self, *given, **named)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Cluster, "run", run)
+            with pytest.raises(StoreError, match="killed"):
+                change()
+        after = old.store.claim(config, "one /here")
+        assert marks(cluster, config.project) == {after.encode()}
+    assert after == "one /here", "nobody had it any more"
