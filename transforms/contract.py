@@ -236,7 +236,7 @@ def _check_json_mapped(payloads: pa.Array, source: EventSource, now_us: Now, max
             own = marks.is_null()
             rows, batch = rows[own.to_numpy(zero_copy_only=False)], batch.filter(own)
         nows, beside = now_of(now_us, rows), None if origin is None else origin.take(rows)
-        judged = judge_events(source, read_rows(batch, source, beside), nows, max_future_us)
+        judged = judge_events(source, read_rows(batch, source, beside, united=True), nows, max_future_us)
         good = ~is_valid(judged.reasons)
         done[rows[good]] = True
         if not good.all():
@@ -296,10 +296,11 @@ def _members(path: tuple[str | int, ...]) -> tuple[str, ...]:
 
 def _forms(batch: pa.RecordBatch, source: EventSource, lists: list[list[Any]], own: Mapping[str, Any]) -> list[list[Any]]:
     """The values of columns that are no fields as they are, in the form that the fields within them are read from."""
-    parses = {_members(f.place): f.parse for f in source.all_fields if isinstance(f.place, tuple)}
+    reads = [(f.place, f.parse) for f in source.all_fields if isinstance(f.place, tuple)]
     out = list(lists)
     for at, (name, column) in enumerate(zip(batch.schema.names, batch.columns, strict=True)):
-        form = None if name in own or pa.types.is_timestamp(column.type) else form_of(column.type, name, parses)
+        inner = [(path[1:], parse) for path, parse in reads if path[0] == name]
+        form = None if name in own or pa.types.is_timestamp(column.type) else form_of(column.type, inner)
         if form is not None:
             values = as_bytes(column) if is_text(column.type) else lists[at]
             out[at] = [v if v is None or isinstance(v, str) else form(v) for v in values]

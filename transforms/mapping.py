@@ -104,8 +104,8 @@ def _raw_of_records(base: Sequence[Any], path: Any, done: int, f: Field) -> Raw:
     return raw
 
 
-def read_rows(batch: pa.RecordBatch, source: EventSource, origin: Origin | None, bounded: bool = True) -> Read:
-    """The events of N rows of Arrow; ``bounded`` as in :func:`read_records`."""
+def read_rows(batch: pa.RecordBatch, source: EventSource, origin: Origin | None, bounded: bool = True, united: bool = False) -> Read:
+    """The events of N rows of Arrow; ``bounded`` as in :func:`read_records`, ``united`` as in :func:`transforms.nested.step_into`."""
     n, names = batch.num_rows, batch.schema.names
     start, notes = all_ok(n), dict[int, str]()
 
@@ -119,7 +119,7 @@ def read_rows(batch: pa.RecordBatch, source: EventSource, origin: Origin | None,
     def one(read: Read, f: Field, column: pa.Array, steps: Any, done: int) -> None:
         misplaced = []
         for number in range(done, len(steps)):
-            following, wrong = step_into(column, steps[number])
+            following, wrong = step_into(column, steps[number], united)
             if wrong.any():
                 misplaced.append((wrong, column, step_refused(steps, number)))
             column = following
@@ -137,7 +137,7 @@ def read_rows(batch: pa.RecordBatch, source: EventSource, origin: Origin | None,
     path = source.explode_path
     lists, lost = top(path[0]), []
     for number, step in enumerate(path[1:], 1):
-        following, wrong = step_into(lists, step)
+        following, wrong = step_into(lists, step, united)
         if wrong.any():
             lost.append((wrong, lists, step_refused(path, number)))
         lists = following

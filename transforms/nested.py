@@ -19,8 +19,8 @@ from transforms.places import Path, Step, path_text
 from transforms.reasons import INFINITE, NAN, TOO_LONG, WRONG_TYPE
 
 __all__ = [
-    "Misplaced", "are_keys", "convert_any", "entries_of", "entry_names", "find", "from_values_any", "list_value", "spans", "step_into",
-    "step_refused",
+    "Misplaced", "are_keys", "are_words", "convert_any", "entries_of", "entry_names", "find", "from_values_any", "list_value", "spans",
+    "step_into", "step_refused",
 ]  # fmt: skip
 
 Int = npt.NDArray[np.int64]
@@ -35,9 +35,13 @@ OpenTelemetry's; tags of AWS; columns of wal2json, headers, Shopify's notes."""
 
 
 def entry_names(members: Collection[str]) -> tuple[str, str] | None:
-    """The members that hold key and value in the entries of a map that is written as a list; None where objects with such members are no
-    entries."""
-    return next(((key, value) for key, value, more in _ENTRIES if more.union((key, value)).issuperset(members)), None)
+    """The members that hold key and value in the entries of a map that is written as a list, whose elements have these ``members``
+    together; None where they are no entries. ``key`` and ``value`` may be left out, null as they are then; of the other forms both are
+    there, as things of another kind have a ``name``, too."""
+    there = {*members}
+    return next(
+        ((key, value) for key, value, more in _ENTRIES if there <= {key, value, *more} and (key == "key" or there >= {key, value})), None
+    )
 
 
 def spans(column: pa.Array) -> tuple[Int, Int, pa.Array] | None:
@@ -54,8 +58,11 @@ def spans(column: pa.Array) -> tuple[Int, Int, pa.Array] | None:
     return first, np.where(is_valid(column), size, 0), values
 
 
-def step_into(column: pa.Array, step: Step) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
-    """The members or elements at ``step`` of N values, null where there are none; and which values are of another form, bool [N]."""
+def step_into(column: pa.Array, step: Step, united: bool = False) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
+    """The members or elements at ``step`` of N values, null where there are none; and which values are of another form, bool [N].
+
+    ``united``: a member that is null may be one that its own value does not have, as types of other values are united with its type; then
+    values of which it is not known are among those of another form."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     n, t = len(column), column.type
@@ -74,18 +81,27 @@ def step_into(column: pa.Array, step: Step) -> tuple[pa.Array, npt.NDArray[np.bo
         ends = column.offsets.to_numpy(zero_copy_only=False).astype(np.int64) if n else np.zeros(1, np.int64)
         size = np.where(is_valid(column), np.diff(ends), 0)
         first, keys, values = _own(ends[:-1], size, column.keys, column.items)
-        return _entry(first, size, keys if _is_words(keys.type) else keys.cast(pa.string()), values, step), fine
+        return _entry(first, size, keys if are_words(keys.type) else keys.cast(pa.string()), values, step), fine
     if isinstance(step, str) and (found := spans(column)) is not None:
         first, size, entries = found
         first, entries = _own(first, size, entries)
-        others = np.concatenate([[0], np.cumsum(_no_entries(entries))])
-        wrong = others[first + size] > others[first]
+        wrong = _any(_no_entries(entries), first, size)
         members = dict(zip((f.name for f in entries.type), entries.flatten(), strict=True)) if pa.types.is_struct(entries.type) else {}
         key, value = entry_names(members) or ("", "")
-        if value not in members or not _is_words(members.get(key, pa.nulls(0)).type):
+        if united and key != "key":
+            known = [_any(is_valid(members[name]), first, size) for name in (key, value) if name]
+            wrong = wrong | (_any(is_valid(entries), first, size) & ~np.all(known, axis=0))
+        if value not in members or not are_words(members.get(key, pa.nulls(0)).type):
             return pa.nulls(n), wrong
         return _entry(first, np.where(wrong, 0, size), members[key], members[value], step), wrong
     return pa.nulls(n), is_valid(column)
+
+
+def _any(said: npt.NDArray[np.bool_], first: Int, size: Int) -> npt.NDArray[np.bool_]:
+    """Whether it is said of any element in each of N runs of elements."""
+    before = np.concatenate([[0], np.cumsum(said)])
+    found: npt.NDArray[np.bool_] = before[first + size] > before[first]
+    return found
 
 
 def _own(first: Int, size: Int, *elements: pa.Array) -> tuple[Any, ...]:
@@ -96,10 +112,11 @@ def _own(first: Int, size: Int, *elements: pa.Array) -> tuple[Any, ...]:
 
 def are_keys(t: pa.DataType) -> bool:
     """Whether the keys of a map of Arrow are named in paths: texts, and whole numbers and days by the texts that they are."""
-    return _is_words(t) or bool(pa.types.is_integer(t) or pa.types.is_date32(t))
+    return are_words(t) or bool(pa.types.is_integer(t) or pa.types.is_date32(t))
 
 
-def _is_words(t: pa.DataType) -> bool:
+def are_words(t: pa.DataType) -> bool:
+    """Whether values are texts, perhaps words of a dictionary."""
     t = t.value_type if pa.types.is_dictionary(t) else t
     return bool(pa.types.is_string(t) or pa.types.is_large_string(t))
 
@@ -112,7 +129,7 @@ def _no_entries(elements: pa.Array) -> npt.NDArray[np.bool_]:
     if names is None:
         return is_valid(elements)
     index = t.get_field_index(names[0])
-    if index < 0 or _is_words(t[index].type):
+    if index < 0 or are_words(t[index].type):
         return np.zeros(len(elements), bool)
     return is_valid(elements.flatten()[index])
 

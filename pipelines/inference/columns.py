@@ -180,14 +180,15 @@ def _texts(column: Column, values: list[Any], text: bool, decimal_mark: str, zon
         return
     version = any(w.endswith("version") for w in words(name))
     mark = re.escape(decimal_mark)
-    code = bool(pc.any(pc.match_substring_regex(array, r"^0\d+$")).as_py())
+    real = rf"^[+-]?(\d{{1,15}}({mark}\d*)?|{mark}\d+)([eE][+-]?\d{{1,2}})?$"
+    code = bool(pc.any(pc.match_substring_regex(array, r"^[+-]?0\d")).as_py())
     if thousands and all_match(_grouped(thousands, decimal_mark)) and pc.any(pc.match_substring(array, thousands)).as_py():
         array = pc.replace_substring(array, thousands, "")
         values, first = array.to_pylist(), first.replace(thousands, "")
     if text and pc.all(pc.is_in(pc.utf8_lower(array), value_set=pa.array(["true", "false", None], pa.string()))).as_py():
         column.dtype = "bool"
     elif code:
-        if text and all_match(r"^\d+$"):
+        if text and (all_match(r"^[+-]?\d+$") or all_match(real)):
             column.notes.append("digits with leading zeros: text, so that these stay")
     elif all_match(r"^[+-]?(0|[1-9]\d{0,18})$") and all(v is None or abs(int(v)) < 2**63 for v in values):
         whole = [None if v is None else int(v) for v in values]
@@ -199,7 +200,7 @@ def _texts(column: Column, values: list[Any], text: bool, decimal_mark: str, zon
             epoch_text(column, whole)
     elif not text and (version or _is_id(name)):
         pass  # 1.0 is followed by 1.0.1; 1234.1714557660 is who it is, as GA4 has it
-    elif all_match(rf"^[+-]?(\d{{1,15}}({mark}\d*)?|{mark}\d+)([eE][+-]?\d{{1,2}})?$"):
+    elif all_match(real):
         _real_texts(column, values, text, decimal_mark)
     elif all_match(r"^\d+$") and text:
         column.notes.append(BEYOND)

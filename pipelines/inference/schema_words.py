@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -64,20 +65,13 @@ def categories(columns: Mapping[Steps, Sequence[Any]], files: Iterable[Path]) ->
 
 
 def _categories(file: Path) -> dict[str, tuple[tuple[str, ...], bool]]:
-    """The words of a file's categories of text, and whether these have an order."""
-    with file.open("rb") as f:
-        start = f.read(6)
-        f.seek(0)
-        if start.startswith(b"PAR1"):
-            parquet = pq.ParquetFile(f)
-            names = _categorical(parquet.schema_arrow)
-            table = parquet.read_row_group(0, columns=names) if names and parquet.num_row_groups else pa.table({})
-        else:
-            reader = pa.ipc.open_file(f) if start == b"ARROW1" else pa.ipc.open_stream(f)
-            names = _categorical(reader.schema)
-            first = reader.get_batch(0) if names and start == b"ARROW1" and reader.num_record_batches else None
-            first = next(iter(reader), None) if names and start != b"ARROW1" else first
-            table = pa.table({}) if first is None else pa.Table.from_batches([first]).select(names)
+    """The words of a file's categories of text, and whether these have an order; none where it, of which the first rows could be read, is
+    damaged."""
+    try:
+        with opened(file) as f:
+            table = _first_rows(f)
+    except (OSError, EOFError, zlib.error, pa.ArrowException):
+        return {}
     out = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
         if column.num_chunks and pa.types.is_dictionary(column.type):
@@ -85,6 +79,21 @@ def _categories(file: Path) -> dict[str, tuple[tuple[str, ...], bool]]:
             if words and all(isinstance(word, str) for word in words):
                 out[name] = tuple(words), bool(column.type.ordered)
     return out
+
+
+def _first_rows(f: BinaryIO) -> pa.Table:
+    """The first rows of a file's categories; no columns where it has none."""
+    start = f.read(6)
+    f.seek(0)
+    if start.startswith(b"PAR1"):
+        parquet = pq.ParquetFile(f)
+        names = _categorical(parquet.schema_arrow)
+        return parquet.read_row_group(0, columns=names) if names and parquet.num_row_groups else pa.table({})
+    reader = pa.ipc.open_file(f) if start == b"ARROW1" else pa.ipc.open_stream(f)
+    names = _categorical(reader.schema)
+    first = reader.get_batch(0) if names and start == b"ARROW1" and reader.num_record_batches else None
+    first = next(iter(reader), None) if names and start != b"ARROW1" else first
+    return pa.table({}) if first is None else pa.Table.from_batches([first]).select(names)
 
 
 def _categorical(schema: pa.Schema) -> list[str]:

@@ -147,10 +147,24 @@ def test_digits_with_leading_zeros_stay_text(tmp_path: Path) -> None:
     records = [{"id": n, "at": z(n), "plz": code, "last4": f"{n * 37 % 10_000:04}", "price": f"{n}.50"} for n, code in enumerate(codes)]
     text, found = inferred(tmp_path / "json", records)
     assert [e["plz"] for e in found] == codes and '"last4", "string"' in text and '"price", "float64"' in text
-    lines = "".join(f"{n},{z(n)},{code},0{n % 9}.50\n" for n, code in enumerate(codes))
-    text, found = inferred(tmp_path / "csv", f"id,at,plz,price\n{lines}".encode())
-    assert [e["plz"] for e in found] == codes and "text, so that these stay" in text
-    assert {e["price"] for e in found} == {n + 0.5 for n in range(9)}, "a fraction says that it is a number"
+    nace = [f"{n % 12:02}.{10 + n % 20}" for n in range(N)]
+    lines = "".join(f"{n},{z(n)},{code},{branch},{n % 9}.50,{n % 5}\n" for n, (code, branch) in enumerate(zip(codes, nace, strict=True)))
+    text, found = inferred(tmp_path / "csv", f"id,at,plz,nace,price,count\n{lines}".encode())
+    assert [e["plz"] for e in found] == codes and [e["nace"] for e in found] == nace
+    assert text.count("text, so that these stay") == 2
+    assert {e["price"] for e in found} == {n + 0.5 for n in range(9)} and {e["count"] for e in found} == set(range(5))
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        (("01.10", "10.10"), "string"), (("01,10", "10,10"), "string"), (("-05", "12"), "string"), (("+0049", "1"), "string"),
+        (("0", "0.5", "-0.25", "10"), "float64"), (("0", "-0", "7"), "int64"), (("0.0", "00.5"), "string"), ((".5", "0"), "float64"),
+    ],
+)  # fmt: skip
+def test_a_zero_before_another_digit_is_no_number(tmp_path: Path, values: tuple[str, ...], dtype: str) -> None:
+    rows = "".join(f"{n};{z(n)};{values[n % len(values)]}\n" for n in range(N))
+    assert f'"code", "{dtype}"' in inferred(tmp_path, f"id;at;code\n{rows}".encode())[0]
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import bz2
+import gzip
 import json
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.inference.infer_source import infer_files, infer_topic
+from pipelines.inference.schema_words import categories
 from pipelines.project.config import KafkaSettings
 from pipelines.sources.event_files import events, list_files
 from pipelines.sources.formats.record_format import record_format
@@ -475,6 +479,20 @@ def test_categories_of_pandas_are_the_words_that_may_come(tmp_path: Path, suffix
     assert 'domain=["S", "M", "L", "XL"]' in text and 'domain=["b", "a"]' in text, text
     assert text.count("domain=") == 2 and '"rank", "int64"' in text
     assert len(read(tmp_path, text, "things")) == 2 * N
+
+
+@pytest.mark.parametrize("name", ["a.parquet.gz", "a.parquet.bz2", "a.arrow.gz", "a.feather.bz2"])
+def test_categories_of_files_that_are_compressed_as_a_whole(tmp_path: Path, name: str) -> None:
+    size = pd.Categorical(["SM"[n % 2] for n in range(N)], ["S", "M", "L"])
+    frame = pd.DataFrame({"id": range(N), "at": [at(n) for n in range(N)], "size": size})
+    folder, plain = tmp_path / "events" / "things", BytesIO()
+    folder.mkdir(parents=True)
+    frame.to_parquet(plain) if "parquet" in name else frame.to_feather(plain)
+    file = folder / name
+    file.write_bytes((gzip if name.endswith(".gz") else bz2).compress(plain.getvalue()))
+    assert 'domain=["S", "M", "L"]' in infer_files(folder, name="things", data=tmp_path).text
+    file.write_bytes((gzip if name.endswith(".gz") else bz2).compress(plain.getvalue()[:-20]))
+    assert categories({("size",): ["S"]}, [file]) == {}, "of a damaged file none, whatever reads its rows says of it"
 
 
 def test_dictionaries_that_grow_from_batch_to_batch(tmp_path: Path) -> None:

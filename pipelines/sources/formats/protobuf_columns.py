@@ -118,12 +118,13 @@ def _field(of: FieldDescriptor, want: Want, types: Types | None) -> tuple[pa.Dat
 
 
 def _no_entry(of: FieldDescriptor) -> Want:
-    """What shows that an element is not an entry, where a list is read by keys."""
-    if of.message_type is None:
+    """What shows of the elements of a list that is read by keys, and of which :func:`entry_of` makes no map, that they are no entries;
+    where a key or value is left out, that nothing stands at any key."""
+    fields = {} if of.message_type is None else dict(of.message_type.fields_by_name)
+    names = entry_names(fields)
+    if names is None or any(fields[name].enum_type or fields[name].message_type for name in names[:1] if name in fields):
         return Want()
-    names = [f.name for f in of.message_type.fields]
-    key, _ = entry_names(names) or ("key", "")
-    return Want(parts={next((name for name in names if entry_names([name]) is None), key): Want()})
+    return Want(parts={name: Want() for name in names if name in fields})
 
 
 def enum_names(of: EnumDescriptor) -> dict[int, str]:
