@@ -26,7 +26,7 @@ from pipelines.streaming.state.stream_link import here
 from pipelines.streaming.state.workers_elsewhere import WorkersElsewhere
 from pipelines.streaming.stream_options import StreamOptions
 from pipelines.streaming.supervisor import Outcome, Supervisor
-from transforms.errors import ConfigError, RightsError, StoreError, TandemError
+from transforms.errors import ConfigError, FingerprintError, OwnerError, RightsError, StoreError, TandemError
 
 __all__ = ["StopAsked", "StreamPlan", "patiently", "still_ours", "while_ours"]
 
@@ -65,13 +65,13 @@ def still_ours(claim: Callable[[], None], fail: Callable[[str], None]) -> None:
 
 
 def patiently(what: str, do: Callable[[], None], say: Callable[[str], None], beat: Callable[[], None], pause: float = 0.5) -> None:
-    """Do something with the online store, which is waited for where it is away; what ``beat`` raises meanwhile ends it. Raises RightsError
-    where the store is there and does not let its user do that: no waiting changes it."""
+    """Do something with the online store, which is waited for where it is away; what ``beat`` raises meanwhile ends it. Raises what a store
+    refuses that is there: no waiting changes it."""
     said = False
     while True:
         try:
             return do()
-        except RightsError:
+        except (RightsError, OwnerError, FingerprintError):
             raise
         except StoreError as error:
             if not said:
@@ -177,7 +177,9 @@ class StreamPlan:
         return start
 
     def run(self, watch: Callable[[], None]) -> Outcome:
-        """Run jobs until the stream ends; none if it is asked to stop before the first."""
+        """Run jobs until the stream ends; none if it is asked to stop before the first. Raises ConfigError and StoreError where the store
+        refuses it before that."""
+        watch = while_ours(watch, self._claim, self.job_state.fail)
         try:
             self._patiently(watch, "start", self._claim)
             self._take_back(watch)
@@ -190,12 +192,15 @@ class StreamPlan:
             self.spec.stream.shards,
             self.say,
             until=self.spec.until,
-            watch=while_ours(watch, self._claim, self.job_state.fail),
+            watch=watch,
             savepoint=self.engine.stop_with_savepoint if self.engine.savepoints else None,
         )
         return supervisor.run()
 
     def _go_on(self) -> None:
+        """Raises StopAsked, and ConfigError once the rows are another's."""
+        if (why := self.job_state.failure()) is not None:
+            raise ConfigError(why)
         savepoint = self.job_state.requested("savepoint")
         if savepoint:
             self.say("no savepoint was taken: the stream has no job yet; it keeps its own checkpoint")

@@ -15,7 +15,7 @@ from feast import Field
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Float64, Int64, String
 
-from serving.online_store.base import Covered, row_wins
+from serving.online_store.base import Covered, OrderedOnlineStore, row_wins
 from serving.online_store.encoding import encode_column
 from serving.online_store.redis_calls import Transactions
 from serving.online_store.sqlite import OrderedSqliteOnlineStore
@@ -55,6 +55,33 @@ def test_a_store_that_writes_order_and_row_apart_loses_the_race(tmp_path: Path, 
     bench = Bench.open({"type": SQLITE, "path": str(tmp_path / "online.db")}, view())
     wrong = race_in_threads(bench)
     assert wrong and isinstance(wrong[0], AssertionError), wrong
+
+
+MARKS = [
+    "test_the_first_who_claims_a_project_has_it_until_another_takes_it",
+    "test_whoever_had_the_rows_before_writes_none_of_them",
+    "test_no_row_of_before_comes_after_a_take_over",
+    "test_a_mark_is_taken_away_by_whom_it_names_alone",
+    "test_of_many_who_claim_at_once_one_has_it",
+]
+
+
+@pytest.mark.parametrize("name", MARKS)
+def test_a_store_that_keeps_no_marks_may_do_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for method in ("claim", "disclaim", "owner"):
+        monkeypatch.setattr(OrderedSqliteOnlineStore, method, getattr(OrderedOnlineStore, method))
+    given = {"type": SQLITE, "path": str(tmp_path / "online.db")}
+    more = [given] if name == MARKS[0] else []
+    with pytest.raises(pytest.skip.Exception, match="keeps no mark"):
+        getattr(TestSqlite(), name)(Bench.open(given, view()), *more)
+
+
+def test_a_store_that_keeps_marks_and_does_not_look_at_them_fails_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OrderedSqliteOnlineStore, "_check_owner", lambda *given: None)
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        TestSqlite().test_no_row_of_before_comes_after_a_take_over(
+            Bench.open({"type": SQLITE, "path": str(tmp_path / "online.db")}, view())
+        )
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import pytest
 
 from pipelines.feature_store import materialize
 from pipelines.feature_store.applying import LOCK
+from pipelines.feature_store.store import open_store, ordered_store
 from pipelines.lake import graphs, layout
 from pipelines.sources.memory import MemoryBroker
 from pipelines.streaming.driver import stream_folder
@@ -25,7 +26,7 @@ from pipelines.streaming.stream_options import StreamOptions
 from pipelines.verify.verification import VerifyOptions, run_verify
 from serving.online_store.sqlite import OrderedSqliteOnlineStore
 from tests.integration.orders_world import END, Orders, online_store, order
-from transforms.errors import StoreError
+from transforms.errors import ConfigError, StoreError
 from transforms.instants import micros_of, now_us
 from transforms.locks import take
 
@@ -238,3 +239,26 @@ def _stored(world: Orders, *shops: int) -> list[bool]:
     feast = world.feast()
     online, view = feast._get_provider().online_store, feast.get_feature_view("shop_orders")
     return list(online.stored(feast.config, view, pa.table({"shop": shops})))
+
+
+def test_a_take_over_ends_the_wait_for_a_lock(corrected: Streamed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the store is asked meanwhile but whose the rows are."""
+    world, _ = corrected
+    before = [world.online(*NAMES, shop=shop) for shop in (1, 7, 8, 9)]
+    monkeypatch.setattr("pipelines.streaming.stream_plan._CLAIM_SECONDS", 0.0)
+
+    def told(line: str) -> None:
+        if "waiting for it" in line:
+            opened = open_store(world.repo())
+            ordered_store(opened).claim(opened.config, "another /there", take=True)
+
+    options = StreamOptions(runner="direct", until="latest", from_run="latest", reset=True)
+    with open(layout.materialize_lock(world.data), "a") as held:
+        assert take(held)
+        late = Timer(60, fcntl.flock, (held, fcntl.LOCK_UN))  # where it ends nothing
+        late.start()
+        with pytest.raises(ConfigError, match=r"written from another data folder \(/there\)"):
+            run_stream(world.repo(), options, told)
+        assert late.is_alive(), "the take-over ended the wait"
+        late.cancel()
+    assert [world.online(*NAMES, shop=shop) for shop in (1, 7, 8, 9)] == before

@@ -17,7 +17,7 @@ from pipelines.streaming.state.checkpoint_records import Checkpoint, Checkpoints
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.stream_plan import patiently, still_ours, while_ours
 from pipelines.streaming.supervisor import Silence, Supervisor, delivered, reached
-from transforms.errors import ConfigError, DataError, RightsError, StoreError, TandemError
+from transforms.errors import ConfigError, DataError, FingerprintError, OwnerError, RightsError, StoreError, TandemError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -440,9 +440,10 @@ def test_an_attempt_on_rows_that_another_folder_took_over_is_the_last_one_and_st
     assert (outcome.code, outcome.why, len(world.jobs)) == (1, "another data folder", 1)
 
 
-def test_a_store_that_is_away_is_waited_for_and_one_that_refuses_is_not() -> None:
+@pytest.mark.parametrize("refusal", [RightsError, OwnerError, FingerprintError])
+def test_a_store_that_is_away_is_waited_for_and_one_that_refuses_is_not(refusal: type[StoreError]) -> None:
     said: list[str] = []
-    errors = [StoreError("it is away"), StoreError("it is away"), None, StoreError("it is away"), RightsError("it may not")]
+    errors = [StoreError("it is away"), StoreError("it is away"), None, StoreError("it is away"), refusal("it may not")]
 
     def do() -> None:
         if (error := errors.pop(0)) is not None:
@@ -450,5 +451,5 @@ def test_a_store_that_is_away_is_waited_for_and_one_that_refuses_is_not() -> Non
 
     patiently("start", do, said.append, lambda: None, pause=0.0)
     assert said == ["waiting to start: it is away"] and len(errors) == 2
-    with pytest.raises(RightsError, match="it may not"):
+    with pytest.raises(refusal, match="it may not"):
         patiently("start", do, said.append, lambda: None, pause=0.0)
