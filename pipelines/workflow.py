@@ -105,14 +105,14 @@ def apply(repo: Repo, run_id: str | None, steps: Steps, why: str = "", take_over
     from pipelines.batch.batch_job import graphs_of, newest_graphs, plain_graphs
     from pipelines.feature_store.applying import apply_fingerprints
     from pipelines.feature_store.feature_services import short_ttl
-    from pipelines.project import access
+    from pipelines.project import permissions
 
     complete = [r for r in runs.list_runs(repo.data) if r.kind == "batch" and r.status == "complete"]
     also = {"take_over": True} if take_over else {}
     if run_id is None and not complete:
         # Nothing is learnt for groups without a preprocessing_fn: their graphs need no run.
         with (
-            access.guarded(repo, "apply", "no run", why, **also) as act,
+            permissions.guarded(repo, "apply", "no run", why, **also) as act,
             recording.recorded(repo, "apply") as applying,
             steps.doing("apply"),
         ):
@@ -131,7 +131,7 @@ def apply(repo: Repo, run_id: str | None, steps: Steps, why: str = "", take_over
         return chosen
 
     with (
-        access.guarded(repo, "apply", used[0].id, why, **also) as act,
+        permissions.guarded(repo, "apply", used[0].id, why, **also) as act,
         recording.recorded(repo, "apply", of_run=used[0].id, range=used[0].head.range) as applying,
         steps.doing("apply"),
     ):

@@ -18,9 +18,9 @@ from starlette.requests import Request
 
 from serving.api_keys import ApiKeys
 from serving.certificate import authorities_warning, certificate_warning
-from serving.errors import UnauthenticatedError
+from serving.model_repository import Watcher
 from serving.principals import ALL_SCOPES, ANYBODY, Principal, is_name
-from serving.repository import Watcher
+from serving.request_errors import UnauthenticatedError
 from serving.settings import ENVIRONMENT_KEY, ServingSettings
 from serving.tokens import Tokens
 from transforms.errors import ConfigError

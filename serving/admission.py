@@ -15,10 +15,10 @@ from starlette.background import BackgroundTask
 from serving.addresses import network_of
 from serving.arrivals import Arrival, Arrivals, Shares
 from serving.context import RequestContext, new_request_id, usable_id
-from serving.errors import ClientGoneError, MediaTypeError, OverloadedError, TimedOutError, TooLargeError
 from serving.fair_queue import FairQueue, Waiting
 from serving.limits import Limits
 from serving.principals import ANYBODY, Principal
+from serving.request_errors import ClientGoneError, MediaTypeError, OverloadedError, TimedOutError, TooLargeError
 from serving.settings import ServingSettings
 
 __all__ = ["Admission", "Answer", "Quick", "Work"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from serving.errors import ModelError
+from serving.request_errors import ModelError
 
 __all__ = ["ALIASES", "ALIASES_FILE", "Aliases", "parse_aliases", "read_aliases"]
 

@@ -10,9 +10,9 @@ import orjson
 from fastapi import Response
 
 from serving.dataplane import Dataplane, Prediction, group_summary
-from serving.errors import NotFoundError
 from serving.models import LoadedModel
 from serving.protocol import V2_TYPES
+from serving.request_errors import NotFoundError
 
 __all__ = ["as_json", "own_version", "response", "v1_answer", "v1_metadata", "v2_answer", "v2_metadata", "version_status"]
 

@@ -22,15 +22,15 @@ from serving.admission import Admission, Answer
 from serving.answers import as_json, own_version, response, v1_answer, v1_metadata, v2_answer, v2_metadata, version_status
 from serving.context import RequestContext
 from serving.dataplane import Dataplane, Prediction
-from serving.direct import Direct, count_request
+from serving.direct_requests import Direct, count_request
 from serving.docs import BODIES, describe, docs_page, examples, own_things
-from serving.errors import ClientGoneError, InvalidRequestError, RateLimitedError, UnauthenticatedError, status_of
 from serving.json_body import parse_object
 from serving.limits import Limits, PrincipalLimits
 from serving.metrics import Metrics
 from serving.metrics_files import MetricsFile
 from serving.principals import ANYBODY, Principal
 from serving.protocol import NO_BINARY, RequestField, online_request, v1_instances, v2_instances, v2_names
+from serving.request_errors import ClientGoneError, InvalidRequestError, RateLimitedError, UnauthenticatedError, status_of
 from serving.settings import ServingSettings
 from serving.traced import Traced
 from transforms.errors import TandemError

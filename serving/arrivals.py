@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from serving.errors import OverloadedError
+from serving.request_errors import OverloadedError
 
 __all__ = ["Arrival", "Arrivals", "Shares"]
 

@@ -16,11 +16,11 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.value_type import ValueType
 
-from serving.errors import InvalidRequestError, NotFoundError
 from serving.feast_types import arrow_type
 from serving.principals import ANYBODY, Principal
 from serving.projections import FeatureSet, Projection
 from serving.protocol import RequestField
+from serving.request_errors import InvalidRequestError, NotFoundError
 from transforms.errors import DefinitionError, StoreError
 
 __all__ = ["Catalog", "View", "entity_key", "some_of"]

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from serving.errors import TimedOutError
 from serving.principals import ANYBODY, Principal
+from serving.request_errors import TimedOutError
 
 __all__ = ["NOBODYS", "RequestContext", "new_request_id", "usable_id"]
 

@@ -17,13 +17,13 @@ from serving.context import NOBODYS, RequestContext
 from serving.features import STATUSES, OnlineFeatures, ViewRows
 from serving.metrics import Metrics
 from serving.model_files import unverified
+from serving.model_repository import ModelRepository, Watcher
 from serving.models import LoadedModel, ModelSpec
 from serving.object_store.following import serve_from
 from serving.online_answer import online_json
 from serving.online_request import Forms, OnlineAsked
 from serving.principals import Principal
 from serving.protocol import OnlineRequest, RequestField, format_timestamp
-from serving.repository import ModelRepository, Watcher
 from serving.request_log import LogLimits, RequestLog, RequestRecord
 from serving.settings import ServingSettings
 from serving.shadow import Shadow

@@ -23,14 +23,14 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
 from serving.catalog import Catalog, View, entity_key, some_of
-from serving.errors import InvalidRequestError
 from serving.feast_mistakes import NO_ONLINE_STORE, mistake_in
 from serving.online_store.base import OrderedOnlineStore, OrderedOnlineStoreConfig
-from serving.online_store.columns import SplitQuestion
+from serving.online_store.store_columns import SplitQuestion
 from serving.projections import FeatureSet
 from serving.protocol import RequestField, checked_column
 from serving.read_plan import NOT_FOUND, NULL, OUTSIDE_MAX_AGE, PRESENT, STATUSES, Begun, ReadPlan, ViewRows
 from serving.registry_place import with_absolute_registry
+from serving.request_errors import InvalidRequestError
 from serving.yaml_text import YamlMistake, yaml_value
 from transforms.errors import ConfigError, StoreError
 from transforms.instants import micros_of

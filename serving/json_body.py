@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from serving.errors import BadRequestError
+from serving.request_errors import BadRequestError
 
 __all__ = ["kind_of", "parse_object", "shortened"]
 

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from serving.errors import RateLimitedError
+from serving.request_errors import RateLimitedError
 from serving.settings import LimitSettings
 
 __all__ = ["Limits", "PrincipalLimits"]

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from serving.errors import ModelError
+from serving.request_errors import ModelError
 from transforms.data_folder import SPEC_FILE
 from transforms.errors import ConfigError
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from serving.errors import ModelInputError
+from serving.request_errors import ModelInputError
 
 __all__ = ["INPUT_DTYPES", "Columns", "encoded"]
 

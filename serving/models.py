@@ -17,11 +17,11 @@ import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
-from serving.errors import ModelError
 from serving.model_files import check_model_files, unverified
 from serving.model_inputs import INPUT_DTYPES, Columns, encoded
 from serving.projections import FeatureSet, Projection
 from serving.protocol import RequestField
+from serving.request_errors import ModelError
 from serving.shared_calls import SharedCalls
 
 __all__ = ["INPUT_DTYPES", "MODEL_FILES", "LoadedModel", "ModelSpec", "ModelSpecFile", "Runner", "load_model", "to_model_inputs"]

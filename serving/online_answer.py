@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
+from serving.answer_columns import Columns
 from serving.answer_parts import (
     LIST_STATUSES,
     NEXT,
@@ -27,7 +28,6 @@ from serving.answer_parts import (
     statuses_json,
     with_odd,
 )
-from serving.columns import Columns
 from serving.feast_types import not_finite, to_json
 from serving.packed_answer import written_packed
 from serving.packed_view_rows import PackedViewRows

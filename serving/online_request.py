@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 
 from serving.catalog import Catalog
-from serving.errors import ForbiddenError, InvalidRequestError
 from serving.features import checked_entities
 from serving.principals import Principal
 from serving.projections import FeatureSet
 from serving.protocol import OnlineRequest, RequestField
+from serving.request_errors import ForbiddenError, InvalidRequestError
 from transforms.definitions import ARROW_TYPES
 
 __all__ = ["Forms", "OnlineAsked", "OnlineForm"]

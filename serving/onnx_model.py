@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from serving.errors import ModelError
 from serving.model_samples import made_up, same_in_any_batch
+from serving.request_errors import ModelError
 from transforms.data_folder import SPEC_FILE
 
 __all__ = ["OnnxModel"]

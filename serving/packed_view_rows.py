@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from serving.columns import Columns
+from serving.answer_columns import Columns
 from serving.online_store.lazily import lazily
 from serving.online_store.packed_rows import PackedRows
 from serving.view_rows import NULL, PRESENT, STATUSES, Bools, Codes, Places, ViewPlan, ViewRows, column, judged

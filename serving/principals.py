@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from serving.errors import ForbiddenError
+from serving.request_errors import ForbiddenError
 from transforms.errors import ConfigError
 
 __all__ = ["ALL_SCOPES", "ANYBODY", "Principal", "checked_scopes", "is_name"]

@@ -16,8 +16,8 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-from serving.errors import BadRequestError, InvalidRequestError, TooLargeError
 from serving.json_body import kind_of, shortened
+from serving.request_errors import BadRequestError, InvalidRequestError, TooLargeError
 from transforms.fields import MAX_TEXT_BYTES
 from transforms.instants import micros_of
 

@@ -18,11 +18,11 @@ from feast.infra.online_stores.online_store import OnlineStore
 
 from serving.catalog import Catalog, View, entity_key
 from serving.online_store.base import ColumnRead, OrderedOnlineStore, StoredColumns
-from serving.online_store.columns import PackedColumns, Question, SplitQuestion
 from serving.online_store.decoding import Cell
 from serving.online_store.keys import key_packer
 from serving.online_store.packed import layout_of
 from serving.online_store.packed_rows import PackedRows
+from serving.online_store.store_columns import PackedColumns, Question, SplitQuestion
 from serving.packed_view_rows import PackedViewRows
 from serving.projections import FeatureSet
 from serving.view_rows import NOT_FOUND, NULL, OUTSIDE_MAX_AGE, PRESENT, STATUSES, ViewPlan, ViewRows, rows_of

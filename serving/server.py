@@ -18,7 +18,7 @@ from serving import json_logs
 from serving.app import create_app
 from serving.certificate import authorities_warning, certificate_warning, parts_of
 from serving.connections import Connections, Limited, connection_class
-from serving.repository import Watcher
+from serving.model_repository import Watcher
 from serving.settings import ServingSettings
 from serving.shared_buckets import SharedLimits
 from serving.workers import Worker, bound, end_with_parent, run_workers, share

@@ -20,11 +20,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from serving.errors import ModelError
 from serving.features import ViewRows
 from serving.metrics import Metrics
 from serving.models import LoadedModel, ModelSpec
 from serving.projections import FeatureSet
+from serving.request_errors import ModelError
 from serving.request_rows import RequestRecord, sampled
 from transforms.errors import FingerprintError, StoreError
 

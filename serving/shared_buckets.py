@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from serving.errors import RateLimitedError
+from serving.request_errors import RateLimitedError
 from serving.settings import LimitSettings
 from transforms.locks import between_processes
 

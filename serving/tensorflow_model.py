@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy.typing as npt
 
-from serving.errors import ModelError
 from serving.model_samples import SAMPLE_ROWS, made_up, padded, same_in_any_batch
+from serving.request_errors import ModelError
 from transforms.data_folder import SPEC_FILE
 from transforms.plain_paths import plain_path
 from transforms.plan import Plan, checked

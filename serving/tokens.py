@@ -13,8 +13,8 @@ import orjson
 import requests
 
 from serving.bounded_http import read_answer, within
-from serving.errors import UnauthenticatedError
 from serving.principals import Principal, checked_scopes, is_name
+from serving.request_errors import UnauthenticatedError
 from serving.settings import OidcSettings
 from transforms.errors import ConfigError, StoreError
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from google.protobuf.message import DecodeError
 
+from serving.answer_columns import Columns, size_in_bytes
 from serving.catalog import View
-from serving.columns import Columns, size_in_bytes
 from serving.online_store.base import StoredColumns
 from serving.online_store.decoding import Cell, decode_column, decode_list, decode_values
 from serving.online_store.packed import Layout, Slot

@@ -28,13 +28,15 @@ _PARTS = ("transforms", "pipelines", "serving")
 OWN = ("tandem", *_PARTS)
 """Names that are never somebody else's module, whatever lies on ``sys.path`` before them."""
 
-# Modules that feature repositories name, by where they stood in 0.1 (feature_store.yaml, features.py, labels.py, model.py).
+# Modules that repositories and extensions name, by where they stood before (feature_store.yaml, features.py, labels.py, model.py).
 _MOVED = {
     "pipelines.offline_store": "serving.offline_store",
     "pipelines.config": "pipelines.project.config",
     "pipelines.event_files": "pipelines.sources.event_files",
     "pipelines.repo": "pipelines.project.repository",
+    "pipelines.streaming.engines.base": "pipelines.streaming.engines.stream_engine",
     "pipelines.training.job": "pipelines.training.training_job",
+    "transforms.functions.base": "transforms.functions.aggregate",
 }
 
 

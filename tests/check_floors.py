@@ -161,9 +161,12 @@ ROOMS = (
     Room("transforms.preprocessing", FLOOR0, ("tensorflow",)),
     Room("transforms.schemas", (*FLOOR0, *FLOOR1), (*ARROW, "tensorflow_metadata", "google.protobuf")),
     *(Room(name, (*FLOOR0, *FLOOR1), ARROW) for name in FLOOR1[:6]),
-    *(Room(name, (*FLOOR0, *FLOOR1, *FLOOR2, "serving.errors"), STORES) for name in FLOOR2),
+    *(Room(name, (*FLOOR0, *FLOOR1, *FLOOR2, "serving.request_errors"), STORES) for name in FLOOR2),
     Room(
-        "serving.object_store", ("transforms", "serving.aliases", "serving.errors"), ("obstore", "google", "requests", "orjson"), never=()
+        "serving.object_store",
+        ("transforms", "serving.aliases", "serving.request_errors"),
+        ("obstore", "google", "requests", "orjson"),
+        never=(),
     ),
     Room("serving.offline_store", ("transforms", "serving"), (*STORES, "duckdb", "pandas")),
     Room("serving.offline_job", ("transforms", "serving"), (*STORES, "pandas")),
@@ -322,11 +325,12 @@ def circles(root: Path) -> list[str]:
 
 
 def twice(root: Path) -> list[str]:
-    """One line per file name that stands more than once in ``pipelines`` (``__init__`` and the command line's files apart)."""
+    """One line per file name that stands more than once in the three packages (``__init__`` and ``__main__`` apart)."""
     places: dict[str, list[str]] = {}
-    for path in sorted((root / "pipelines").rglob("*.py")):
-        if not path.stem.startswith("__") and path.parent.name != "cli":
-            places.setdefault(path.name, []).append(path.relative_to(root).as_posix())
+    for top in ("transforms", "pipelines", "serving"):
+        for path in sorted((root / top).rglob("*.py")):
+            if not path.stem.startswith("__"):
+                places.setdefault(path.name, []).append(path.relative_to(root).as_posix())
     return [f"{name} stands {len(where)} times: {', '.join(where)}; a name stands once" for name, where in places.items() if len(where) > 1]
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from serving.object_store import cache as caches
 from serving.object_store import manifests
-from serving.object_store.base import Unreachable
 from serving.object_store.cache import Cache, cache_of, data_path
 from serving.object_store.local_folder import LocalFolder
+from serving.object_store.object_store import Unreachable
 
 __all__ = ["URL", "Network", "machines", "network"]
 

@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms import definitions as d
+from transforms.functions.aggregate import Events, State, StateSpec
 from transforms.functions.arrays import offsets_of, order_codes
-from transforms.functions.base import Events, State, StateSpec
 from transforms.functions.count import Counts
 from transforms.made_rows import MadeRows, empty, overs, specs
 from transforms.windows import ranges, rows_of

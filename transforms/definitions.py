@@ -71,7 +71,7 @@ from transforms.functions import (
     TopK,
     Variance,
 )
-from transforms.functions.base import check_aggregate
+from transforms.functions.aggregate import check_aggregate
 from transforms.parsing import Base64, BigEndian, Date, Decimal, Enum, Epoch, Hex, IsoTime, Number, Text, TimeFormat, TimeOfDay
 from transforms.places import ElementIndex, Header, RecordKey, RecordTimestamp
 from transforms.tables import Delta, Iceberg, Query

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from transforms import definitions as d
-from transforms.functions.base import StateSpec, checked_output
+from transforms.functions.aggregate import StateSpec, checked_output
 from transforms.functions.count import Counts
 from transforms.windows import Rows, shown, slices
 

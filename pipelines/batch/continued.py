@@ -15,7 +15,7 @@ from typing import Any
 
 from pipelines.batch.run_key import code_of, declared, engine_code, sources_of
 from pipelines.lake import provenance, runs, shared
-from pipelines.lake.files import json_digest, sha256
+from pipelines.lake.data_files import json_digest, sha256
 from pipelines.lake.run_parts import InputFile
 from pipelines.lake.run_records import BatchRecord
 from pipelines.project.repository import Repo

@@ -15,7 +15,7 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 
-from pipelines.lake.addresses import opening, reading, unchanged
+from pipelines.lake.file_addresses import opening, reading, unchanged
 from pipelines.sources.event_files import EventFile, verdicts
 from pipelines.sources.file_formats.file_format import FileFormat, FileRange, Look, Opened, RawBatch, UnreadableFileError, damaged
 from pipelines.sources.file_records import divided, read, read_part

@@ -20,17 +20,17 @@ from apache_beam.transforms.combiners import ToList
 from pipelines.batch.batch_engine import BatchEngine
 from pipelines.batch.continued import Continued, looked_through_from
 from pipelines.lake import layout
-from pipelines.lake.addresses import clear, opening, reading, unchanged, url_of, writing
-from pipelines.lake.files import write_json
+from pipelines.lake.data_files import write_json
+from pipelines.lake.file_addresses import clear, opening, reading, unchanged, url_of, writing
 from pipelines.sources.archived_files import covered
 from pipelines.sources.event_files import EventFile, Inventory, PassedOver, inventory
 from pipelines.sources.file_records import partitions_of
 from pipelines.sources.log_names import HIDDEN, day_in, enters, in_range, is_hidden, why_not
 from pipelines.sources.recorded_files import recorded, untouched
-from serving.object_store.base import ObjectStore
 from serving.object_store.cache import cache_of
 from serving.object_store.connecting import is_url
-from serving.object_store.files import check_shared
+from serving.object_store.object_store import ObjectStore
+from serving.object_store.single_files import check_shared
 from transforms.definitions import EventSource
 from transforms.errors import DataError
 

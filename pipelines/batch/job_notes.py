@@ -9,8 +9,8 @@ import apache_beam as beam
 from apache_beam.transforms.combiners import ToList
 
 from pipelines.batch.steps import astray
-from pipelines.lake.addresses import writing
-from pipelines.lake.files import write_json
+from pipelines.lake.data_files import write_json
+from pipelines.lake.file_addresses import writing
 
 __all__ = ["keep_spans", "keep_stats", "with_past"]
 

@@ -14,8 +14,8 @@ from pipelines.batch.batch_engine import BatchEngine
 from pipelines.batch.first_tensorflow import first_tensorflow
 from pipelines.batch.learning import Arrived, Asked, Phases, accumulate, sent
 from pipelines.batch.work_place import WorkPlace
-from pipelines.lake.addresses import reading, writing
-from pipelines.lake.files import replaced
+from pipelines.lake.data_files import replaced
+from pipelines.lake.file_addresses import reading, writing
 from transforms.tensorflow_settings import settle_tensorflow
 
 __all__ = ["LearnShare", "Workers"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.batch.continued import Continued, Reading, reading
-from pipelines.lake.files import sha256
+from pipelines.lake.data_files import sha256
 from pipelines.lake.run_parts import InputFile
 from pipelines.sources.event_files import EventFile, Inventory, PassedOver, inventory, passed_over_line
 from transforms.definitions import EventSource

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.lake import layout, provenance, shared
-from pipelines.lake.files import sha256
+from pipelines.lake.data_files import sha256
 from pipelines.lake.run_parts import Code, InputFile
 from pipelines.lake.runs import Run
 from pipelines.lake.value_code import engine_files, meanings, modules_of, repo_files_of

@@ -1,7 +1,7 @@
 """The Beam steps that batch (and stream) wire together. Logic lives in ``transforms``; here it only meets files and shuffles.
 
 What crosses a shuffle is a RecordBatch in Arrow's IPC stream format, as bytes: every runner moves those unchanged. Files are named by
-local paths, or by URLs where workers have no folder of the driver's (:mod:`pipelines.lake.addresses`). A step that
+local paths, or by URLs where workers have no folder of the driver's (:mod:`pipelines.lake.file_addresses`). A step that
 writes a file writes it under a temporary name and renames it, and the name depends on the content's place alone, so that
 a repeated bundle replaces its own file by an equal one.
 """
@@ -24,9 +24,9 @@ import pyarrow.parquet as pq
 from pipelines.batch.divide import FilePart, part_events
 from pipelines.batch.first_tensorflow import first_tensorflow
 from pipelines.batch.run_key import seed_start
-from pipelines.lake.addresses import reading, reading_folder, under, writing
 from pipelines.lake.arrow_bytes import from_ipc, to_ipc
-from pipelines.lake.files import replaced
+from pipelines.lake.data_files import replaced
+from pipelines.lake.file_addresses import reading, reading_folder, under, writing
 from pipelines.lake.nonfinite import nonfinite
 from pipelines.sources.event_files import EventFile
 from pipelines.sources.null_fields import NullFields

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.lake import layout, runs
-from pipelines.lake.addresses import clear, fetch_below, put_file, reading, url_of
+from pipelines.lake.file_addresses import clear, fetch_below, put_file, reading, url_of
 from pipelines.lake.shared import kept
 from pipelines.sources.event_files import EventFile
 from serving.object_store.connecting import is_url

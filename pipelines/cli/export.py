@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, RepoOption, Steps, load, quiet, write
-from pipelines.lake.files import as_the_users, write_text
+from pipelines.lake.data_files import as_the_users, write_text
 from transforms.errors import ConfigError
 
 __all__ = ["app", "installed_pins"]

@@ -34,14 +34,14 @@ def erase(
     quiet()
     from pipelines.forgetting.erase import erase as forget
     from pipelines.forgetting.subject import Subject
-    from pipelines.project import access
+    from pipelines.project import permissions
 
     subject, loaded, steps = Subject.parse(entity), load(repo, data, finish=not dry_run), Steps()
     with steps.doing("erasing"):
         if dry_run:
             report = forget(loaded, subject, True, steps.say)
         else:
-            with access.guarded(loaded, "erase", subject.digest, reason) as act:
+            with permissions.guarded(loaded, "erase", subject.digest, reason) as act:
                 report = forget(loaded, subject, False, steps.say)
                 act.details["found"] = dict(report.found)
     table = Table("where", "rows or files", title="what was found", title_justify="left", box=None)
@@ -84,7 +84,7 @@ def vacuum(
     """
     quiet()
     from pipelines.forgetting.vacuum import vacuum as take
-    from pipelines.project import access
+    from pipelines.project import permissions
 
     try:
         age = parse_duration(older_than)
@@ -97,7 +97,7 @@ def vacuum(
     if dry_run:
         gone = take(loaded, datetime.now(UTC), age, keep_last, kinds, True)
     else:
-        with access.guarded(loaded, "vacuum", "", reason, older_than=older_than, keep=keep_last) as act:
+        with permissions.guarded(loaded, "vacuum", "", reason, older_than=older_than, keep=keep_last) as act:
             gone = take(loaded, datetime.now(UTC), age, keep_last, kinds)
             act.details["taken"] = [each["name"] for each in gone]
     total = sum(each["bytes"] for each in gone)

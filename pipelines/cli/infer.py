@@ -9,7 +9,7 @@ import typer
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, RepoOption, Steps, write
 from pipelines.lake.counted import counted
-from pipelines.lake.files import as_the_users
+from pipelines.lake.data_files import as_the_users
 from pipelines.project.config import load_settings
 from transforms.errors import DataError, TandemError
 

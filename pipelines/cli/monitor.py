@@ -127,8 +127,8 @@ def monitor(
         steps.say(NO_MODEL)
         return
     steps.say("loading libraries")
+    from pipelines.monitoring.log_windows import duration
     from pipelines.monitoring.monitor_job import MonitorOptions, run_monitor
-    from pipelines.monitoring.windows import duration
 
     options = MonitorOptions(
         model=model,

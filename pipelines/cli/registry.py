@@ -34,7 +34,7 @@ from pipelines.tracking.stores import tracking_uri
 from transforms.errors import ConfigError, TandemError
 
 if TYPE_CHECKING:
-    from pipelines.project import access
+    from pipelines.project import permissions
     from pipelines.project.repository import Repo
 
 __all__ = ["compare", "evaluate", "models", "promote", "rollback"]
@@ -272,14 +272,14 @@ def _pair(text: str | None) -> tuple[int, int] | None:
 @contextmanager
 def _guarded(
     repo: Repo, action: str, about: Mapping[str, Any], reason: str | None, force: bool, dry_run: bool = False
-) -> Iterator[access.Act]:
+) -> Iterator[permissions.Act]:
     """The roles are asked, and the audit log is told; a look without a change is neither."""
-    from pipelines.project import access
+    from pipelines.project import permissions
 
     if dry_run:
-        yield access.Act()
+        yield permissions.Act()
         return
-    with access.guarded(repo, action, about["model"], reason or "", force=force, **about) as act:
+    with permissions.guarded(repo, action, about["model"], reason or "", force=force, **about) as act:
         yield act
 
 

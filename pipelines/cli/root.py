@@ -18,7 +18,7 @@ from pipelines.cli.extras import lacking, require
 from pipelines.cli.log_format import take_log_format
 from pipelines.cli.params import take_params
 from pipelines.cli.renamed import take_old_names
-from pipelines.lake.files import hide_from_others
+from pipelines.lake.data_files import hide_from_others
 from pipelines.project.extensions import Extensions, owner, reason
 from pipelines.project.mistakes import kept_trace, of_system, one_line, ours_in, place_of
 from pipelines.reports.terminal import screen
@@ -36,14 +36,14 @@ GROUP = "tandem.commands"
 COMMANDS = {
     "init": "pipelines.demo.demo_commands:init",
     "infer": "pipelines.cli.infer:infer",
-    "check": "pipelines.cli.check:check",
+    "check": "pipelines.cli.check_command:check",
     "plan": "pipelines.cli.plan:plan",
     "events": "pipelines.cli.batch:events",
     "batch": "pipelines.cli.batch:batch",
     "apply": "pipelines.cli.batch:apply",
     "materialize": "pipelines.cli.batch:materialize",
     "serve": "pipelines.cli.serve:serve",
-    "keys": "pipelines.cli.keys:app",
+    "keys": "pipelines.cli.keys_commands:app",
     "demo": "pipelines.demo.demo_commands:demo",
     "up": "pipelines.cli.services:up",
     "down": "pipelines.cli.services:down",
@@ -53,7 +53,7 @@ COMMANDS = {
     "promote": "pipelines.cli.registry:promote",
     "rollback": "pipelines.cli.registry:rollback",
     "compare": "pipelines.cli.registry:compare",
-    "audit": "pipelines.cli.audit:audit",
+    "audit": "pipelines.cli.audit_command:audit",
     "erase": "pipelines.cli.forget:erase",
     "vacuum": "pipelines.cli.forget:vacuum",
     "train": "pipelines.cli.train:train",
@@ -68,9 +68,9 @@ COMMANDS = {
     "monitor": "pipelines.cli.monitor:monitor",
     "stream": "pipelines.cli.stream:app",
     "dlq": "pipelines.cli.dlq:app",
-    "runs": "pipelines.cli.runs:app",
-    "reproduce": "pipelines.cli.runs:reproduce",
-    "lineage": "pipelines.cli.runs:lineage",
+    "runs": "pipelines.cli.runs_commands:app",
+    "reproduce": "pipelines.cli.runs_commands:reproduce",
+    "lineage": "pipelines.cli.runs_commands:lineage",
     "watch": "pipelines.cli.watch:app",
     "metrics": "pipelines.cli.watch:metrics",
 }

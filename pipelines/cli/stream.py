@@ -179,11 +179,11 @@ def skip(
 ) -> None:
     """Skip a record that blocks the stream, now or at its next start; if its record batch cannot be read, the whole batch."""
     quiet()
-    from pipelines.project import access
+    from pipelines.project import permissions
     from pipelines.streaming.stream_control import skip_record
 
     loaded = load(repo, data, finish=False)
     topics = {g.source.topic: g.source.name for g in loaded.groups.values() if g.source.topic}
-    with access.guarded(loaded, "skip", where, reason, stream=name):
+    with permissions.guarded(loaded, "skip", where, reason, stream=name):
         skip_record(loaded.data, name, topics, where, reason)
     write(f"{where} is skipped")

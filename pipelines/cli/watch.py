@@ -25,7 +25,7 @@ from pipelines.cli.console import (
     show,
     write,
 )
-from pipelines.lake.files import write_bytes
+from pipelines.lake.data_files import write_bytes
 from pipelines.project.config import parse_duration
 from transforms.errors import ConfigError
 

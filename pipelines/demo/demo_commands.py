@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, EndOption, JsonOption, RepoOption, StartOption, load, moment, quiet
-from pipelines.lake.files import as_the_users
+from pipelines.lake.data_files import as_the_users
 from pipelines.project.config import load_settings
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipelines.batch.batch_engine import BatchEngine
 from pipelines.engines.job_wheel import write_wheel
-from pipelines.lake.addresses import put_file
+from pipelines.lake.file_addresses import put_file
 from pipelines.project.repository import Repo
 from serving.object_store.cache import cache_of
 from transforms.errors import ConfigError, DataError, TandemError

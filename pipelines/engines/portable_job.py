@@ -27,8 +27,8 @@ from pipelines.lake.processes import start_child, stop_child
 from pipelines.lake.staged_code import EMBEDDED
 from pipelines.services.jars import ADD_OPENS, classpath, java
 from pipelines.services.own_jar import JAR, MAIN
-from pipelines.streaming.engines.base import cause
 from pipelines.streaming.engines.job_jar import write_job_jar
+from pipelines.streaming.engines.stream_engine import cause
 from pipelines.streaming.engines.worker_pool import WorkerPool, proof_of
 from transforms.errors import DataError, TandemError
 from transforms.functions.travel import code_travels

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.lake.files import write_bytes
+from pipelines.lake.data_files import write_bytes
 from transforms.errors import StoreError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from pipelines.feature_store.inside import inside
 from pipelines.feature_store.ownership import check_rows, claim_rows
 from pipelines.feature_store.put_back import unchanged_on_failure
 from pipelines.feature_store.sql_registry import database_of, one_transaction, unreachable_registry
-from pipelines.lake.files import replaced
+from pipelines.lake.data_files import replaced
 from pipelines.lake.folder_identity import identity_of
 from pipelines.project.mistakes import ours_in
 from pipelines.project.repository import Repo, load_module

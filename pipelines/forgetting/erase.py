@@ -41,7 +41,7 @@ from pipelines.forgetting.unsealed import as_sealed
 from pipelines.forgetting.waiting_letters import letters_hold, without_letters
 from pipelines.lake import layout
 from pipelines.lake.counted import counted
-from pipelines.lake.files import replaced
+from pipelines.lake.data_files import replaced
 from pipelines.lake.runs import RunStore
 from pipelines.project.repository import Repo
 from pipelines.sources.file_formats.file_format import UnreadableFileError

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipelines.forgetting.key_values import Mask
 from pipelines.forgetting.subject import Subject, opened, packed
-from pipelines.lake.files import replaced
+from pipelines.lake.data_files import replaced
 from pipelines.sources.file_formats.json_documents import BETWEEN, divided_text, has_documents
 from pipelines.sources.file_formats.transcoded import byte_order_mark
 

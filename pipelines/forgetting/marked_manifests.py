@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipelines.forgetting.subject import Subject
 from pipelines.lake import layout, shared
-from pipelines.lake.files import read_json, write_json
+from pipelines.lake.data_files import read_json, write_json
 
 __all__ = ["mark_manifests"]
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from pipelines.forgetting.column_types import names_in
 from pipelines.forgetting.key_values import column_holds
 from pipelines.forgetting.subject import Subject, opened, packed
-from pipelines.lake.files import replaced
+from pipelines.lake.data_files import replaced
 from pipelines.sources.file_formats.avro_file import container
 from pipelines.sources.file_formats.csv_file import CsvFile
 from pipelines.sources.file_formats.file_format import COMPRESSED, RawBatch, UnreadableFileError, columns_of, format_of

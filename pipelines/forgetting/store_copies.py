@@ -17,7 +17,7 @@ from pipelines.lake import layout, shared
 from pipelines.project.repository import Repo
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.log_segments import LeftSegments, seal_leftovers, seal_parts
-from serving.object_store import erasures, files, manifests, trees
+from serving.object_store import erasures, manifests, single_files, trees
 from serving.object_store.cache import Cache, cache_of
 
 __all__ = ["StoreCopies", "store_copies"]
@@ -60,7 +60,7 @@ class StoreCopies:
             if tree.partition("/")[0] in trees.TOPS:
                 trees.fetch(self.cache, tree, again=True)
         for folder in self.folders:
-            files.pull(self.cache, folder, strict=False)
+            single_files.pull(self.cache, folder, strict=False)
         for name in self.streams:
             self._have_stream(name, dry_run)
         self._before = self._stats()
@@ -100,7 +100,7 @@ class StoreCopies:
             trees.publish(self.cache, tree, again=True, without=frozenset({layout.MANIFEST} if tree.startswith("runs/") else ()))
             trees.sweep(self.cache, tree)
         for folder in self.folders:
-            files.push(self.cache, folder, removals=True, new=False)
+            single_files.push(self.cache, folder, removals=True, new=False)
         for name in sorted(changed):
             if name.startswith("stream/"):
                 path = self.cache.folder / name

@@ -13,11 +13,11 @@ from typing import BinaryIO, cast
 
 from pipelines.forgetting.things import REPORTS, UNLISTED, Thing, end_of, request_days, run_made, said
 from pipelines.lake import layout, runs
-from pipelines.lake.addresses import ObjectFile
+from pipelines.lake.file_addresses import ObjectFile
 from pipelines.project.repository import Repo
-from serving.object_store import files, leases, manifests, trees
-from serving.object_store.base import ObjectHead
+from serving.object_store import leases, manifests, single_files, trees
 from serving.object_store.cache import Cache
+from serving.object_store.object_store import ObjectHead
 from transforms.errors import DataError
 
 __all__ = ["StoreThing", "store_checkpoints", "store_things"]
@@ -54,7 +54,7 @@ class StoreThing(Thing):
         for tree in self.trees:
             trees.remove(self.cache, tree)
         for head in self.files:
-            files.remove(self.cache, head.key)
+            single_files.remove(self.cache, head.key)
         if self.run:
             manifests.remove(self.cache, self.run)
             leases.forget(self.cache.store, f"runs/{self.run}")

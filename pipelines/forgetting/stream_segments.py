@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.lake.addresses import ObjectGone
+from pipelines.lake.file_addresses import ObjectGone
 from pipelines.lake.row_compare import common_codes, locate
 from pipelines.streaming.state.checkpoint_records import Checkpoint
 from pipelines.streaming.state.taken_segments import Taken

@@ -40,7 +40,7 @@ from pipelines.forgetting.key_values import (
     readings,
     same_name,
 )
-from pipelines.lake.files import replaced
+from pipelines.lake.data_files import replaced
 from pipelines.sources.file_formats.transcoded import marked_encoding
 from pipelines.sources.file_records import partitions_of
 from transforms.computed import compute

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.inference.column import NONE, Column
-from pipelines.inference.columns import EMPTY_LISTS, KEYS, describe
+from pipelines.inference.column_facts import EMPTY_LISTS, KEYS, describe
 from pipelines.inference.envelope import Envelope
 from pipelines.inference.names import identifier, taken_from, words
 from pipelines.inference.sampling import Sample

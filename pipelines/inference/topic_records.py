@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.inference.columns import describe
+from pipelines.inference.column_facts import describe
 from pipelines.inference.connect_schema import told_by_avro
 from pipelines.inference.names import called, identifier, taken_from
 from pipelines.inference.sampling import Sample, Steps, json_object, sample_records, types_of

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pipelines.lake.files import json_digest
+from pipelines.lake.data_files import json_digest
 from pipelines.lake.runs import Run, list_runs
 from transforms.errors import ConfigError
 

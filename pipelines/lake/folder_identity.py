@@ -11,7 +11,7 @@ import re
 import uuid
 from pathlib import Path
 
-from pipelines.lake.files import write_json
+from pipelines.lake.data_files import write_json
 from pipelines.lake.layout import identity_file
 from serving.object_store.cache import cache_of
 from transforms.errors import DataError

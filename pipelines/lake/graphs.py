@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.lake import layout, shared
-from pipelines.lake.files import fsync_folder, write_bytes, write_json
+from pipelines.lake.data_files import fsync_folder, write_bytes, write_json
 from transforms.acceptance import accepts_more
 from transforms.data_folder import APPLYING, applied_graph, under_way
 from transforms.definitions import FeatureGroup

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipelines.lake.caches import cache_folder
-from pipelines.lake.files import write_bytes
+from pipelines.lake.data_files import write_bytes
 
 __all__ = ["KeptMeanings"]
 

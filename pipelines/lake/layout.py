@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pipelines.lake.files import write_text
+from pipelines.lake.data_files import write_text
 from transforms.data_folder import CURRENT, MANIFEST, SPEC_FILE, TREES, graphs, models, run, runs, snapshot, stream, streams
 from transforms.errors import DataError
 from transforms.locks import lock

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipelines.lake.files import json_digest, sha256
+from pipelines.lake.data_files import json_digest, sha256
 from pipelines.lake.run_parts import Code, Engine, Machine, OutputFile
 from pipelines.lake.value_code import meanings, modules_of, value_files
 from serving.masking import MASK, SECRET_NAME, masked

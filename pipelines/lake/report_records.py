@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-from pipelines.lake.files import read_json
+from pipelines.lake.data_files import read_json
 from pipelines.lake.json_records import NewerFormatError, Record
 from pipelines.lake.layout import REPORT_JSON
 from transforms.errors import DataError

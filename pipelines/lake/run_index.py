@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipelines.lake.files import read_json, write_json
+from pipelines.lake.data_files import read_json, write_json
 from pipelines.lake.run_records import HEAD
 
 __all__ = ["heads"]

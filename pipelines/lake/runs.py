@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from pipelines.lake import layout, shared
-from pipelines.lake.files import json_digest, write_json
+from pipelines.lake.data_files import json_digest, write_json
 from pipelines.lake.process_identity import ProcessId
 from pipelines.lake.run_index import heads
 from pipelines.lake.run_records import FORMAT, RunHead, RunRecord, head_fields, head_of, known_fields, record_of

@@ -246,11 +246,11 @@ def move(data: Path, file: Path, write: Callable[[bytes], None], content: bytes)
 def send_files(data: Path, folders: Iterable[str], *, removals: bool = False) -> None:
     """Upload what is new below these folders, relative to the data folder: event files, labels. ``removals``: see ``files.push``."""
     if (cache := caches.cache_of(data)) is not None:
-        from serving.object_store import files
+        from serving.object_store import single_files
 
         for folder in dict.fromkeys(folders):
             if (data / folder).is_dir():
-                files.push(cache, folder, removals=removals)
+                single_files.push(cache, folder, removals=removals)
 
 
 def send_file(data: Path, file: Path) -> None:
@@ -301,10 +301,10 @@ def have_files(data: Path, folders: Collection[str], wanted: Callable[[str], boo
     ``strict``: raises DataError for files that are here alone.
     """
     if (cache := caches.cache_of(data)) is not None:
-        from serving.object_store import files
+        from serving.object_store import single_files
 
         for folder in dict.fromkeys(folders):
-            files.pull(cache, folder, wanted, strict=strict)
+            single_files.pull(cache, folder, wanted, strict=strict)
 
 
 def have_everything(data: Path, events: Iterable[str]) -> None:

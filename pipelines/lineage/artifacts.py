@@ -14,7 +14,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from pipelines.lake import layout
-from pipelines.lake.files import sha256
+from pipelines.lake.data_files import sha256
 from pipelines.lake.run_records import RunRecord
 
 __all__ = [

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.lake import layout, runs
-from pipelines.lake.files import name_below, sha256
+from pipelines.lake.data_files import name_below, sha256
 from pipelines.lake.graphs import applied_graph
 from pipelines.lake.run_records import BatchRecord, StreamRecord, TrainRecord
 from pipelines.lineage.trace_record import ServedRow, Trace, TracedEvents, TracedGraph, TracedRun, TracedSet, TracedVersion, Writer

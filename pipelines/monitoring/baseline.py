@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.lake import layout
-from pipelines.lake.files import write_json
+from pipelines.lake.data_files import write_json
+from pipelines.monitoring.log_windows import Window, blocks
 from pipelines.monitoring.statistics import Ranges, distances, statistics, thinned
-from pipelines.monitoring.windows import Window, blocks
 from pipelines.training.training_set_record import TrainingSetRecord
 from serving.models import ModelSpec, load_model
 from transforms.definitions import EVENT_TIMESTAMP

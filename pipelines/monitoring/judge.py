@@ -12,13 +12,13 @@ import pyarrow.compute as pc
 
 from pipelines.monitoring.baseline import PREDICTION, Baseline, Chance
 from pipelines.monitoring.checks import Check, above, distance_check, skipped
+from pipelines.monitoring.log_windows import Window, blocks
 from pipelines.monitoring.monitor_report import ColumnShape, QualityReport, ViewAges
 from pipelines.monitoring.quality import Quality, allowance, quality, reliability
 from pipelines.monitoring.recompute import Recomputed
 from pipelines.monitoring.shapes import null_share
 from pipelines.monitoring.statistics import is_text, numbers
 from pipelines.monitoring.units import Suspect, fields_of, suspect_unit
-from pipelines.monitoring.windows import Window, blocks
 from pipelines.project.config import FeatureMonitor, MonitorSettings
 from pipelines.project.repository import Repo
 from pipelines.training.definition import Model

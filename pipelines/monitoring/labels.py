@@ -36,7 +36,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.lake import layout, shared
-from pipelines.lake.files import replaced
+from pipelines.lake.data_files import replaced
 from pipelines.lake.row_compare import common_codes, locate, table_of
 from pipelines.monitoring.monitor_report import LabelCounts
 from pipelines.project.repository import Repo

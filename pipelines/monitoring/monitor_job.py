@@ -14,18 +14,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.lake import layout, provenance
-from pipelines.lake.files import name_below, sha256
+from pipelines.lake.data_files import name_below, sha256
 from pipelines.lake.row_compare import locate, table_of
 from pipelines.lineage.trace import trace
 from pipelines.monitoring import evidently_report, judge
 from pipelines.monitoring.baseline import PREDICTION, ROWS, Baseline, chance, load_baseline, load_spec
 from pipelines.monitoring.checks import Check, skipped, verdict
 from pipelines.monitoring.labels import KEYS, answers_of, label_requests, read_labels, request_log
+from pipelines.monitoring.log_windows import Window, choose, moments
 from pipelines.monitoring.monitor_report import ByChance, MonitorReport, ViewAges
 from pipelines.monitoring.recompute import recompute
 from pipelines.monitoring.shapes import days, shape, view_facts
 from pipelines.monitoring.statistics import distances, ranges, statistics, thinned
-from pipelines.monitoring.windows import Window, choose, moments
 from pipelines.project import recording
 from pipelines.project.repository import Repo
 from pipelines.training.definition import Model

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.monitoring.log_windows import DAY_US, Window
 from pipelines.monitoring.monitor_report import ColumnShape, Day, ViewAges
 from pipelines.monitoring.statistics import EDGES, Ranges, distances, is_text, numbers, statistics, thinned
-from pipelines.monitoring.windows import DAY_US, Window
 
 __all__ = ["days", "null_share", "shape", "view_facts"]
 

@@ -23,7 +23,7 @@ from pipelines.streaming.state.checkpoint_records import checkpoint_records, is_
 from pipelines.streaming.state.start_position import check_same_definitions
 from pipelines.training.training_set_record import TrainingSetRecord
 from serving.aliases import ALIASES, Aliases
-from serving.errors import ModelError
+from serving.request_errors import ModelError
 from transforms.definitions import EventSource, FeatureGroup
 from transforms.errors import DataError, TandemError
 

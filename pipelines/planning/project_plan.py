@@ -13,7 +13,7 @@ from typing import Any
 
 from pipelines.batch.continued import Continued, continued, reading
 from pipelines.batch.run_key import begin_of, lost, run_key, sources_of, superseded
-from pipelines.lake.files import json_digest
+from pipelines.lake.data_files import json_digest
 from pipelines.lake.graphs import since
 from pipelines.planning.definition_changes import all_columns, same_rows
 from pipelines.planning.event_inputs import EventInputs, event_inputs

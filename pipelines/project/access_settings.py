@@ -11,7 +11,7 @@ ACTIONS = ("apply", "promote", "rollback", "force", "erase", "vacuum", "skip")
 
 
 class AccessSettings(BaseModel):
-    """Who may do what; without roles everybody may do everything. See :mod:`pipelines.project.access`."""
+    """Who may do what; without roles everybody may do everything. See :mod:`pipelines.project.permissions`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

@@ -105,9 +105,9 @@ ENGINES = Extensions(
         "flink-cluster": "pipelines.streaming.engines.cluster:FlinkClusterEngine",
         "direct": "pipelines.streaming.engines.direct:DirectEngine",
     },
-    "pipelines.streaming.engines.base:Engine",
+    "pipelines.streaming.engines.stream_engine:Engine",
 )
-"""Classes below :class:`pipelines.streaming.engines.base.Engine`."""
+"""Classes below :class:`pipelines.streaming.engines.stream_engine.Engine`."""
 FORMATS = Extensions(
     "record format",
     "tandem.formats",

@@ -15,9 +15,9 @@ from pipelines.promotion.verdict import Check, judge, missed
 from pipelines.registry.alias_file import MovedError, change, current, model_folder, versions_on_disk
 from pipelines.training.definition import Model
 from serving.aliases import Aliases
-from serving.errors import ModelError
 from serving.model_files import check_model_files
 from serving.models import MODEL_FILES, ModelSpec
+from serving.request_errors import ModelError
 from serving.settings import ServingSettings
 from transforms.errors import DataError, TandemError
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.lake import layout, shared
-from pipelines.lake.files import write_bytes
+from pipelines.lake.data_files import write_bytes
 from serving.aliases import ALIASES_FILE, Aliases, read_aliases
-from serving.errors import ModelError
+from serving.request_errors import ModelError
 from transforms.errors import DataError
 
 __all__ = ["MovedError", "change", "current", "model_folder", "models_of", "versions_on_disk", "who"]

@@ -11,8 +11,8 @@ from pipelines.lake.graphs import applied_graphs
 from pipelines.registry.alias_file import current, model_folder, models_of, versions_on_disk
 from pipelines.registry.scores import evaluations_of
 from serving.aliases import ALIASES, Aliases
-from serving.errors import ModelError
 from serving.model_files import check_model_files
+from serving.request_errors import ModelError
 
 __all__ = ["ListedModel", "ListedVersion", "list_models", "spec_of", "state_of"]
 

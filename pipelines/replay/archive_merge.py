@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.lake.files import replaced
+from pipelines.lake.data_files import replaced
 from pipelines.sources.archived_files import PREFIX, ArchivedFile, covered
 
 __all__ = ["MERGE_FROM", "SMALL_BYTES", "merge_files", "remove_covered", "write_file"]

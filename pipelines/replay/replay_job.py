@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.lake import layout
-from pipelines.lake.files import write_json
+from pipelines.lake.data_files import write_json
 from pipelines.project.extensions import FORMATS
 from pipelines.project.repository import Repo
 from pipelines.replay.event_log import EventLog

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.lake import layout, shared
-from pipelines.lake.files import read_json, write_json
+from pipelines.lake.data_files import read_json, write_json
 from pipelines.project.config import KafkaSettings
 from pipelines.replay.archive_merge import merge_files, remove_covered, write_file
 from pipelines.sources.archive import archive_schema, judged, patiently

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipelines.lake.files import write_json, write_text
+from pipelines.lake.data_files import write_json, write_text
 from pipelines.lake.layout import REPORT_JSON, REPORT_PAGE
 from pipelines.lake.report_records import Report
 from pipelines.reports import charts

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipelines.lake.files import sha256
+from pipelines.lake.data_files import sha256
 from pipelines.lake.processes import start_child
 from transforms.errors import ConfigError, DataError, StoreError
 from transforms.locks import lock

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pipelines.lake import layout
-from pipelines.lake.files import read_json, write_json
+from pipelines.lake.data_files import read_json, write_json
 from pipelines.lake.json_records import NewerFormatError, Record
 from pipelines.lake.process_identity import ProcessId
 from transforms.errors import DataError

@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipelines.lake import run_parts
-from pipelines.lake.files import file_version, sha256_of_start
+from pipelines.lake.data_files import file_version, sha256_of_start
 from pipelines.sources.archived_files import covered
 from pipelines.sources.file_records import (
     Partitions,
@@ -48,7 +48,7 @@ class EventFile:
     """One file of an event log: ``path`` to open, ``name`` relative to the data folder, ``size`` in bytes, the hex SHA-256
     of its bytes ("" when not asked for), the day of its ``date=YYYY-MM-DD`` folder, if it lies in one, and what its folders
     ``key=value`` below the source's say; and the ``version`` of what stands at ``path`` when all of this was found
-    (:mod:`pipelines.lake.addresses`; "": nobody noted it)."""
+    (:mod:`pipelines.lake.file_addresses`; "": nobody noted it)."""
 
     path: str
     name: str

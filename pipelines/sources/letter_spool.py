@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, Field, model_validator
 
-from pipelines.lake.files import write_text
+from pipelines.lake.data_files import write_text
 from pipelines.sources.broker import BrokerAway, DeadLetterWriter, FetchResult, Ints, KeptRecords, LetterRefused, Original
 from transforms.errors import StoreError, TandemError
 from transforms.locks import try_lock

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from pipelines.lake.files import sha256
+from pipelines.lake.data_files import sha256
 from pipelines.lake.run_parts import InputFile
 from pipelines.lake.run_records import BatchRecord
 from pipelines.sources.event_files import EventFile

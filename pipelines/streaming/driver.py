@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 from pipelines.lake import layout
-from pipelines.lake.files import write_json
+from pipelines.lake.data_files import write_json
 from transforms.errors import ConfigError, DataError
 from transforms.locks import take
 

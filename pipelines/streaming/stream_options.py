@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipelines.project.extensions import ENGINES
-from pipelines.streaming.engines.base import Engine, EngineOptions
+from pipelines.streaming.engines.stream_engine import Engine, EngineOptions
 from transforms.errors import ConfigError
 
 __all__ = ["StreamOptions"]

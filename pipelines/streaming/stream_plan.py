@@ -18,7 +18,7 @@ from pipelines.lake.graphs import graph_for, remember_definitions
 from pipelines.project.repository import Repo
 from pipelines.sources.broker import PartitionReader, open_broker
 from pipelines.sources.formats.record_format import record_format
-from pipelines.streaming.engines.base import EngineJob
+from pipelines.streaming.engines.stream_engine import EngineJob
 from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.start_position import StartPosition, choose_start, run_of

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from pipelines.streaming.engines.base import EngineJob
+from pipelines.streaming.engines.stream_engine import EngineJob
 from pipelines.streaming.stages.part_reports import PartReports
 from pipelines.streaming.state.checkpoint_records import Checkpoints, next_offset
 from pipelines.streaming.state.job_state import JobState

@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from pipelines.lake import layout
-from pipelines.lake.files import write_json
+from pipelines.lake.data_files import write_json
 from pipelines.lake.runs import Run
 from pipelines.registry.alias_file import current, model_folder, models_of, versions_on_disk
 from pipelines.registry.scores import evaluations_of
 from pipelines.tracking.stores import artifact_root
 from serving.aliases import ALIASES
-from serving.errors import ModelError
+from serving.request_errors import ModelError
 from transforms.locks import lock
 
 __all__ = ["VERSION_TAG", "catch_up", "news", "wanted"]

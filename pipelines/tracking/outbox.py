@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.lake import layout
-from pipelines.lake.files import write_json
+from pipelines.lake.data_files import write_json
 from transforms.locks import try_lock
 
 __all__ = ["Note", "Outbox"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.lake import layout
-from pipelines.lake.files import write_json
+from pipelines.lake.data_files import write_json
 from pipelines.lake.layout import REPORT
 from pipelines.project.config import TrackingSettings
 from pipelines.tracking.plots import draw

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.lake import layout
-from pipelines.lake.files import name_below, sha256, sha256_of_start
+from pipelines.lake.data_files import name_below, sha256, sha256_of_start
 from transforms.plain_paths import matching
 from transforms.run_cover import COVER
 

@@ -12,7 +12,7 @@ from ml_metadata.proto import metadata_store_pb2
 from tfx.dsl.input_resolution.strategies.latest_blessed_model_strategy import LatestBlessedModelStrategy
 
 from serving.aliases import read_aliases
-from serving.errors import ModelError
+from serving.request_errors import ModelError
 
 __all__ = ["ChampionStrategy", "champion_folder"]
 

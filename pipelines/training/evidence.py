@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.lake.files import write_json
+from pipelines.lake.data_files import write_json
 from pipelines.lake.layout import CURVES, EPOCHS, REPORT, TFMA
 from transforms.plain_paths import plain_path
 

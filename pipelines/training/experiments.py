@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.lake.counted import counted
-from pipelines.lake.files import replaced
+from pipelines.lake.data_files import replaced
 from pipelines.lake.layout import REPORT
 from pipelines.lake.processes import start_child, stop_child
 from pipelines.lake.runs import Run, list_runs

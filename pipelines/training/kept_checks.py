@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.lake import caches
-from pipelines.lake.files import json_digest, write_json
+from pipelines.lake.data_files import json_digest, write_json
 from pipelines.lake.provenance import engine_root
 from pipelines.lake.value_code import repo_files_of
 from pipelines.training.self_contained import why_not

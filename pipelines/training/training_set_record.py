@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self, cast
 
 from pipelines.lake import layout
-from pipelines.lake.files import read_json
+from pipelines.lake.data_files import read_json
 from pipelines.lake.json_records import Record
 from pipelines.training.definition import Column
 from transforms.errors import DataError

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.lake import layout
-from pipelines.lake.files import write_json
+from pipelines.lake.data_files import write_json
 from pipelines.sources.event_files import EventFile, events, list_files
 from transforms.definitions import EventSource
 from transforms.errors import DataError

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipelines.alerting import Alert, AlertReceiver, AlertStore, deliver, from_report, from_runs, open_receiver
 from pipelines.lake import layout
-from pipelines.lake.files import write_json
+from pipelines.lake.data_files import write_json
 from pipelines.lake.runs import list_runs
 from pipelines.project.recording import Stopped
 from pipelines.watch.child_commands import Commands

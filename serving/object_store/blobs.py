@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from serving.object_store.base import ObjectHead, ObjectStore, StoreAccessError, Unreachable, Versioned
+from serving.object_store.object_store import ObjectHead, ObjectStore, StoreAccessError, Unreachable, Versioned
 from transforms.files import replaced
 
 __all__ = ["Blobs"]

@@ -24,8 +24,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from serving.object_store.base import ObjectStore
 from serving.object_store.connecting import connect, is_url, normal
+from serving.object_store.object_store import ObjectStore
 from transforms.errors import ConfigError, DataError
 from transforms.files import write_bytes
 from transforms.locks import lock

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from serving.object_store.base import ObjectStore
+from serving.object_store.object_store import ObjectStore
 from transforms.errors import ConfigError
 
 __all__ = ["SCHEMES", "connect", "is_url", "normal"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from serving.aliases import ALIASES_FILE, read_aliases
-from serving.errors import ModelError
-from serving.object_store import erasures, files, manifests, pointers, trees
+from serving.object_store import erasures, manifests, pointers, single_files, trees
 from serving.object_store.cache import Cache, cache_of
+from serving.request_errors import ModelError
 from transforms.data_folder import CURRENT, applied_graph, graphs, models, under_way
 
 __all__ = ["cache_around", "everything", "follow", "rows_here", "rows_of", "serve_from"]
@@ -74,4 +74,4 @@ def serve_from(models: Path, log: Path | None) -> None:
     pointers.refresh(cache)
     follow(cache)
     if log is not None and log.is_dir() and log.is_relative_to(cache.folder):
-        files.push(cache, log.relative_to(cache.folder).as_posix())
+        single_files.push(cache, log.relative_to(cache.folder).as_posix())

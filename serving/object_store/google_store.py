@@ -9,7 +9,7 @@ from datetime import UTC
 from pathlib import Path
 from typing import Any, TypeVar
 
-from serving.object_store.base import ObjectHead, ObjectStore, StoreAccessError, Unreachable, Versioned
+from serving.object_store.object_store import ObjectHead, ObjectStore, StoreAccessError, Unreachable, Versioned
 from transforms.files import placed
 
 __all__ = ["GoogleStore"]

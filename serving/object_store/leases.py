@@ -19,7 +19,7 @@ from datetime import timedelta
 from functools import cache
 from typing import Any
 
-from serving.object_store.base import ObjectStore
+from serving.object_store.object_store import ObjectStore
 from transforms.errors import DataError, TandemError
 from transforms.own_program import boot_id
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from serving.object_store.base import ObjectHead, ObjectStore, Versioned
+from serving.object_store.object_store import ObjectHead, ObjectStore, Versioned
 from transforms.files import is_unfinished, placed
 from transforms.locks import lock
 

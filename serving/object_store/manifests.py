@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from serving.object_store.base import Versioned
 from serving.object_store.cache import Cache, safe
+from serving.object_store.object_store import Versioned
 from transforms import data_folder
 from transforms.data_folder import MANIFEST
 from transforms.errors import DataError

@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypedDict
 
-from serving.object_store.base import ObjectHead, Versioned
 from serving.object_store.cache import Cache
+from serving.object_store.object_store import ObjectHead, Versioned
 from transforms.data_folder import TREES
 from transforms.errors import DataError
 from transforms.files import placed, sha256

@@ -29,12 +29,12 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
 from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.repo_config import FeastConfigBaseModel
 
-from serving.online_store.columns import ColumnRead, PackedColumns, Question, SplitQuestion, StoredColumns, by_columns
 from serving.online_store.encoding import as_array, encode_column, encode_keys
 from serving.online_store.feature_rows import FeatureRows, judged_rows, lasts, messages_of
 from serving.online_store.incoming import WriteResult, columns_of, heads_of, rows_of_messages, times_of
 from serving.online_store.order import Covered, Order, Rows, StoredRow, check_owner, ends_of_runs, greatest, refused_fingerprint, row_wins
 from serving.online_store.packed import pack_columns
+from serving.online_store.store_columns import ColumnRead, PackedColumns, Question, SplitQuestion, StoredColumns, by_columns
 from transforms.definitions import REVISION
 from transforms.errors import RightsError, StoreError
 from transforms.instants import instant, micros_of, now_us

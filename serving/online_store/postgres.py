@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 from feast import Entity, FeatureView, RepoConfig
 
 from serving.online_store.base import Covered, OrderedOnlineStore, OrderedOnlineStoreConfig, Rows, StoredRow, log, unreachable
-from serving.online_store.columns import ColumnRead, PackedColumns, StoredColumns, by_columns
 from serving.online_store.order import check_owner, without_order
 from serving.online_store.packed import PACKED
 from serving.online_store.packed_rows import PackedRows
+from serving.online_store.store_columns import ColumnRead, PackedColumns, StoredColumns, by_columns
 from serving.online_store.table_names import check_tables, sharing
 from transforms.errors import ConfigError, StoreError
 from transforms.instants import instant

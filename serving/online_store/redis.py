@@ -30,7 +30,6 @@ from serving.online_store.base import (
     refused_fingerprint,
     unreachable,
 )
-from serving.online_store.columns import ColumnRead, PackedColumns, Question, SplitQuestion, StoredColumns
 from serving.online_store.keys import key_head, key_parts
 from serving.online_store.order import refused_owner
 from serving.online_store.packed_rows import PackedRows
@@ -41,6 +40,7 @@ from serving.online_store.redis_files import rewrite_files
 from serving.online_store.redis_link import Link, Lives, OneServer, Replicas
 from serving.online_store.redis_owner import NOBODY, change_owner, look_at_owner
 from serving.online_store.redis_reading import Commands, PackedCommands
+from serving.online_store.store_columns import ColumnRead, PackedColumns, Question, SplitQuestion, StoredColumns
 from transforms.errors import StoreError
 
 __all__ = ["OrderedRedisOnlineStore", "OrderedRedisOnlineStoreConfig", "limited"]

@@ -23,10 +23,10 @@ from redis.exceptions import AskError, MovedError, NoScriptError, RedisError, Tr
 from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import TimeoutError as TooLate
 
-from serving.online_store.columns import Part
 from serving.online_store.redis_calls import Transactions, command
 from serving.online_store.redis_link import Answers, Calls, Replicas, life_of, opened, received, send
 from serving.online_store.redis_reading import AskedRows, borrowed
+from serving.online_store.store_columns import Part
 from transforms.errors import StoreError
 
 __all__ = ["SLOTS", "Cluster", "slot_of", "tag_of"]

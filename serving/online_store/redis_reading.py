@@ -10,11 +10,11 @@ from typing import Any
 import redis
 from feast.infra.online_stores.helpers import _mmh3
 
-from serving.online_store.columns import ColumnRead, StoredColumns
 from serving.online_store.decoding import decode_times
 from serving.online_store.keys import KeyMatrix
 from serving.online_store.lazily import lazily
 from serving.online_store.packed_rows import PackedRows
+from serving.online_store.store_columns import ColumnRead, StoredColumns
 
 __all__ = ["AskedRows", "Commands", "PackedCommands", "borrowed", "bulk", "exchange"]
 

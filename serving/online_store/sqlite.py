@@ -18,12 +18,12 @@ from feast import Entity, FeatureView, RepoConfig
 from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteOnlineStoreConfig, _table_id
 
 from serving.online_store.base import Covered, OrderedOnlineStore, OrderedOnlineStoreConfig, Rows, StoredRow, unreachable
-from serving.online_store.columns import ColumnRead, PackedColumns, StoredColumns, by_columns
 from serving.online_store.order import check_owner, without_order
 from serving.online_store.packed import PACKED
 from serving.online_store.packed_rows import PackedRows
 from serving.online_store.sqlite_file import SqliteFile
 from serving.online_store.sqlite_tables import WRITING, adopt, columns_query, create, lines, packed_query
+from serving.online_store.store_columns import ColumnRead, PackedColumns, StoredColumns, by_columns
 from serving.online_store.table_names import check_tables, sharing
 from transforms.errors import StoreError
 

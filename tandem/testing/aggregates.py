@@ -41,7 +41,7 @@ from tandem.testing.event_logs import FLOATS, FOREVER, HOUR, INTS, SOURCE, TEXTS
 from transforms.aggregates import merge, rows_between, tile, tile_schema
 from transforms.definitions import Aggregate, Entity, FeatureGroup, Field, Predicate, duration_name, hours
 from transforms.errors import DefinitionError
-from transforms.functions import base
+from transforms.functions import aggregate
 
 __all__ = ["SOURCE", "AggregateContract", "Input", "fingerprint", "values"]
 
@@ -253,7 +253,7 @@ class AggregateContract:
             "import base64, json, pickle, sys; made = pickle.loads(base64.b64decode(sys.stdin.read())); "
             "print(json.dumps([[type(a).__qualname__, a.canonical()] for a in made]))"
         )
-        ours = str(Path(base.__file__).parents[2])
+        ours = str(Path(aggregate.__file__).parents[2])
         env = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(p for p in (os.environ.get("PYTHONPATH"), ours) if p)}
         data = base64.b64encode(pickle.dumps(made)).decode()
         done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, text=True, cwd=tmp_path, env=env)

@@ -1,4 +1,4 @@
-"""The contract of an engine (:mod:`pipelines.streaming.engines.base`): batch's rows, going on, stopping, failing, waiting.
+"""The contract of an engine (:mod:`pipelines.streaming.engines.stream_engine`): batch's rows, going on, stopping, failing, waiting.
 
 An engine of another package is tested by its name and a broker that its workers reach::
 
@@ -29,7 +29,7 @@ from pipelines.feature_store.store import apply
 from pipelines.project.extensions import ENGINES
 from pipelines.project.repository import Repo, load_repo
 from pipelines.streaming.driver import stream_folder
-from pipelines.streaming.engines.base import Engine
+from pipelines.streaming.engines.stream_engine import Engine
 from pipelines.streaming.stages.part_reports import PartReports, PollReport
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.row_log import newest, read_rows

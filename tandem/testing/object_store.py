@@ -1,4 +1,4 @@
-"""The contract of an object store (:mod:`serving.object_store.base`), and of the leases on it.
+"""The contract of an object store (:mod:`serving.object_store.object_store`), and of the leases on it.
 
 A store is tested by a subclass with one fixture::
 
@@ -22,8 +22,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.object_store.base import ObjectStore
 from serving.object_store.leases import Busy, held_by, hold, take
+from serving.object_store.object_store import ObjectStore
 
 __all__ = ["ObjectStoreContract"]
 

@@ -14,7 +14,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Float64, Int64, String
 
 from serving.online_store.base import ColumnRead, Covered
-from serving.online_store.columns import PackedColumns, StoredColumns
+from serving.online_store.store_columns import PackedColumns, StoredColumns
 from tandem.testing.deletion import deletes
 from tandem.testing.store_bench import US, Bench, T, at_us, batch, key, view
 

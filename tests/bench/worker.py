@@ -32,7 +32,7 @@ from pipelines.batch.analysis import analyze_groups
 from pipelines.feature_store.store import apply, open_store
 from pipelines.project.repository import Repo, load_repo
 from pipelines.sources.memory import MemoryBroker
-from pipelines.streaming.stages.fold import FoldShard
+from pipelines.streaming.stages.fold_shard import FoldShard
 from pipelines.streaming.stages.one_step import OneStep
 from pipelines.streaming.stages.poll import Partitions, Poll
 from pipelines.streaming.stages.sink import SinkRows

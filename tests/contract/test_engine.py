@@ -8,8 +8,8 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from pipelines.project import extensions
-from pipelines.streaming.engines.base import EngineSettings
 from pipelines.streaming.engines.direct import DirectEngine
+from pipelines.streaming.engines.stream_engine import EngineSettings
 from pipelines.streaming.stream_options import StreamOptions
 from tandem.testing.broker import BrokerHarness, MemoryHarness
 from tandem.testing.engine import EngineContract

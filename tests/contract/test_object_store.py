@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from pipelines.lake import addresses
-from pipelines.lake.files import file_version
-from serving.object_store.base import ObjectStore, StoreAccessError, Unreachable
+from pipelines.lake import file_addresses
+from pipelines.lake.data_files import file_version
 from serving.object_store.connecting import connect, normal
 from serving.object_store.local_folder import LocalFolder
+from serving.object_store.object_store import ObjectStore, StoreAccessError, Unreachable
 from tandem.testing.object_store import ObjectStoreContract
 from tests.object_stores import Faults, faulty, nobody_there
 from transforms.errors import ConfigError, DataError
@@ -123,29 +123,29 @@ def test_what_is_no_place(given: str) -> None:
 
 @pytest.mark.parametrize("where", ["folder", "s3"])
 def test_single_files_by_an_address_are_the_same_wherever_they_lie(where: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """What steps of a batch job on whatever machine read and write (``pipelines.lake.addresses``)."""
+    """What steps of a batch job on whatever machine read and write (``pipelines.lake.file_addresses``)."""
     top = str(tmp_path / "top") if where == "folder" else request.getfixturevalue("s3_here")
     if where == "folder":
         (tmp_path / "top" / "graph" / "sub").mkdir(parents=True)
-    with addresses.writing(f"{top}/graph/one.txt") as path:
+    with file_addresses.writing(f"{top}/graph/one.txt") as path:
         path.write_text("one")
-    with addresses.writing(f"{top}/graph/sub/two.txt") as path:
+    with file_addresses.writing(f"{top}/graph/sub/two.txt") as path:
         path.write_text("two")
-    with addresses.reading(f"{top}/graph/one.txt") as path:
+    with file_addresses.reading(f"{top}/graph/one.txt") as path:
         assert (path.name, path.read_text()) == ("one.txt", "one")
-    with addresses.reading_folder(f"{top}/graph") as folder:
+    with file_addresses.reading_folder(f"{top}/graph") as folder:
         assert {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*.txt")} == {"one.txt": "one", "sub/two.txt": "two"}
     if where == "folder":
         return
     assert not path.exists() and not folder.exists(), "copies are gone after the body"
-    with pytest.raises(DataError, match=r"none\.txt is gone; put it back"), addresses.reading(f"{top}/none.txt"):
+    with pytest.raises(DataError, match=r"none\.txt is gone; put it back"), file_addresses.reading(f"{top}/none.txt"):
         pass
-    with addresses.reading_folder(f"{top}/nothing") as folder:
+    with file_addresses.reading_folder(f"{top}/nothing") as folder:
         assert folder.is_dir() and not list(folder.iterdir())
-    with suppress(KeyError), addresses.writing(f"{top}/half.txt") as path:
+    with suppress(KeyError), file_addresses.writing(f"{top}/half.txt") as path:
         path.write_text("half")
         raise KeyError
-    with pytest.raises(DataError, match="is gone"), addresses.reading(f"{top}/half.txt"):
+    with pytest.raises(DataError, match="is gone"), file_addresses.reading(f"{top}/half.txt"):
         pass
 
 
@@ -163,15 +163,15 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(where: str, tmp_path: 
         return connect(top).put("log.txt", content)
 
     first = write(b"a" * 1000)
-    with addresses.unchanged(address, first), addresses.opening(address, 1000) as f:
+    with file_addresses.unchanged(address, first), file_addresses.opening(address, 1000) as f:
         f.seek(990)
         assert f.read() == b"a" * 10
-    with addresses.reading(address, first) as path:
+    with file_addresses.reading(address, first) as path:
         assert path.stat().st_size == 1000
     changed = rf"^{re.escape(address)} was changed, replaced or removed while the job read it; run the same command again"
 
     def read_on(version: str, content: bytes, then: Any) -> None:
-        with addresses.unchanged(address, version), addresses.opening(address, 1000) as f:
+        with file_addresses.unchanged(address, version), file_addresses.opening(address, 1000) as f:
             f.seek(10)
             write(content)
             then(f)
@@ -180,9 +180,9 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(where: str, tmp_path: 
         read_on(first, b"b" * 1000, lambda f: f.read())
     second = write(b"b" * 1000)
     for version in (first, "no version"):
-        with pytest.raises(DataError, match=changed), addresses.unchanged(address, version):
+        with pytest.raises(DataError, match=changed), file_addresses.unchanged(address, version):
             raise AssertionError("nothing of it is read")
-        with pytest.raises(DataError, match=changed), addresses.reading(address, version):
+        with pytest.raises(DataError, match=changed), file_addresses.reading(address, version):
             raise AssertionError("nothing of it is read")
     with pytest.raises(DataError, match=changed):
         read_on(second, b"c", lambda f: int("what came of it"))

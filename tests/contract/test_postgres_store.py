@@ -15,7 +15,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 
 from serving.app import create_app
 from serving.online_store.base import ColumnRead
-from serving.online_store.columns import PackedColumns
+from serving.online_store.store_columns import PackedColumns
 from tandem.testing.online_store import NOW, Bench, OnlineStoreContract, key, view
 from tandem.testing.store_bench import MINUTE
 from tests.integration.offline_world import T0, Repo, row

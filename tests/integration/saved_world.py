@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipelines.project.config import StreamSettings
 from pipelines.sources.memory import MemoryBroker
 from pipelines.streaming.stages.coders import FoldOutput
-from pipelines.streaming.stages.fold import FoldShard
+from pipelines.streaming.stages.fold_shard import FoldShard
 from pipelines.streaming.stages.poll import Poll
 from pipelines.streaming.stages.ticks import packed
 from pipelines.streaming.state.row_log import RowLog, newest

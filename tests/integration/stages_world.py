@@ -17,7 +17,7 @@ from pipelines.batch.beam_options import options as beam_options
 from pipelines.project.config import KafkaSettings, StreamSettings
 from pipelines.sources.memory import MemoryBroker
 from pipelines.streaming.stages.coders import FoldOutput
-from pipelines.streaming.stages.fold import FoldShard
+from pipelines.streaming.stages.fold_shard import FoldShard
 from pipelines.streaming.stages.poll import Partitions, Poll
 from pipelines.streaming.state.job_spec import JobSpec
 from pipelines.streaming.state.job_state import JobState

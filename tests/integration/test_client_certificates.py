@@ -16,7 +16,7 @@ from starlette.requests import Request
 
 from serving.access import Access
 from serving.app import create_app
-from serving.errors import UnauthenticatedError
+from serving.request_errors import UnauthenticatedError
 from serving.server import Reload
 from tests.certificates import Authority
 from tests.integration.http_server import read_all, running

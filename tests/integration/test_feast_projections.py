@@ -309,7 +309,7 @@ def test_one_column_for_keys_of_two_types_is_one_line() -> None:
     from feast.value_type import ValueType
 
     from serving.catalog import Catalog, View
-    from serving.errors import InvalidRequestError
+    from serving.request_errors import InvalidRequestError
 
     kinds = {"cities": ("city", ValueType.STRING), "shops": ("shop", ValueType.INT64)}
     views = {name: View(name, None, {key: kind}, (key,), {"n": None}, 0) for name, (key, kind) in kinds.items()}  # type: ignore[arg-type]

@@ -18,13 +18,13 @@ from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 
 from pipelines.lake.private import UNIX_SOCKETS, socket_folder
 from pipelines.streaming.engines import flink
-from pipelines.streaming.engines.base import EngineOptions, cause
 from pipelines.streaming.engines.cluster import FlinkClusterEngine
 from pipelines.streaming.engines.direct import DirectEngine
 from pipelines.streaming.engines.flink import FlinkEngine
 from pipelines.streaming.engines.flink_job import FlinkJob, FlinkOptions
 from pipelines.streaming.engines.flink_keys import subtask_of
 from pipelines.streaming.engines.flink_rest import Cluster
+from pipelines.streaming.engines.stream_engine import EngineOptions, cause
 from pipelines.streaming.engines.worker import start_worker
 from pipelines.streaming.engines.worker_pool import TOKEN, WorkerPool, proof_of, shared_token
 from tests.integration.ticking import KEYS, alive, counts, graph, wait_for

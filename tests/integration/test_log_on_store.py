@@ -17,7 +17,7 @@ import pytest
 from pipelines.project.config import KafkaSettings, StreamSettings
 from pipelines.sources.memory import MemoryBroker
 from pipelines.streaming.stages.coders import Element, FoldOutput, with_offsets
-from pipelines.streaming.stages.fold import FoldShard
+from pipelines.streaming.stages.fold_shard import FoldShard
 from pipelines.streaming.stages.sink import SinkRows, StopRequested, StreamSink
 from pipelines.streaming.state.checkpoint_records import Checkpoint
 from pipelines.streaming.state.job_spec import JobSpec

@@ -18,7 +18,7 @@ import pytest
 from pipelines.batch import far_files
 from pipelines.batch.batch_job import run_batch
 from pipelines.batch.beam_options import BeamEngine
-from pipelines.lake import addresses, graphs, layout
+from pipelines.lake import file_addresses, graphs, layout
 from pipelines.lake.runs import RunStore
 from pipelines.project.config import load_settings
 from serving.object_store import cache as caches
@@ -134,7 +134,7 @@ def test_a_large_object_is_read_in_parts_by_its_ranges(machine: Callable[[str], 
     settings.write_text(settings.read_text().replace("shards: 1", "shards: 1, split_bytes: 5000"))
     put_events(one.url, [*EVENTS, {"at": "never"}])
     fetched: list[str] = []
-    genuine = addresses._get_file
+    genuine = file_addresses._get_file
 
     def get_file(address: str, path: Path) -> None:
         fetched.append(address)
@@ -143,7 +143,7 @@ def test_a_large_object_is_read_in_parts_by_its_ranges(machine: Callable[[str], 
     engine = BeamEngine()
     engine.elsewhere = True
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(addresses, "_get_file", get_file)
+        patch.setattr(file_addresses, "_get_file", get_file)
         run = run_batch(one.repo(), START, END, now=END, engine=engine).run
     assert not [a for a in fetched if "/events/" in a]
     for group in ("shop_orders", "city_orders"):

@@ -15,7 +15,7 @@ from pipelines.project.config import StreamSettings
 from pipelines.sources.memory import MemoryBroker, MemoryPartitionReader
 from pipelines.streaming.stages import one_step
 from pipelines.streaming.stages.coders import FoldOutput
-from pipelines.streaming.stages.fold import BEHIND_SECONDS
+from pipelines.streaming.stages.fold_shard import BEHIND_SECONDS
 from pipelines.streaming.stages.one_step import OneStep
 from pipelines.streaming.stages.ticks import STALE_MS, TickGate, now_ms
 from pipelines.streaming.state.job_spec import JobSpec

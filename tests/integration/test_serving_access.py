@@ -17,7 +17,7 @@ from serving import access
 from serving.access import Access
 from serving.api_keys import add_key
 from serving.app import create_app
-from serving.errors import UnauthenticatedError
+from serving.request_errors import UnauthenticatedError
 from serving.request_log import read_requests
 from serving.settings import OidcSettings, ServingSettings
 from serving.tokens import Tokens

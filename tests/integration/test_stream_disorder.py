@@ -16,7 +16,7 @@ from pipelines.batch.beam_options import options as beam_options
 from pipelines.project.config import KafkaSettings, StreamSettings
 from pipelines.sources.letters import Letter
 from pipelines.sources.memory import MemoryBroker
-from pipelines.streaming.stages.fold import FoldShard
+from pipelines.streaming.stages.fold_shard import FoldShard
 from pipelines.streaming.stages.part_reports import PartReports
 from pipelines.streaming.stages.poll import Partitions, Poll
 from pipelines.streaming.state.row_log import read_rows

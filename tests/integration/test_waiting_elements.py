@@ -16,9 +16,9 @@ import pytest
 from pipelines.project.config import StreamSettings
 from pipelines.sources.broker import BrokerAway
 from pipelines.sources.memory import MemoryBroker
-from pipelines.streaming.stages import fold
+from pipelines.streaming.stages import fold_shard
 from pipelines.streaming.stages.coders import Element, FoldOutput, decode, encode
-from pipelines.streaming.stages.fold import FoldShard
+from pipelines.streaming.stages.fold_shard import FoldShard
 from pipelines.streaming.stages.poll import Partitions, Poll
 from tests.integration.stages_world import HOUR, T0, Collect, World, payment, payments
 from tests.integration.test_stream_stages import plain
@@ -69,7 +69,7 @@ class Worker:
     def begin(self) -> None:
         """A new process: no memory of before."""
         self.fold = FoldShard(self.spec)
-        fold.Memory._of.clear()
+        fold_shard.Memory._of.clear()
         self.fold.setup()
 
     def take(self, item: tuple[int, bytes]) -> list[FoldOutput]:
@@ -84,7 +84,7 @@ def expected(world: World) -> list[dict[str, Any]]:
 
 
 def test_short_polls_make_few_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fold, "CHECKPOINT_SECONDS", 1e9)
+    monkeypatch.setattr(fold_shard, "CHECKPOINT_SECONDS", 1e9)
     world = world_of(tmp_path, 5)
     items, worker, collect = unpromised(polled(world)), Worker(world), Collect(tmp_path)
     assert len(items) >= 2 * COUNT // 2 // 5 * SHARDS
@@ -98,7 +98,7 @@ def test_short_polls_make_few_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_nothing_is_folded_before_every_partition_was_heard_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No row can follow until then, so the first one's records wait for the second one's; not longer than to the next checkpoint."""
-    monkeypatch.setattr(fold, "CHECKPOINT_SECONDS", 1e9)
+    monkeypatch.setattr(fold_shard, "CHECKPOINT_SECONDS", 1e9)
     world = world_of(tmp_path, 2 * COUNT)
     items, collect = unpromised(polled(world)), Collect(tmp_path)
     first, rest = items[:SHARDS], items[SHARDS:]
@@ -106,7 +106,7 @@ def test_nothing_is_folded_before_every_partition_was_heard_of(tmp_path: Path, m
     worker = Worker(world)
     assert [worker.take(item) for item in first] == [[]] * SHARDS
     with monkeypatch.context() as soon:  # another worker, which has its next checkpoint to save
-        soon.setattr(fold, "CHECKPOINT_SECONDS", 0.0)
+        soon.setattr(fold_shard, "CHECKPOINT_SECONDS", 0.0)
         number, data = first[0]
         other, span = Worker(world), decode(data).span
         assert other.take((number, data)) == []
@@ -120,9 +120,9 @@ def test_nothing_is_folded_before_every_partition_was_heard_of(tmp_path: Path, m
 
 @pytest.mark.parametrize("most", [COUNT, COUNT // 10])
 def test_what_is_far_behind_is_folded_when_the_last_of_it_came(tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fold, "CHECKPOINT_SECONDS", 1e9)
-    monkeypatch.setattr(fold, "BEHIND_SECONDS", 1e9)
-    monkeypatch.setattr(fold, "MOST_WAITING", most)
+    monkeypatch.setattr(fold_shard, "CHECKPOINT_SECONDS", 1e9)
+    monkeypatch.setattr(fold_shard, "BEHIND_SECONDS", 1e9)
+    monkeypatch.setattr(fold_shard, "MOST_WAITING", most)
     world = world_of(tmp_path, 5)
     items, worker, collect = polled(world), Worker(world), Collect(tmp_path)
     outputs = [output for item in items for output in worker.take(item)]
@@ -192,7 +192,7 @@ def test_what_an_engine_brought_back_is_told_to_every_shard_though_nothing_comes
 
 @pytest.mark.parametrize("seed", range(6))
 def test_what_waits_survives_whatever_an_engine_does(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fold, "CHECKPOINT_SECONDS", 1e9)
+    monkeypatch.setattr(fold_shard, "CHECKPOINT_SECONDS", 1e9)
     r = random.Random(seed)
     world = world_of(tmp_path, r.choice([3, 7, 20]))
     items, worker, collect = polled(world), Worker(world), Collect(tmp_path)

@@ -56,7 +56,7 @@ class Engine:
     """The stages of one job and their state."""
 
     def __init__(self, spec: Any, checkpoint: Path, seed: int) -> None:
-        from pipelines.streaming.stages.fold import FoldShard
+        from pipelines.streaming.stages.fold_shard import FoldShard
         from pipelines.streaming.stages.poll import Partitions, Poll
         from pipelines.streaming.stages.sink import SinkRows
 

@@ -209,7 +209,7 @@ def test_the_servers_certificate_expires(world: Path, tmp_path: Path, trials: in
 
         given = settings(world, tls_cert=cert, tls_key=key, poll_seconds=0.2)
         server, _, port = stack.enter_context(running(given))
-        from serving.repository import Watcher
+        from serving.model_repository import Watcher
         from serving.server import Reload
 
         connection: Any = server.config.http_protocol_class

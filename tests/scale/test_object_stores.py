@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.lake.runs import RunStore
-from serving.object_store.base import ObjectStore, StoreAccessError
 from serving.object_store.cache import FOLDER, data_path
 from serving.object_store.connecting import connect
+from serving.object_store.object_store import ObjectStore, StoreAccessError
 from tandem.testing.object_store import ObjectStoreContract
 from tests.integration.orders_world import Orders, order
 from tests.object_stores import azurite, gcs

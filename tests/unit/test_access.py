@@ -10,9 +10,9 @@ import pytest
 
 from pipelines.lake import layout
 from pipelines.lake.audit import AuditLog, user
-from pipelines.project.access import AccessDenied, guarded, may
 from pipelines.project.access_settings import AccessSettings
 from pipelines.project.config import load_settings
+from pipelines.project.permissions import AccessDenied, guarded, may
 from transforms.errors import ConfigError
 
 ROLES = {

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from serving.arrivals import Arrival, Arrivals, Shares
 from serving.context import RequestContext
-from serving.errors import OverloadedError, RateLimitedError, TimedOutError
 from serving.fair_queue import FairQueue, Waiting
 from serving.limits import PrincipalLimits
+from serving.request_errors import OverloadedError, RateLimitedError, TimedOutError
 from serving.settings import LimitSettings
 
 

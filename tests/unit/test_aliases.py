@@ -19,7 +19,7 @@ from pipelines.registry import register
 from pipelines.registry.alias_file import change, current
 from pipelines.registry.register import register_forgotten
 from serving.aliases import ALIASES_FILE, Aliases, parse_aliases, read_aliases
-from serving.errors import ModelError
+from serving.request_errors import ModelError
 from transforms.errors import DataError
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -90,10 +90,12 @@ def test_a_parameter_that_stands_twice_is_refused_as_before() -> None:
 
 
 def test_the_stages_of_a_stream_keep_their_state() -> None:
-    from pipelines.streaming.stages import fold, poll
+    from pipelines.streaming.stages import fold_shard, poll
 
     describe_quickly()
-    found = [v for m in (fold, poll) for v in vars(m).values() if isinstance(v, type) and issubclass(v, beam.DoFn) and v is not beam.DoFn]
+    found = [
+        v for m in (fold_shard, poll) for v in vars(m).values() if isinstance(v, type) and issubclass(v, beam.DoFn) and v is not beam.DoFn
+    ]
     assert found
     slow: Any = userstate.get_dofn_specs
     for kind in found:

@@ -81,7 +81,7 @@ def test_a_command_waits_for_no_other_commands_imports() -> None:
     code = "import sys; from pipelines.cli.root import COMMANDS, app; app(['runs', 'list', '--help'], standalone_mode=False)\n"
     code += "print(*sorted({c.partition(':')[0] for c in COMMANDS.values()} & set(sys.modules)), file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(tandem.__file__).parents[1], capture_output=True, text=True, check=True)
-    assert done.stderr == "pipelines.cli.runs\n"
+    assert done.stderr == "pipelines.cli.runs_commands\n"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from tests.oracle.strategies import make_group, make_source, to_batch
 from transforms.aggregates import merge, rows_between, tile
 from transforms.definitions import CountDistinct, hours
 from transforms.functions import count_distinct
-from transforms.functions.base import Events
+from transforms.functions.aggregate import Events
 from transforms.functions.count_distinct import EXACT, Distinct
 
 HOUR = 3_600_000_000

@@ -199,7 +199,7 @@ def test_the_wheel_of_a_job_installs_in_an_empty_folder(repo: Any, tmp_path: Pat
     assert any(line.startswith("Requires-Dist: apache-beam") for line in metadata.splitlines())
     program = (
         f"import sys, site; sys.path += {packages!r}; sys.path.insert(0, {str(clean)!r}); site.addsitedir({str(clean)!r})\n"
-        "import pipelines.batch.steps, pipelines.lake.addresses, tandem, features\n"
+        "import pipelines.batch.steps, pipelines.lake.file_addresses, tandem, features\n"
         "print(pipelines.__file__, tandem.__file__, features.__file__)"
     )
     ran = subprocess.run([sys.executable, "-I", "-S", "-c", program], cwd="/", capture_output=True, text=True, timeout=120)

@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from serving.errors import ModelError
 from serving.models import ModelSpec, load_model
+from serving.request_errors import ModelError
 from tests.unit.test_onnx_models import WEIGHTS, onnx_file, version
 from transforms.tensorflow_settings import settle_tensorflow
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.errors import BadRequestError, InvalidRequestError
 from serving.json_body import parse_object
 from serving.protocol import RequestField, online_request, v1_instances, v2_instances
+from serving.request_errors import BadRequestError, InvalidRequestError
 
 text = st.text(st.sampled_from('a:"\\{}[],\n ü'), max_size=6)
 values = st.recursive(st.none() | st.integers(-5, 5) | text, lambda inner: st.lists(inner) | st.dictionaries(text, inner), max_leaves=20)

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.lake import files, graphs, layout
+from pipelines.lake import data_files, graphs, layout
 from pipelines.project.config import load_settings
 from transforms import locks
 from transforms.columns import column_us
@@ -192,12 +192,12 @@ def test_the_applied_graph(tmp_path):
 @pytest.mark.parametrize("durable", [False, True])
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, durable):
     path = tmp_path / "deep" / "file.json"
-    files.write_json(path, {"at": datetime(2013, 1, 1)}, durable=durable)
-    assert files.read_json(path) == {"at": "2013-01-01 00:00:00"}
-    with suppress(ValueError), files.replaced(path, durable=durable) as out:
+    data_files.write_json(path, {"at": datetime(2013, 1, 1)}, durable=durable)
+    assert data_files.read_json(path) == {"at": "2013-01-01 00:00:00"}
+    with suppress(ValueError), data_files.replaced(path, durable=durable) as out:
         out.write(b"{")
         raise ValueError
-    assert files.read_json(path) == {"at": "2013-01-01 00:00:00"} and [p.name for p in path.parent.iterdir()] == ["file.json"]
+    assert data_files.read_json(path) == {"at": "2013-01-01 00:00:00"} and [p.name for p in path.parent.iterdir()] == ["file.json"]
 
 
 def test_writers_at_once_leave_one_of_their_contents(tmp_path):
@@ -205,7 +205,7 @@ def test_writers_at_once_leave_one_of_their_contents(tmp_path):
 
     def write(n: int) -> None:
         for _ in range(50):
-            files.write_text(path, f"{n}" * 10_000)
+            data_files.write_text(path, f"{n}" * 10_000)
 
     threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
     for thread in threads:
@@ -220,16 +220,16 @@ def test_writers_at_once_leave_one_of_their_contents(tmp_path):
 def test_reading_json_that_is_none(tmp_path):
     for name, content in (("torn", b'{"a": '), ("list", b"[]"), ("bytes", b"\xff\xfe")):
         (tmp_path / name).write_bytes(content)
-        assert files.read_json(tmp_path / name) is None
-    assert files.read_json(tmp_path / "none") is None
+        assert data_files.read_json(tmp_path / name) is None
+    assert data_files.read_json(tmp_path / "none") is None
 
 
 def test_hashes(tmp_path):
     (tmp_path / "file").write_bytes(b"abc" * 1_000_000)
     (tmp_path / "part").write_bytes((b"abc" * 1_000_000)[:1_500_001])
-    assert files.sha256_of_start(tmp_path / "file", 1_500_001) == files.sha256(tmp_path / "part")
-    assert files.sha256_of_start(tmp_path / "file", 9_000_000) == files.sha256(tmp_path / "file")
-    assert files.json_digest({"a": 1, "b": 2}) == files.json_digest({"b": 2, "a": 1}) != files.json_digest({"a": 1})
+    assert data_files.sha256_of_start(tmp_path / "file", 1_500_001) == data_files.sha256(tmp_path / "part")
+    assert data_files.sha256_of_start(tmp_path / "file", 9_000_000) == data_files.sha256(tmp_path / "file")
+    assert data_files.json_digest({"a": 1, "b": 2}) == data_files.json_digest({"b": 2, "a": 1}) != data_files.json_digest({"a": 1})
 
 
 # -------------------------------------------------------------------------------------------------------------------------------- locks

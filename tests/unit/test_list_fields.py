@@ -14,7 +14,7 @@ import pytest
 from transforms.contract import check
 from transforms.definitions import Count, Entity, EventSource, FeatureGroup, Field, First, Last, LastN, hours
 from transforms.errors import DefinitionError
-from transforms.functions.base import Events
+from transforms.functions.aggregate import Events
 from transforms.schemas import avro_schema, json_schema, source_schema
 
 SOURCE = EventSource(

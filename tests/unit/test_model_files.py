@@ -12,9 +12,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from serving.errors import ModelError
 from serving.model_files import FILES, PUBLIC_KEY, SIGNATURE, SIGNING_KEY, check_model_files, hash_files, sign, unverified
 from serving.models import ModelSpec, load_model
+from serving.request_errors import ModelError
 from transforms.errors import ConfigError
 
 HEAD = {

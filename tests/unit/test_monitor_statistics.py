@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.monitoring.checks import Check, above, distance_check, skipped, verdict
+from pipelines.monitoring.log_windows import DAY_US, Window, blocks, choose, duration, moments
 from pipelines.monitoring.quality import allowance, quality, reliability
 from pipelines.monitoring.statistics import BUCKETS, distances, numbers, ranges, statistics, thinned
 from pipelines.monitoring.units import FACTORS, KINDS, conversions, distance, suspect_unit
-from pipelines.monitoring.windows import DAY_US, Window, blocks, choose, duration, moments
 from tests.examples import examples
 from transforms.errors import ConfigError
 

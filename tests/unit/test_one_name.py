@@ -20,7 +20,7 @@ def test_a_class_is_one_class_under_both_names(first, tmp_path):
     done = run(
         f"import {first}; import tandem.transforms.definitions as a, transforms.definitions as b, importlib; "
         "assert a is b and a.Count is b.Count; assert a.__spec__.name == 'transforms.definitions' == a.__name__; "
-        "import tandem.serving.errors; from tandem.pipelines.project import config; import pipelines.project.config as c; "
+        "import tandem.serving.request_errors; from tandem.pipelines.project import config; import pipelines.project.config as c; "
         "assert config is c; "
         "importlib.reload(a); print('same')",
         tmp_path,
@@ -31,7 +31,9 @@ def test_a_class_is_one_class_under_both_names(first, tmp_path):
 def test_somebodys_modules_of_our_names_are_not_ours(tmp_path):
     for name in ("transforms", "pipelines", "serving"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('shadowed')")
-    done = run("import tandem, transforms.definitions, serving.errors; from pipelines.project import config; print('ours')", tmp_path)
+    done = run(
+        "import tandem, transforms.definitions, serving.request_errors; from pipelines.project import config; print('ours')", tmp_path
+    )
     assert done.stdout == "ours\n", done.stderr
 
 

@@ -12,8 +12,8 @@ import orjson
 import pyarrow as pa
 import pytest
 
+from serving.answer_columns import Columns
 from serving.answer_parts import NOT_FINITE, stamps_json
-from serving.columns import Columns
 from serving.online_answer import online_json
 from serving.protocol import format_timestamp
 from serving.read_plan import STATUSES, ViewRows

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.errors import ModelError
 from serving.models import LoadedModel, ModelSpec, load_model
+from serving.request_errors import ModelError
 from tests.examples import examples
 
 INPUTS = [["origin", "string"], ["a", "float32"], ["b", "float32"]]

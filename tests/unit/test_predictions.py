@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.errors import ModelError
 from serving.model_inputs import encoded
 from serving.models import LoadedModel, ModelSpec
+from serving.request_errors import ModelError
 from tests.examples import examples
 from transforms.plan.flush import can_flush
 
@@ -123,7 +123,7 @@ def test_plan_and_function_agree(model: LoadedModel, n: int) -> None:
 def test_a_plan_with_other_bits_is_not_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Held against TensorFlow at load: an operation that is wrong in one value is found, and the model answers nevertheless."""
     from serving.tensorflow_model import SavedModel
-    from transforms.plan.places import OPERATIONS
+    from transforms.plan.lookup_operations import OPERATIONS
 
     monkeypatch.setitem(OPERATIONS, "IsNan", lambda node, constants: lambda a: np.isnan(a) | (a == np.float32(np.inf)))
     other = SavedModel(folder, INPUTS, "probability", "model 'net'")

@@ -72,7 +72,9 @@ def test_children_run_the_code_beside_the_launcher_even_if_it_is_installed_nowhe
     copy = strangers_folder / "a copy"
     for name in ("tandem", "serving", "pipelines", "transforms"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    (copy / "pipelines" / "lake" / "where.py").write_text("import sys, serving.errors\nprint(__name__, sys.argv, serving.errors.__file__)")
+    (copy / "pipelines" / "lake" / "where.py").write_text(
+        "import sys, serving.request_errors\nprint(__name__, sys.argv, serving.request_errors.__file__)"
+    )
     done = subprocess.run(module_command("pipelines.lake.where", "x", home=copy), cwd=strangers_folder, capture_output=True, text=True)
     where = copy / "pipelines" / "lake" / "where.py"
     assert done.stdout == f"__main__ {[str(where), 'x']} {copy / 'serving' / 'errors.py'}\n", done.stderr

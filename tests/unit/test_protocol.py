@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from serving.errors import InvalidRequestError, ModelInputError
 from serving.models import to_model_inputs
 from serving.protocol import RequestField, checked_column, format_timestamp, v1_instances, v2_instances, v2_names
+from serving.request_errors import InvalidRequestError, ModelInputError
 
 
 def test_numbers_become_float32_with_nan_for_null() -> None:

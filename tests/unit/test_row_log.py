@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.lake.files import replaced
+from pipelines.lake.data_files import replaced
 from pipelines.streaming.state.log_segments import seal_leftovers
 from pipelines.streaming.state.row_log import RowLog, newest, read_late, read_rows
 from tests.integration.sink_world import SOURCE, TRIP, ZONE

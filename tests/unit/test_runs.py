@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from pipelines.cli.root import app
 from pipelines.lake import provenance, runs
-from pipelines.lake.files import write_json
+from pipelines.lake.data_files import write_json
 from pipelines.lake.run_records import record_of
 from pipelines.project import recording
 from transforms.errors import DataError

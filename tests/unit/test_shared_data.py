@@ -16,9 +16,9 @@ import pytest
 from pipelines.lake import graphs, layout, shared
 from pipelines.lake.runs import Run, RunStore
 from pipelines.registry.alias_file import change, current, model_folder, versions_on_disk
-from serving.object_store import files, following, leases, manifests, pointers, trees
-from serving.object_store.base import ObjectHead, Unreachable
+from serving.object_store import following, leases, manifests, pointers, single_files, trees
 from serving.object_store.cache import cache_of, data_path
+from serving.object_store.object_store import ObjectHead, Unreachable
 from tests.network import Network, machines, network
 from transforms.errors import ConfigError, DataError
 
@@ -250,7 +250,7 @@ def test_a_list_that_names_files_outside_is_refused(machine: Callable[[str], Pat
         with pytest.raises(DataError, match=r"has a name with \.\. in it"):
             read(found)
     with pytest.raises(DataError, match=r"has a name with \.\. in it"):
-        files.pull(found, "events")
+        single_files.pull(found, "events")
 
 
 def test_the_store_hands_out_no_other_files(machine: Callable[[str], Path]) -> None:

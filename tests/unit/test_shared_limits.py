@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from serving.errors import RateLimitedError
 from serving.limits import PrincipalLimits
 from serving.metrics_files import MetricsFile, retire, summed_page
+from serving.request_errors import RateLimitedError
 from serving.settings import LimitSettings
 from serving.shared_buckets import SharedLimits, shared_table
 

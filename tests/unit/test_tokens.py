@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from pydantic import ValidationError
 
-from serving.errors import UnauthenticatedError
+from serving.request_errors import UnauthenticatedError
 from serving.settings import OidcSettings
 from serving.tokens import Tokens, fetch_json
 from transforms.errors import StoreError

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.lake.files import write_json as real_write
+from pipelines.lake.data_files import write_json as real_write
 from pipelines.project.config import KafkaSettings
 from pipelines.replay import archive_merge, topic_archive
 from pipelines.replay.topic_archive import Archived, archive_topic

@@ -1,14 +1,14 @@
-"""The aggregates, one file for each family, and what it takes to write one: see :mod:`transforms.functions.base`."""
+"""The aggregates, one file for each family, and what it takes to write one: see :mod:`transforms.functions.aggregate`."""
 
 from __future__ import annotations
 
-from transforms.functions.base import Aggregate, Events, Output, State, StateSpec
+from transforms.functions.aggregate import Aggregate, Events, Output, State, StateSpec
 from transforms.functions.count import Count, Counts
 from transforms.functions.count_distinct import CountDistinct, Distinct
 from transforms.functions.extremes import Age, Greatest, Max, Min, Newest, Smallest
-from transforms.functions.moments import Mean, Squares, Std, Sum, Sums, Variance
 from transforms.functions.ordered import Earliest, First, Last, LastN, Latest
 from transforms.functions.quantile import Histogram, Quantile
+from transforms.functions.sums import Mean, Squares, Std, Sum, Sums, Variance
 from transforms.functions.top_k import TopK, ValueCounts
 
 __all__ = [

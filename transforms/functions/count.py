@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pyarrow as pa
 
+from transforms.functions.aggregate import Aggregate, Events, Output, Param, State, StateSpec
 from transforms.functions.arrays import Int, offsets_of
-from transforms.functions.base import Aggregate, Events, Output, Param, State, StateSpec
 
 __all__ = ["Count", "Counts"]
 

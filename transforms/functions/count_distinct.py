@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from transforms.errors import DefinitionError
+from transforms.functions.aggregate import Aggregate, Events, Output, State, StateSpec
 from transforms.functions.arrays import Bool, Int, list_of, list_parts, offsets_of, present
-from transforms.functions.base import Aggregate, Events, Output, State, StateSpec
 from transforms.hashing import hash64
 from transforms.windows import ranges
 

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from transforms.functions.aggregate import Aggregate, Events, Output, Param, State, StateSpec
 from transforms.functions.arrays import Bool, Int, nullable, numbers, offsets_of
-from transforms.functions.base import Aggregate, Events, Output, Param, State, StateSpec
 from transforms.windows import Extremes
 
 __all__ = ["Age", "Greatest", "Max", "Min", "Newest", "Smallest"]

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from transforms.errors import DefinitionError
 from transforms.fields import LIST_TYPES, MAX_ELEMENTS, Field
+from transforms.functions.aggregate import Aggregate, Events, Output, State, StateSpec
 from transforms.functions.arrays import Int, list_of, list_parts, offsets_of, order_codes, present
-from transforms.functions.base import Aggregate, Events, Output, State, StateSpec
 from transforms.windows import ranges
 
 __all__ = ["Earliest", "First", "Last", "LastN", "Latest"]

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from transforms.errors import DefinitionError
+from transforms.functions.aggregate import Aggregate, Events, Param, State, StateSpec
 from transforms.functions.arrays import Int, list_of, list_parts, numbers, offsets_of
-from transforms.functions.base import Aggregate, Events, Param, State, StateSpec
 from transforms.windows import ranges
 
 __all__ = ["Histogram", "Quantile"]

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from transforms.errors import DefinitionError
+from transforms.functions.aggregate import Aggregate, Events, Output, Param, State, StateSpec
 from transforms.functions.arrays import Int, list_of, list_parts, offsets_of, order_codes, present
-from transforms.functions.base import Aggregate, Events, Output, Param, State, StateSpec
 from transforms.windows import ranges
 
 __all__ = ["TopK", "ValueCounts", "ValueCountWindows"]

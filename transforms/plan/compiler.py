@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from transforms.plan.flush import Flushed, can_flush
 from transforms.plan.kernels import WORD_KERNELS, as_tensor, kernel, word_kernel
+from transforms.plan.lookup_operations import OPERATIONS
 from transforms.plan.nodes import Node, Ref, UnsupportedError, flattened
-from transforms.plan.places import OPERATIONS
 from transforms.plan.settled import TO_ARRAY, TO_TENSOR, Step, remembering, settled
 from transforms.tensors import one_nan
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pipelines.lake.files import json_digest, sha256
+from pipelines.lake.data_files import json_digest, sha256
 from pipelines.project.config import KafkaSettings
 from serving.masking import masked
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.lake import layout
-from pipelines.lake.files import read_json, sha256, write_json
+from pipelines.lake.data_files import read_json, sha256, write_json
 from pipelines.project.extensions import TABLES
 from pipelines.sources.file_formats.physical import plain_columns
 from pipelines.sources.tables.rows_digest import RowsDigest

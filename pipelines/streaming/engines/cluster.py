@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipelines.lake.staged_code import staged_code
-from pipelines.streaming.engines.base import Engine, EngineJob, EngineOptions, read_settings
 from pipelines.streaming.engines.flink import flink_job
 from pipelines.streaming.engines.flink_keys import even_keys
 from pipelines.streaming.engines.flink_rest import Cluster, FlinkSettings, check_flags
+from pipelines.streaming.engines.stream_engine import Engine, EngineJob, EngineOptions, read_settings
 from transforms.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from pipelines.streaming.engines.base import Engine, EngineJob, cause
+from pipelines.streaming.engines.stream_engine import Engine, EngineJob, cause
 from pipelines.streaming.stages.part_reports import PartReports
 from pipelines.streaming.state.job_state import JobState
 

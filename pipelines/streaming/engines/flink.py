@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from pipelines.lake.processes import stop_child
-from pipelines.streaming.engines.base import Engine, EngineJob, EngineOptions, read_settings
 from pipelines.streaming.engines.flink_keys import even_keys
 from pipelines.streaming.engines.flink_rest import FlinkSettings, check_flags
+from pipelines.streaming.engines.stream_engine import Engine, EngineJob, EngineOptions, read_settings
 from pipelines.streaming.engines.worker import PRELOAD, start_worker
 
 if TYPE_CHECKING:

@@ -28,10 +28,10 @@ from pipelines.lake.processes import start_child, stop_child
 from pipelines.lake.staged_code import EMBEDDED
 from pipelines.services.jars import ADD_OPENS, classpath, java
 from pipelines.services.own_jar import JAR, MAIN
-from pipelines.streaming.engines.base import EngineJob, cause
 from pipelines.streaming.engines.flink_keys import MAX_PARALLELISM
 from pipelines.streaming.engines.flink_rest import Cluster, check_flags
 from pipelines.streaming.engines.job_jar import write_job_jar
+from pipelines.streaming.engines.stream_engine import EngineJob, cause
 from pipelines.streaming.engines.worker import PRELOAD, start_worker
 from pipelines.streaming.engines.worker_pool import CACHE_MB, WorkerPool, proof_of, shared_token
 from transforms.functions.travel import code_travels

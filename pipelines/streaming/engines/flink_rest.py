@@ -11,7 +11,7 @@ from typing import Any
 import requests
 
 from pipelines.project.http import as_it_is, reason
-from pipelines.streaming.engines.base import EngineSettings
+from pipelines.streaming.engines.stream_engine import EngineSettings
 from serving.bounded_http import read_answer, within
 from transforms.errors import ConfigError, TandemError
 

@@ -17,7 +17,7 @@ from apache_beam.coders import BytesCoder
 from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec
 
 from pipelines.streaming.stages.coders import Element, decode_state, encode_state
-from pipelines.streaming.stages.fold import BEHIND_SECONDS, FoldShard
+from pipelines.streaming.stages.fold_shard import BEHIND_SECONDS, FoldShard
 from pipelines.streaming.stages.poll import Partitions, Poll
 from pipelines.streaming.stages.position import Position
 from pipelines.streaming.stages.sink import SinkRows

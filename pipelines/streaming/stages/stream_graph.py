@@ -7,7 +7,7 @@ from typing import Any
 import apache_beam as beam
 
 from pipelines.streaming.stages.coders import FoldOutput
-from pipelines.streaming.stages.fold import FoldShard
+from pipelines.streaming.stages.fold_shard import FoldShard
 from pipelines.streaming.stages.one_step import Gate, OneStep
 from pipelines.streaming.stages.poll import Partitions, Poll
 from pipelines.streaming.stages.sink import SinkRows

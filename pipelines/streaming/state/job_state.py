@@ -31,7 +31,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypedDict
 
-from pipelines.lake.files import write_text
+from pipelines.lake.data_files import write_text
 from pipelines.lake.process_identity import user
 from pipelines.streaming.state.checkpoint_records import (
     FOLDER_OF_1,

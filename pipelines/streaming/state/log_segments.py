@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.lake.files import fsync_folder, replaced
+from pipelines.lake.data_files import fsync_folder, replaced
 from pipelines.streaming.state.stream_link import StreamLink, link_of
 from pipelines.streaming.state.stream_objects import PART, stem_of
 from transforms.errors import StoreError

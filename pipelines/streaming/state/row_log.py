@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.lake.files import fsync_folder
+from pipelines.lake.data_files import fsync_folder
 from pipelines.streaming.state.log_segments import LeftSegments, frame_head, log_failed, read_open, seal_file
 from pipelines.streaming.state.stream_link import link_of
 from pipelines.streaming.state.stream_objects import PART, stem_of

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.lake import layout
-from pipelines.lake.files import write_text
+from pipelines.lake.data_files import write_text
 from pipelines.streaming.state.stream_objects import StreamObjects
 from serving.object_store import erasures
 from serving.object_store.cache import cache_of

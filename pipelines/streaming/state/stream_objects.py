@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.streaming.state.checkpoint_records import Checkpoint, CheckpointRecord
-from serving.object_store.base import StoreAccessError, Unreachable
 from serving.object_store.cache import Cache
+from serving.object_store.object_store import StoreAccessError, Unreachable
 from transforms.errors import DataError, StoreError
 
 __all__ = ["PART", "StreamObjects", "Superseded", "stem_of"]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipelines.lake.files import write_text
+from pipelines.lake.data_files import write_text
 from pipelines.streaming.state.stream_link import link_of
 from transforms.errors import DataError
 

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from pipelines.lake.files import replaced
+from pipelines.lake.data_files import replaced
 from pipelines.streaming.stages.plain_bytes import dumps, loads
 from pipelines.streaming.state.stream_link import link_of
 from transforms.errors import DataError, StoreError

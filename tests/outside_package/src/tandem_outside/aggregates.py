@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tandem.transforms.functions import Aggregate, Counts, Events, Output, StateSpec
-from tandem.transforms.functions.base import Param
+from tandem.transforms.functions.aggregate import Param
 
 __all__ = ["Share", "TrueCounts"]
 

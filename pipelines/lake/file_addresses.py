@@ -11,10 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from pipelines.lake.files import file_version, sha256_of_start
-from serving.object_store.base import ObjectStore
+from pipelines.lake.data_files import file_version, sha256_of_start
 from serving.object_store.cache import cache_of
 from serving.object_store.connecting import connect, is_url
+from serving.object_store.object_store import ObjectStore
 from transforms.errors import DataError
 
 __all__ = ["ObjectFile", "ObjectGone", "clear", "fetch_below", "opening", "put_file", "reading", "reading_folder", "unchanged"]
@@ -66,8 +66,9 @@ Start = tuple[int, str]
 @contextmanager
 def unchanged(address: str, version: str, start: Start | None = None) -> Iterator[None]:
     """The body reads what stands there, of this version ("": nobody noted it, and nothing is compared): of a local file, by
-    :func:`pipelines.lake.files.file_version`; of an object, the store's. Raises DataError where it has another one before the body or after
-    it, whatever the body did or raised; not of a local file that still begins as ``start`` says, of which the body reads no more."""
+    :func:`pipelines.lake.data_files.file_version`; of an object, the store's. Raises DataError where it has another one before the body
+    or after it, whatever the body did or raised; not of a local file that still begins as ``start`` says, of which the body reads no
+    more."""
     if not version:
         yield
         return

@@ -25,7 +25,7 @@ from pipelines.cli.console import (
     write,
 )
 from pipelines.lake.counted import counted
-from pipelines.lake.files import write_text
+from pipelines.lake.data_files import write_text
 from pipelines.lake.run_parts import Code, Engine, SuiteOutcome
 from pipelines.lake.run_records import TrainRecord
 from pipelines.project.user_output import stdout_to_stderr

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from transforms.plan.arrays import NUMPY, Array, Builder, Constants, built, dtype_of, filled, plain
+from transforms.plan.array_operations import NUMPY, Array, Builder, Constants, built, dtype_of, filled, plain
 from transforms.plan.nodes import Node, UnsupportedError
 
 __all__ = ["OPERATIONS"]

@@ -14,8 +14,8 @@ import pyarrow as pa
 from transforms import exact
 from transforms.exact_lists import Lists, Values
 from transforms.exact_windows import Prefix, WindowSums, variance
+from transforms.functions.aggregate import Aggregate, Events, Param, State, StateSpec
 from transforms.functions.arrays import Int, list_of, list_parts, nullable, numbers
-from transforms.functions.base import Aggregate, Events, Param, State, StateSpec
 from transforms.functions.count import Counts
 
 __all__ = ["Mean", "Squares", "Std", "Sum", "Sums", "Variance"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from serving.object_store.base import ObjectHead
 from serving.object_store.cache import Cache, safe
+from serving.object_store.object_store import ObjectHead
 from transforms.errors import DataError
 
 __all__ = ["check_shared", "pull", "push", "remove"]

@@ -18,9 +18,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from serving.aliases import Aliases, read_aliases
-from serving.errors import ModelError, NotFoundError, UnavailableError
 from serving.metrics import Metrics
 from serving.models import MODEL_FILES, LoadedModel, ModelSpec, load_model
+from serving.request_errors import ModelError, NotFoundError, UnavailableError
 from transforms.data_folder import SPEC_FILE
 from transforms.errors import FingerprintError, TandemError
 

@@ -1,1 +1,0 @@
-from pipelines.streaming.engines.base import *

@@ -1,0 +1,1 @@
+from pipelines.streaming.engines.stream_engine import *

@@ -1,0 +1,1 @@
+from transforms.functions.aggregate import *

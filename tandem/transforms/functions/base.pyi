@@ -1,1 +1,0 @@
-from transforms.functions.base import *
