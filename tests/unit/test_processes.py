@@ -77,7 +77,7 @@ def test_children_run_the_code_beside_the_launcher_even_if_it_is_installed_nowhe
     )
     done = subprocess.run(module_command("pipelines.lake.where", "x", home=copy), cwd=strangers_folder, capture_output=True, text=True)
     where = copy / "pipelines" / "lake" / "where.py"
-    assert done.stdout == f"__main__ {[str(where), 'x']} {copy / 'serving' / 'errors.py'}\n", done.stderr
+    assert done.stdout == f"__main__ {[str(where), 'x']} {copy / 'serving' / 'request_errors.py'}\n", done.stderr
 
 
 def test_a_child_lives_on_when_the_thread_that_asked_for_it_ends(tmp_path):
