@@ -98,7 +98,7 @@ variable "kafka" {
 
 variable "topics" {
   description = <<-E
-    The topics of the repository's sources, by name. retention_days: -1 keeps records for ever; archive them (`tandem topics archive`) before others
+    The topics of the repository's sources, by name. retention_days: -1 keeps records for ever; archive them (`tandem archive`) before others
     are deleted. A topic's partitions can only become more, and then a key's records lie in two of them.
   E
   type = map(object({

@@ -67,7 +67,7 @@ def trace(repo: Repo, request_id: str, row: int = 0) -> Trace:
         asked={c: _plain(v) for c, v in answer.items() if "__" not in c and c not in COMMON.names and v is not None},
         model_version=version,
         training_run=_training_run(known.get(str(run_id)), str(run_id)) if run_id else None,
-        training_set=_training_set(repo.data, version, known.get(str(run_id))) if run_id else None,
+        training_set=_training_set(repo.data, version, known.get(str(run_id)), notes) if run_id else None,
         views=[_view(repo, known, answer, v, notes) for v in views],
         notes=notes,
     )
@@ -135,14 +135,17 @@ def _training_run(run: runs.Run | None, run_id: str) -> TracedRun:
     }
 
 
-def _training_set(data: Path, version: TracedVersion | None, run: runs.Run | None) -> TracedSet | None:
+def _training_set(data: Path, version: TracedVersion | None, run: runs.Run | None, notes: list[str]) -> TracedSet | None:
     identity = (run.as_(TrainRecord).training_set if run is not None else None) or (version or {}).get("training_set")
     if not identity:
         return None
     folder = layout.training_set(data, str(identity))
     out: TracedSet = {"id": str(identity), "path": name_below(data, folder), "there": folder.is_dir()}
-    if (record := TrainingSetRecord.load(folder)) is not None:
-        out |= {"created": record.created or None, "rows": record.rows}
+    try:
+        if (record := TrainingSetRecord.load(folder)) is not None:
+            out |= {"created": record.created or None, "rows": record.rows}
+    except DataError as error:
+        notes.append(str(error))
     if run is not None:
         query = run.as_(TrainRecord).query
         out["query"] = {k: query.get(k) for k in ("start", "end", "as_of", "spine", "spine_sha256", "runs")}

@@ -152,9 +152,9 @@ class Present:
 
     @cached_property
     def training_sets(self) -> list[TrainingSet]:
-        """The training sets, by name."""
+        """The training sets that can be read, by name."""
         folders = sorted(p.parent for p in layout.training(self.data).glob(f"*/{layout.MANIFEST}"))
-        return [TrainingSet(f.name, made.fingerprints) for f in folders if (made := TrainingSetRecord.load(f)) is not None]
+        return [TrainingSet(f.name, made.fingerprints) for f in folders if (made := TrainingSetRecord.load_known(f)) is not None]
 
     @cached_property
     def streams(self) -> list[Stream]:

@@ -82,3 +82,11 @@ class TrainingSetRecord(Record):
         """That of the training set in ``folder``; None where there is none, or not all of it. Raises DataError of ``of``."""
         said = read_json(folder / layout.MANIFEST)
         return None if said is None else cls.of(cast(Mapping[str, Any], said), folder / layout.MANIFEST)
+
+    @classmethod
+    def load_known(cls, folder: Path) -> Self | None:
+        """As :meth:`load`; None also where it is of a newer Tandem, or none of Tandem's: for those who look at every set that there is."""
+        try:
+            return cls.load(folder)
+        except DataError:
+            return None

@@ -326,6 +326,9 @@ def test_models_and_training_sets_of_graphs_that_go(made: Shop) -> None:
     for name, prints in (("one", now), ("two", {"page_visits": now["page_visits"]}), ("old", {"shop_orders": "1" * 64})):
         (made.data / "training" / name).mkdir(parents=True)
         (made.data / "training" / name / "manifest.json").write_text(json.dumps({"fingerprints": prints}))
+    for name, said in (("newer", {"format": 9, "fingerprints": now}), ("odd", {"fingerprints": 7}), ("odder", {"splits": {"train": 1}})):
+        (made.data / "training" / name).mkdir(parents=True)
+        (made.data / "training" / name / "manifest.json").write_text(json.dumps(said))
     made.replace("scaling.py", "count_1h", "count_24h")
     plan = made.plan()
     assert [(m.version.version, m.sure, m.in_use) for m in plan.models] == [(1, False, True)]

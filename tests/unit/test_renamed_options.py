@@ -78,3 +78,11 @@ def test_the_old_place_of_a_command_does_what_the_new_one_does(old: str, new: st
         assert capsys.readouterr().err == f"warning: tandem {old} is now called tandem {new}\n"
     assert parsed(old, ["--anew"])["overwrite"] is True
     assert capsys.readouterr().err == f"warning: tandem {old} is now called tandem {new}\nwarning: --anew is now called --overwrite\n"
+
+
+@pytest.mark.parametrize("folder", ["docker", "examples", "docs", ".github"])
+def test_no_file_names_a_command_by_its_old_name(folder: str) -> None:
+    """docker/terraform's description had one."""
+    files = [file for file in (Path(__file__).parents[2] / folder).rglob("*") if file.is_file()]
+    named = [file.name for file in files for old in MOVED if f"tandem {old}" in file.read_text("utf-8", errors="replace")]
+    assert named == []

@@ -66,3 +66,4 @@ def test_a_newer_or_foreign_one_is_refused_in_a_line(said: dict[str, Any], why: 
     with pytest.raises(DataError, match=why) as error:
         TrainingSetRecord.load(written(tmp_path, {**OF_BEFORE, **said}))
     assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
+    assert TrainingSetRecord.load_known(tmp_path) is None
