@@ -21,15 +21,15 @@ from serving.online_store.packed import PACKED
 from serving.online_store.packed_rows import PackedRows
 from serving.online_store.store_columns import ColumnRead, PackedColumns, StoredColumns, by_columns
 from serving.online_store.table_names import check_tables, sharing
-from transforms.errors import ConfigError, StoreError
+from transforms.errors import ConfigError, RightsError, StoreError
 from transforms.instants import instant
 
 try:
     import psycopg
     from feast.infra.online_stores.postgres_online_store.postgres import PostgreSQLOnlineStore, PostgreSQLOnlineStoreConfig, _table_id
-    from psycopg.conninfo import make_conninfo
 
     from serving.online_store import postgres_tables as tables
+    from serving.online_store.postgres_link import SETTING_UP, connect, fix_of, opened, refuses
     from serving.online_store.postgres_tables import order_table
 except ImportError as missing:
     raise ConfigError(
@@ -43,7 +43,9 @@ Type = Literal[
 ]
 _ROWS_PER_STATEMENT = 5000
 _KEYS_PER_PAGE = 10_000
-_FIX = "start PostgreSQL there, or fix host, port, database, user or password in feature_store.yaml"
+_LOCK_TIMEOUT = "100ms"
+"""How long a claim waits for a table whose trigger it would replace."""
+_GRANT = "run 'tandem apply' as who may CREATE, and grant this user SELECT, INSERT and UPDATE on table tandem_owner"
 
 
 class OrderedPostgresOnlineStoreConfig(OrderedOnlineStoreConfig, PostgreSQLOnlineStoreConfig):
@@ -75,11 +77,11 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
     keeps_packed = True
 
     @contextlib.contextmanager
-    def _transaction(self, config: RepoConfig, view: str = "", alone: bool = False, writes: bool = False) -> Iterator[psycopg.Cursor[Any]]:
-        """A transaction of this thread's connection; with a ``view``, as one of its writers, or ``alone`` among them. One that ``writes``
-        rows does so as :attr:`writer`, and until its end nobody can take them over."""
+    def _transaction(self, config: RepoConfig, view: str = "", alone: bool = False, owned: bool = False) -> Iterator[psycopg.Cursor[Any]]:
+        """A transaction of this thread's connection; with a ``view``, as one of its writers, or ``alone`` among them. While one that is
+        ``owned`` is open, nobody can take the rows over."""
         with self._connected(config) as conn, conn.pipeline(), conn.transaction(), conn.cursor(binary=True) as cursor:
-            if writes and self._owned(config):
+            if owned:
                 cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", (_lock_of(config, _TAKING),))
             if view:
                 cursor.execute(f"SELECT pg_advisory_xact_lock{'' if alone else '_shared'}(%s)", (_lock_of(config, view),))
@@ -89,21 +91,25 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
         """Whether writes are to look at whose the rows are, and may: the table is younger than rights that were given long ago."""
         if self.writer is None:
             return False
-        if "_sees_mark" not in self.__dict__:
+        if not self.__dict__.get("_sees_mark"):  # who was granted it meanwhile need not begin anew
             with self._connected(config) as conn:
                 self.__dict__["_sees_mark"] = bool(_first(conn.execute(tables.SEES_MARK)))
         return bool(self.__dict__["_sees_mark"])
 
-    def _check_owner(self, cursor: psycopg.Cursor[Any], config: RepoConfig) -> None:
-        if self._owned(config):
-            check_owner(config.project, self._owner(cursor, config), self.writer)
+    @contextlib.contextmanager
+    def _writing(self, config: RepoConfig, view: str) -> Iterator[psycopg.Cursor[Any]]:
+        """A transaction alone among a view's writers, as :attr:`writer`."""
+        with self._transaction(config, view, alone=True, owned=(owned := self._owned(config))) as cursor:
+            if owned:
+                check_owner(config.project, self._owner(cursor, config), self.writer)
+            yield cursor
 
     def reach(self, config: RepoConfig) -> None:
         try:
-            with _opened(config) as conn:
+            with opened(config) as conn:
                 conn.execute("SELECT 1")
         except psycopg.Error as e:
-            raise unreachable(self._where(config), e, _fix_of(e), isinstance(e, psycopg.errors.InsufficientPrivilege)) from e
+            raise unreachable(self._where(config), e, fix_of(e), refuses(e)) from e
 
     @staticmethod
     def _where(config: RepoConfig) -> str:
@@ -117,21 +123,22 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
         try:
             held = getattr(local, "held", None)
             if held is None or held[0] != os.getpid() or held[1].closed:
-                local.held = held = (os.getpid(), _connect(config))
+                local.held = held = (os.getpid(), connect(config))
             yield held[1]
         except psycopg.Error as e:
             held = getattr(local, "held", None)
             if held is not None and isinstance(e, (psycopg.OperationalError, psycopg.InterfaceError)):
                 with contextlib.suppress(psycopg.Error):
                     held[1].close()
-            raise unreachable(self._where(config), e, _fix_of(e), isinstance(e, psycopg.errors.InsufficientPrivilege)) from e
+            raise unreachable(self._where(config), e, fix_of(e), refuses(e)) from e
 
     def write_winners(self, config: RepoConfig, table: FeatureView, rows: Rows) -> int:
         name, view = _table_id(config.project, table), table.name
         names = [*([] if rows.packed is None else [PACKED]), *(f.name for f in table.features)]
         written = 0
-        with self._transaction(config, view, writes=True) as cursor:
-            cursor.execute(tables.state(name, self._owned(config)), {"project": config.project, "view": view})
+        owned = self._owned(config)
+        with self._transaction(config, view, owned=owned) as cursor:
+            cursor.execute(tables.state(name, owned), {"project": config.project, "view": view})
             applied, stamp, upto, ready, owner, _ = cursor.fetchall()[0]
             check_owner(config.project, owner, self.writer)
             rows.check_applied(view, applied)
@@ -150,7 +157,7 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
     @staticmethod
     def _make(cursor: psycopg.Cursor[Any], name: str) -> None:
         """The tables of a view: by one transaction at a time, as CREATE ... IF NOT EXISTS fails where two do it at once."""
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_SETTING_UP,))
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (SETTING_UP,))
         for statement in tables.create(name):
             cursor.execute(statement)
 
@@ -224,8 +231,7 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
         return None
 
     def cover(self, config: RepoConfig, view: str, covered: Covered) -> None:
-        with self._transaction(config, view, alone=True, writes=True) as cursor:
-            self._check_owner(cursor, config)
+        with self._writing(config, view) as cursor:
             cursor.execute(
                 "INSERT INTO tandem_covered VALUES (%s, %s, %s, %s)"
                 " ON CONFLICT (project, view) DO UPDATE SET stamp = excluded.stamp, upto_us = excluded.upto_us",
@@ -238,8 +244,7 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
         return None
 
     def drop_superseded(self, config: RepoConfig, table: FeatureView, start_us: int, covered: Covered, count_only: bool = False) -> int:
-        with self._transaction(config, table.name, alone=True, writes=True) as cursor:
-            self._check_owner(cursor, config)
+        with self._writing(config, table.name) as cursor:
             applied = self._applied(cursor, config, table.name)
             given = {"start": start_us, "upto": covered.upto_us, "stamp": covered.stamp, "since": covered.since, "applied": applied}
             return _first(cursor.execute(tables.superseded(_table_id(config.project, table), count_only), given))
@@ -281,50 +286,62 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
         return True
 
     def claim(self, config: RepoConfig, owner: str, take: bool = False) -> str:
-        """Who may neither make nor write the table of marks, as rights were given before there was one, has none kept: one line says so.
+        """Who may neither make nor write the table of marks, as rights were given before there was one, has none kept: one line says so. A
+        mark that is to be moved and cannot be is a RightsError.
 
         Every writer begins with it, so here triggers of before become ours: other writers of the table do not wait for our first row."""
         self._replace_triggers(config)
+        found = self.owner(config)
+        if found is not None and (not take or found == owner):
+            return found
         try:
-            if not take and (found := self.owner(config)) is not None:
-                return found
-            better = "excluded.owner" if take else "o.owner"
             with self._transaction(config, _TAKING, alone=True) as cursor:  # what is being written ends first
-                cursor.execute(
-                    f"INSERT INTO tandem_owner AS o VALUES (%s, %s) ON CONFLICT (project) DO UPDATE SET owner = {better} RETURNING owner",
-                    (config.project, owner),
-                )
-                row = cursor.fetchone()
+                return str(cursor.execute(tables.claim(take), (config.project, owner)).fetchall()[0][0])
         except StoreError as error:
             if not isinstance(error.__cause__, (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege)):
                 raise
+            why = str(error.__cause__).splitlines()[0]
+            if take or self.owner(config) is not None:
+                raise RightsError(
+                    f"online store {self._where(config)}: the mark of whose rows those of project {config.project!r} are cannot be moved"
+                    f" ({why}): {_GRANT}"
+                ) from error
             told: set[str] = self.__dict__.setdefault("_told_of_no_mark", set())
-            if config.project in told:
-                return owner
-            told.add(config.project)
-            log.warning(
-                "%s: no mark of whose rows these are (%s): another data folder that writes project %r is not refused; run 'tandem apply' as"
-                " who may CREATE, and grant this user SELECT, INSERT and UPDATE on table tandem_owner",
-                self._where(config),
-                str(error.__cause__).splitlines()[0],
-                config.project,
-            )
+            if config.project not in told:
+                told.add(config.project)
+                log.warning(
+                    "%s: no mark of whose rows these are (%s): another data folder that writes project %r is not refused; %s",
+                    self._where(config),
+                    why,
+                    config.project,
+                    _GRANT,
+                )
             return owner
-        return owner if row is None else str(row[0])
 
     def _replace_triggers(self, config: RepoConfig) -> None:
+        """Those of the project's views. Where one cannot be replaced now, as its table is locked say, the next claim tries again."""
         if config.project in (looked := self.__dict__.setdefault("_looked_at_triggers", set())):
             return
-        with self._looking(config) as cursor:
-            names = [name for (name,) in cursor.execute(tables.triggers_of_before(), (f"{config.project}_",)).fetchall()]
+        names: list[str] = []
+        with contextlib.suppress(StoreError), self._looking(config) as cursor:
+            names = [name for (name,) in cursor.execute(tables.triggers_of_before(), (config.project,)).fetchall()]
+            looked.add(config.project)
         for name in names:
+            if not self._replaced_trigger(config, name):
+                looked.discard(config.project)
+
+    def _replaced_trigger(self, config: RepoConfig, name: str) -> bool:
+        try:
             with self._transaction(config) as cursor:
+                cursor.execute("SELECT set_config('lock_timeout', %s, true)", (_LOCK_TIMEOUT,))
                 self._make(cursor, name)
-        looked.add(config.project)
+        except StoreError:
+            return False
+        return True
 
     def disclaim(self, config: RepoConfig, owner: str) -> None:
         with self._transaction(config, _TAKING, alone=True) as cursor:
-            cursor.execute("DELETE FROM tandem_owner WHERE project = %s AND owner = %s", (config.project, owner))
+            cursor.execute("UPDATE tandem_owner SET owner = '' WHERE project = %s AND owner = %s", (config.project, owner))
 
     def owner(self, config: RepoConfig) -> str | None:
         try:
@@ -337,8 +354,8 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
 
     @staticmethod
     def _owner(cursor: psycopg.Cursor[Any], config: RepoConfig) -> str | None:
-        found = cursor.execute("SELECT owner FROM tandem_owner WHERE project = %s", (config.project,)).fetchone()
-        return None if found is None else str(found[0])
+        found = cursor.execute("SELECT nullif(owner, '') FROM tandem_owner WHERE project = %s", (config.project,)).fetchone()
+        return None if found is None or found[0] is None else str(found[0])
 
     @staticmethod
     def _applied(cursor: psycopg.Cursor[Any], config: RepoConfig, view: str) -> str | None:
@@ -378,70 +395,12 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
         self.update(config, tables, [], entities, [], False)
 
 
-def _opened(config: RepoConfig) -> psycopg.Connection[Any]:
-    """A connection whose statements are each their own transaction."""
-    store = config.online_store
-    return psycopg.connect(
-        make_conninfo(
-            host=store.host,
-            port=store.port,
-            dbname=store.database,
-            user=store.user,
-            password=store.password,
-            sslmode=store.sslmode,
-            sslkey=store.sslkey_path,
-            sslcert=store.sslcert_path,
-            sslrootcert=store.sslrootcert_path,
-            keepalives_idle=store.keepalives_idle,
-            connect_timeout=max(1, round(store.connect_timeout_seconds)),
-            application_name="tandem",
-        ),
-        autocommit=True,
-    )
-
-
-def _connect(config: RepoConfig) -> psycopg.Connection[Any]:
-    """A connection to the configured schema, with what all views share in it."""
-    store = config.online_store
-    schema = psycopg.sql.Identifier(store.db_schema or store.user)
-    conn = _opened(config)
-    with conn.transaction():
-        conn.execute("SELECT set_config('statement_timeout', %s, false)", (f"{round(store.statement_timeout_seconds * 1000)}ms",))
-        conn.execute("SET client_min_messages = warning")
-        conn.execute(psycopg.sql.SQL("SET search_path = {}").format(schema))
-    found = conn.execute(tables.is_set_up()).fetchone()
-    if found is None or not found[0]:
-        refused = psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction
-        with contextlib.suppress(*refused), conn.transaction():  # who only reads needs none of it
-            conn.execute("SELECT pg_advisory_xact_lock(%s)", (_SETTING_UP,))  # CREATE ... IF NOT EXISTS fails where two do it at once
-            conn.execute(psycopg.sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(schema))
-            conn.execute(tables.COMMON)
-    return conn
-
-
-_SETTING_UP = 7_382_511_064_118_903_021
 _TAKING = "whose rows these are"
 """What is locked where they are taken over: the name of no view, as those have no spaces."""
 
 
 def _lock_of(config: RepoConfig, view: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{config.project}\0{view}".encode(), digest_size=8).digest(), "big", signed=True)
-
-
-def _fix_of(error: psycopg.Error) -> str:
-    if isinstance(error, psycopg.errors.QueryCanceled):
-        return "it took longer than statement_timeout_seconds: look for who holds its locks, or raise it"
-    if isinstance(error, (psycopg.errors.DiskFull, psycopg.errors.OutOfMemory)):
-        return "free its disk or memory"
-    if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
-        return "it is a replica or read-only: name its primary in feature_store.yaml"
-    if isinstance(error, psycopg.errors.UndefinedTable):
-        return "run 'tandem apply', which makes the tables of a view"
-    if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        return "grant its user that: CREATE in its schema for 'tandem apply', reading and writing for all else"
-    if isinstance(error, psycopg.OperationalError):
-        return _FIX
-    return "see what its log says"
 
 
 def _first(cursor: psycopg.Cursor[Any]) -> int:

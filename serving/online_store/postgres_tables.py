@@ -14,8 +14,8 @@ from serving.online_store.packed import PACKED
 from transforms.errors import StoreError
 
 __all__ = [
-    "COMMON", "SEES_MARK", "adopt", "create", "delete", "drop", "fields_query", "has_rows", "is_set_up", "keys_query", "order_table",
-    "packed_query", "state", "superseded", "triggers_of_before", "write",
+    "COMMON", "SEES_MARK", "adopt", "claim", "create", "delete", "drop", "fields_query", "has_rows", "is_set_up", "keys_query",
+    "order_table", "packed_query", "state", "superseded", "triggers_of_before", "write",
 ]  # fmt: skip
 
 _MOST_BYTES, _END = 63, "_tandem"
@@ -91,7 +91,7 @@ def state(name: str, owned: bool) -> sql.Composed:
     """One line: the applied fingerprint, stamp and upto_us of what is covered (null each where there is none), whether the tables are
     there and guarded, as far as this user may see to it: a trigger of before stays for who may not replace it; and, where ``owned``, whose
     the rows are. Says that who goes on writes the rows with their orders, packed or not: given ``project`` and ``view``."""
-    owner = sql.SQL("(SELECT owner FROM tandem_owner WHERE project = %(project)s)" if owned else "NULL")
+    owner = sql.SQL("(SELECT nullif(owner, '') FROM tandem_owner WHERE project = %(project)s)" if owned else "NULL")
     return sql.SQL("""
         SELECT (SELECT fingerprint FROM tandem_applied WHERE project = %(project)s AND view = %(view)s), c.stamp, c.upto_us,
             to_regclass({rows}) IS NOT NULL AND EXISTS (
@@ -105,13 +105,23 @@ def state(name: str, owned: bool) -> sql.Composed:
 
 @lru_cache(maxsize=1)
 def triggers_of_before() -> sql.Composed:
-    """The tables of Feast's whose trigger calls another function than ours, of those that this user may change: (what their names begin
-    with)."""
+    """The tables of Feast's of a project's views whose trigger calls another function than ours, of those that this user may change:
+    (project). By the views that were applied: names of tables begin alike where those of projects do."""
     return sql.SQL("""
-        SELECT f.relname FROM pg_trigger t JOIN pg_class f ON f.oid = t.tgrelid
-        WHERE t.tgname = 'tandem_elsewhere' AND f.relnamespace = current_schema()::regnamespace AND starts_with(f.relname, %s)
+        SELECT f.relname
+        FROM tandem_applied a JOIN pg_class f ON f.relname = a.project || '_' || a.view JOIN pg_trigger t ON f.oid = t.tgrelid
+        WHERE a.project = %s AND t.tgname = 'tandem_elsewhere' AND f.relnamespace = current_schema()::regnamespace
             AND t.tgfoid <> to_regproc({}) AND pg_has_role(f.relowner, 'USAGE')
         """).format(sql.Literal(_ELSEWHERE))
+
+
+def claim(take: bool) -> sql.SQL:
+    """Whose the rows are from now on: (project, owner). No mark is an empty one, which takes no right to delete."""
+    return sql.SQL(f"""
+        INSERT INTO tandem_owner AS o VALUES (%s, %s)
+        ON CONFLICT (project) DO UPDATE SET owner = {"excluded.owner" if take else "coalesce(nullif(o.owner, ''), excluded.owner)"}
+        RETURNING owner
+        """)
 
 
 @lru_cache(maxsize=1)

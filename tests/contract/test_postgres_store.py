@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,12 @@ from serving.app import create_app
 from serving.online_store.base import ColumnRead
 from serving.online_store.store_columns import PackedColumns
 from tandem.testing.online_store import NOW, Bench, OnlineStoreContract, key, view
-from tandem.testing.store_bench import MINUTE
+from tandem.testing.store_bench import MINUTE, configuration
 from tests.integration.offline_world import T0, Repo, row
 from tests.integration.serving_world import GOOD, make_repo, push, settings
 from tests.postgres_server import PASSWORD, USER, PostgresServer, postgres_server
 from tests.redis_server import free_port
-from transforms.errors import StoreError
+from transforms.errors import OwnerError, RightsError, StoreError
 
 POSTGRES = "serving.online_store.postgres.OrderedPostgresOnlineStore"
 T = NOW - timedelta(hours=1)
@@ -126,7 +128,8 @@ def test_a_writer_that_begins_replaces_the_triggers_of_before(postgres: Postgres
     """Before its first row, which may be long in coming: till then stock Feast's writes failed by a trigger that was broken."""
     bench = Bench.open({"type": POSTGRES, **postgres.settings}, view(), {"type": "postgres", **postgres.settings})
     other = Bench.open({"type": POSTGRES, **postgres.settings}, view())
-    bench.write(("EWR", T, 1, 1.0))
+    bench.store.apply_fingerprint(bench.config, "traffic", "new")
+    bench.write(("EWR", T, 1, 1.0), fingerprint="new")
 
     def functions() -> dict[str, str]:
         rows = admin.execute("SELECT tgrelid::regclass::text, tgfoid::regproc::text FROM pg_trigger WHERE tgname = 'tandem_elsewhere'")
@@ -156,6 +159,109 @@ def test_stock_feast_with_rights_on_its_own_tables_alone_goes_on_writing(postgre
     at = T + timedelta(seconds=9)
     stock.online_write_batch(config, bench.table, [(key(origin="EWR"), {"x": Value(double_val=2.0)}, at, None)], None)
     assert bench.x() == 2.0
+
+
+def _own_process(bench: Bench, user: str | None = None, **settings: Any) -> Bench:
+    """The same project from another process, perhaps as another user, whose password is its name."""
+    made = replace(bench, store=type(bench.store)(), config=bench.config.model_copy(deep=True))
+    made.store.clock = bench.store.clock
+    if user is not None:
+        settings |= {"user": user, "password": user, "db_schema": "public"}
+    for name, value in settings.items():
+        setattr(made.config.online_store, name, value)
+    return made
+
+
+def test_a_claim_waits_for_no_table_whose_trigger_is_of_before_and_touches_those_of_its_own_views_alone(postgres: PostgresServer) -> None:
+    """Names of tables begin alike where those of projects do: shop and shop_eu."""
+    bench = Bench.open({"type": POSTGRES, **postgres.settings}, view())
+    longer = replace(bench, config=configuration(f"{bench.config.project}_eu", {"type": POSTGRES, **postgres.settings}))
+    for each in (bench, longer):
+        each.store.apply_fingerprint(each.config, "traffic", "new")
+        each.write(("EWR", T, 1, 1.0), fingerprint="new")
+    called = "SELECT tgfoid::regproc::text FROM pg_trigger WHERE tgname = 'tandem_elsewhere' AND tgrelid = %s::regclass"
+    with postgres.connect() as admin:
+
+        def function(of: Bench) -> str:
+            return str(admin.execute(called, (f"{of.config.project}_traffic",)).fetchall()[0][0])
+
+        for each in (bench, longer):
+            _trigger_of_before(each, admin)
+        writer = _own_process(bench, statement_timeout_seconds=10.0)
+        with admin.transaction():
+            admin.execute(f'LOCK TABLE "{bench.config.project}_traffic" IN ACCESS SHARE MODE')  # as a dump does
+            assert writer.store.claim(writer.config, "one") == "one"
+            assert function(bench) == "tandem_written_elsewhere"
+        assert writer.store.claim(writer.config, "one") == "one"
+        assert (function(bench), function(longer)) == ("tandem_row_elsewhere", "tandem_written_elsewhere")
+
+
+def test_a_server_that_lets_nobody_in_is_no_outage(postgres: PostgresServer) -> None:
+    bench = Bench.open({"type": POSTGRES, **postgres.settings}, view())
+    with postgres.connect() as admin:
+        admin.execute("CREATE ROLE barred PASSWORD 'barred'")
+        admin.execute("CREATE ROLE guest LOGIN PASSWORD 'guest'")
+        admin.execute("CREATE DATABASE closed")
+        admin.execute("REVOKE CONNECT ON DATABASE closed FROM public")
+    for fix, user, given in (
+        ("correct its user and password", None, {"password": "no"}),
+        ("correct its user and password", "nobody", {}),
+        ("create it, or correct database", None, {"database": "none"}),
+        ("grant its user LOGIN", "barred", {}),
+        ("grant its user CONNECT", "guest", {"database": "closed"}),
+        ("take another sslmode", None, {"sslmode": "require"}),
+    ):
+        other = _own_process(bench, user, **given)
+        for what in (partial(other.store.claim, other.config, "one"), partial(other.store.reach, other.config)):
+            with pytest.raises(RightsError, match=fix) as refused:
+                what()
+            assert "\n" not in str(refused.value) and "start PostgreSQL" not in str(refused.value)
+
+
+def test_a_mark_is_moved_and_given_back_with_the_rights_that_the_line_names_and_without_them_that_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with postgres_server() as own:
+        bench = Bench.open({"type": POSTGRES, **own.settings}, view())
+        bench.write(("EWR", T, 1, 1.0))
+        bench.store.claim(bench.config, "one /here")
+        with own.connect() as admin:
+            admin.execute("CREATE ROLE taker LOGIN PASSWORD 'taker'")
+            admin.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO taker")
+            admin.execute("REVOKE ALL ON tandem_owner FROM taker")
+            taker = _own_process(bench, "taker")
+            taker.store.writer = "two /there"
+            for right in ("", "SELECT"):
+                if right:
+                    admin.execute(f"GRANT {right} ON tandem_owner TO taker")
+                with pytest.raises(RightsError, match="grant this user SELECT, INSERT and UPDATE on table tandem_owner"):
+                    taker.store.claim(taker.config, "two /there", take=True)
+                assert bench.store.owner(bench.config) == "one /here"
+            assert taker.store.claim(taker.config, "two /there") == "one /here", "it may look, and it is another's"
+            admin.execute("GRANT SELECT, INSERT, UPDATE ON tandem_owner TO taker")
+            assert taker.store.claim(taker.config, "two /there", take=True) == bench.store.owner(bench.config) == "two /there"
+            taker.store.disclaim(taker.config, "two /there")
+            assert bench.store.owner(bench.config) is None
+            bench.store.writer = "one"
+            assert bench.write(("EWR", T, 2, 1.0)).written == 1
+            assert taker.store.claim(taker.config, "three") == "three"
+
+
+def test_a_right_to_the_mark_that_is_granted_counts_without_a_restart() -> None:
+    with postgres_server() as own:
+        bench = Bench.open({"type": POSTGRES, **own.settings}, view())
+        bench.write(("EWR", T, 1, 1.0))
+        bench.store.claim(bench.config, "one")
+        with own.connect() as admin:
+            admin.execute("CREATE ROLE late LOGIN PASSWORD 'late'")
+            admin.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO late")
+            admin.execute("REVOKE ALL ON tandem_owner FROM late")
+            writer = _own_process(bench, "late")
+            writer.store.writer = "two"
+            assert writer.write(("EWR", T, 2, 1.0)).written == 1, "it cannot know"
+            admin.execute("GRANT SELECT, INSERT, UPDATE ON tandem_owner TO late")
+            with pytest.raises(OwnerError):
+                writer.write(("EWR", T, 3, 1.0))
 
 
 @pytest.mark.parametrize("there", ["no table", "no right"])
