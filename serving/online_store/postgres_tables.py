@@ -45,6 +45,8 @@ END $$;
 """What all views of a schema share. Who may write Feast's tables alone (stock Feast with rights of its own) does, without an order."""
 
 
+_MAY_REPLACE = sql.SQL("(pg_has_role(f.relowner, 'USAGE') AND has_schema_privilege(f.relnamespace, 'CREATE'))")
+"""Whether this user may run :func:`create` where a table ``f`` of Feast's is."""
 SEES_MARK = "SELECT coalesce(has_table_privilege(to_regclass('tandem_owner'), 'SELECT'), false)"
 """Whether this user may read whose the rows are."""
 
@@ -97,10 +99,10 @@ def state(name: str, owned: bool) -> sql.Composed:
             to_regclass({rows}) IS NOT NULL AND EXISTS (
                 SELECT FROM pg_trigger t JOIN pg_class f ON f.oid = t.tgrelid
                 WHERE f.oid = to_regclass({fields}) AND t.tgname = 'tandem_elsewhere'
-                    AND (t.tgfoid = to_regproc({elsewhere}) OR to_regproc({elsewhere}) IS NULL OR NOT pg_has_role(f.relowner, 'USAGE'))),
+                    AND (t.tgfoid = to_regproc({elsewhere}) OR to_regproc({elsewhere}) IS NULL OR NOT {may})),
             {owner}, set_config('tandem.writing', 'yes', true)
         FROM (SELECT) one LEFT JOIN tandem_covered c ON c.project = %(project)s AND c.view = %(view)s
-        """).format(owner=owner, fields=_quoted(name), rows=_quoted(order_table(name)), elsewhere=sql.Literal(_ELSEWHERE))
+        """).format(owner=owner, may=_MAY_REPLACE, fields=_quoted(name), rows=_quoted(order_table(name)), elsewhere=sql.Literal(_ELSEWHERE))
 
 
 @lru_cache(maxsize=1)
@@ -111,8 +113,8 @@ def triggers_of_before() -> sql.Composed:
         SELECT f.relname
         FROM tandem_applied a JOIN pg_class f ON f.relname = a.project || '_' || a.view JOIN pg_trigger t ON f.oid = t.tgrelid
         WHERE a.project = %s AND t.tgname = 'tandem_elsewhere' AND f.relnamespace = current_schema()::regnamespace
-            AND t.tgfoid <> to_regproc({}) AND pg_has_role(f.relowner, 'USAGE')
-        """).format(sql.Literal(_ELSEWHERE))
+            AND t.tgfoid <> to_regproc({}) AND {}
+        """).format(sql.Literal(_ELSEWHERE), _MAY_REPLACE)
 
 
 def claim(take: bool) -> sql.SQL:

@@ -196,6 +196,24 @@ def test_a_claim_waits_for_no_table_whose_trigger_is_of_before_and_touches_those
         assert (function(bench), function(longer)) == ("tandem_row_elsewhere", "tandem_written_elsewhere")
 
 
+def test_who_may_not_replace_a_trigger_of_before_writes_beside_it() -> None:
+    """Its table is this user's, and nothing may be made in the schema."""
+    with postgres_server() as own:
+        bench = Bench.open({"type": POSTGRES, **own.settings}, view())
+        bench.store.apply_fingerprint(bench.config, "traffic", "new")
+        bench.write(("EWR", T, 1, 1.0), fingerprint="new")
+        with own.connect() as admin:
+            _trigger_of_before(bench, admin)
+            admin.execute("CREATE ROLE keeper LOGIN PASSWORD 'keeper'")
+            admin.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO keeper")
+            admin.execute("GRANT CREATE ON SCHEMA public TO keeper")
+            admin.execute(f'ALTER TABLE "{bench.config.project}_traffic" OWNER TO keeper')
+            admin.execute("REVOKE CREATE ON SCHEMA public FROM keeper, public")
+        keeper = _own_process(bench, "keeper")
+        assert keeper.store.claim(keeper.config, "one") == "one"
+        assert keeper.write(("EWR", T, 2, 2.0), fingerprint="new").written == 1 and keeper.x() == 2.0
+
+
 def test_a_server_that_lets_nobody_in_is_no_outage(postgres: PostgresServer) -> None:
     bench = Bench.open({"type": POSTGRES, **postgres.settings}, view())
     with postgres.connect() as admin:
