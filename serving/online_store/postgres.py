@@ -139,7 +139,7 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
         owned = self._owned(config)
         with self._transaction(config, view, owned=owned) as cursor:
             cursor.execute(tables.state(name, owned), {"project": config.project, "view": view})
-            applied, stamp, upto, ready, owner, _ = cursor.fetchall()[0]
+            applied, stamp, upto, ready, old_trigger, owner, _ = cursor.fetchall()[0]
             check_owner(config.project, owner, self.writer)
             rows.check_applied(view, applied)
             rows = rows.uncovered(None if stamp is None else Covered(stamp, upto))
@@ -152,6 +152,9 @@ class OrderedPostgresOnlineStore(OrderedOnlineStore, PostgreSQLOnlineStore):
                 given = {"stamp": rows.stamp, "applied": applied, "upto": rows.upto_us, "names": names, "width": len(names)}
                 given["packed"] = rows.packed is not None
                 written += _first(cursor.execute(tables.write(name), {**given, **_columns(some)}))
+        if old_trigger and name not in (tried := self.__dict__.setdefault("_tried_triggers", set())):
+            tried.add(name)  # after this, claims do
+            self._replaced_trigger(config, name)
         return written
 
     @staticmethod

@@ -91,17 +91,19 @@ def create(name: str) -> tuple[sql.Composed, ...]:
 @lru_cache(maxsize=256)
 def state(name: str, owned: bool) -> sql.Composed:
     """One line: the applied fingerprint, stamp and upto_us of what is covered (null each where there is none), whether the tables are
-    there and guarded, as far as this user may see to it: a trigger of before stays for who may not replace it; and, where ``owned``, whose
-    the rows are. Says that who goes on writes the rows with their orders, packed or not: given ``project`` and ``view``."""
+    there and guarded, whether that is by a trigger of before which this user may replace, and, where ``owned``, whose the rows are. Says
+    that who goes on writes the rows with their orders, packed or not: given ``project`` and ``view``."""
     owner = sql.SQL("(SELECT nullif(owner, '') FROM tandem_owner WHERE project = %(project)s)" if owned else "NULL")
     return sql.SQL("""
         SELECT (SELECT fingerprint FROM tandem_applied WHERE project = %(project)s AND view = %(view)s), c.stamp, c.upto_us,
-            to_regclass({rows}) IS NOT NULL AND EXISTS (
-                SELECT FROM pg_trigger t JOIN pg_class f ON f.oid = t.tgrelid
-                WHERE f.oid = to_regclass({fields}) AND t.tgname = 'tandem_elsewhere'
-                    AND (t.tgfoid = to_regproc({elsewhere}) OR to_regproc({elsewhere}) IS NULL OR NOT {may})),
+            to_regclass({rows}) IS NOT NULL AND t.old IS NOT NULL, coalesce(t.old, false),
             {owner}, set_config('tandem.writing', 'yes', true)
         FROM (SELECT) one LEFT JOIN tandem_covered c ON c.project = %(project)s AND c.view = %(view)s
+            LEFT JOIN (
+                SELECT coalesce(t.tgfoid <> to_regproc({elsewhere}), false) AND {may} AS old
+                FROM pg_trigger t JOIN pg_class f ON f.oid = t.tgrelid
+                WHERE f.oid = to_regclass({fields}) AND t.tgname = 'tandem_elsewhere'
+            ) t ON true
         """).format(owner=owner, may=_MAY_REPLACE, fields=_quoted(name), rows=_quoted(order_table(name)), elsewhere=sql.Literal(_ELSEWHERE))
 
 

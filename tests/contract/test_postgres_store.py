@@ -172,7 +172,7 @@ def _own_process(bench: Bench, user: str | None = None, **settings: Any) -> Benc
     return made
 
 
-def test_a_claim_waits_for_no_table_whose_trigger_is_of_before_and_touches_those_of_its_own_views_alone(postgres: PostgresServer) -> None:
+def test_a_writer_waits_for_no_table_whose_trigger_is_of_before_and_touches_those_of_its_own_views_alone(postgres: PostgresServer) -> None:
     """Names of tables begin alike where those of projects do: shop and shop_eu."""
     bench = Bench.open({"type": POSTGRES, **postgres.settings}, view())
     longer = replace(bench, config=configuration(f"{bench.config.project}_eu", {"type": POSTGRES, **postgres.settings}))
@@ -191,6 +191,7 @@ def test_a_claim_waits_for_no_table_whose_trigger_is_of_before_and_touches_those
         with admin.transaction():
             admin.execute(f'LOCK TABLE "{bench.config.project}_traffic" IN ACCESS SHARE MODE')  # as a dump does
             assert writer.store.claim(writer.config, "one") == "one"
+            assert writer.write(("EWR", T, 2, 2.0), fingerprint="new").written == 1
             assert function(bench) == "tandem_written_elsewhere"
         assert writer.store.claim(writer.config, "one") == "one"
         assert (function(bench), function(longer)) == ("tandem_row_elsewhere", "tandem_written_elsewhere")
