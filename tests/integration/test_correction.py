@@ -86,7 +86,10 @@ def test_a_run_that_made_no_row_is_called_that(tmp_path: Path, caplog: pytest.Lo
     """It was said that there was no run."""
     world = Orders(tmp_path)
     world.log([])
-    run = world.round()
+    run = world.batch()
+    world.apply(run)
+    with pytest.raises(DataError, match="no view has rows"):
+        world.materialize(START, END)
     lines = {r.getMessage() for r in caplog.records if r.name == "tandem.offline"}
     assert any(
         f"'shop_orders_rows': its runs made no row: no event that they took has an entity of this group; 'tandem runs show {run}'" in line
