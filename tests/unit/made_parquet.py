@@ -71,6 +71,11 @@ def one_text(text: bytes, rows: int) -> bytes:
     return delta_packed([0, *[n] * (rows - 1)]) + delta_packed([n, *[0] * (rows - 1)]) + text
 
 
+def texts_apart(texts: Sequence[bytes]) -> bytes:
+    """Texts in DELTA_BYTE_ARRAY, none of which takes anything of the one before."""
+    return delta_packed([0] * len(texts)) + delta_packed([len(text) for text in texts]) + b"".join(texts)
+
+
 def page(values: bytes, rows: int, encoding: Any, codec: int = ZSTD) -> bytes:
     packed = bytes(pa.compress(values, "zstd", asbytes=True)) if codec == ZSTD else values
     kind = 2 if encoding == DICTIONARY else 0

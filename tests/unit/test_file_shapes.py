@@ -8,6 +8,7 @@ import gzip
 import io
 from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pipelines.forgetting.json_files import without_json
 from pipelines.forgetting.subject import Subject, holds
 from pipelines.sources.event_files import events, inventory
 from pipelines.sources.file_formats import file_format, sizes
+from pipelines.sources.file_formats.arrow_file import ArrowFile
 from pipelines.sources.file_formats.physical import plain_columns
 from transforms.definitions import EventSource, Field
 
@@ -148,6 +150,39 @@ def test_views_of_one_thing_many_times_are_refused(what: str, monkeypatch: pytes
         column = pa.Array.from_buffers(pa.string_view(), n, [None, pa.py_buffer(long.buffers()[1].to_pybytes() * n), *long.buffers()[2:]])
     with pytest.raises(ValueError, match=r"a record batch of 1000 rows takes .* when decoded"):
         plain_columns(pa.table({"c": column}))
+
+
+def _views(of: Any) -> Any:
+    return pa.ListViewArray.from_arrays(pa.array([2, 0, 1], pa.int32()), pa.array([1, 2, 0], pa.int32()), of)
+
+
+def _mapped(to: Any) -> Any:
+    return pa.MapArray.from_arrays(pa.array([0, 1, 2, 3], pa.int32()), pa.array(["x", "y", "z"]), to)
+
+
+NESTS: dict[str, Callable[[Any, Any], Any]] = {
+    "list_view<list_view>": lambda lists, texts: _views(lists),
+    "list_view<string_view>": lambda lists, texts: _views(texts),
+    "list_view<struct<string_view>>": lambda lists, texts: _views(pa.StructArray.from_arrays([texts], ["a"])),
+    "list_view<map<list_view>>": lambda lists, texts: _views(_mapped(lists)),
+    "map<list_view>": lambda lists, texts: _mapped(lists),
+    "map<string_view>": lambda lists, texts: _mapped(texts),
+    "list<map<list_view>>": lambda lists, texts: pa.ListArray.from_arrays(pa.array([0, 1, 2, 3], pa.int32()), _mapped(lists)),
+    "struct<map<string_view>>": lambda lists, texts: pa.StructArray.from_arrays([_mapped(texts)], ["a"]),
+}
+
+
+@pytest.mark.skipif(not has("list_view"), reason="this pyarrow has no views")
+@pytest.mark.parametrize("nest", NESTS)
+def test_views_within_others(tmp_path: Path, nest: str) -> None:
+    """Arrow does not tell how many bytes they take (``nbytes`` raises)."""
+    column = NESTS[nest](_views(pa.array(range(3))), pa.array(["a", "b" * 30, None], pa.string_view()))
+    table = pa.table({"k": ["a", "b", "c"], "v": column})
+    path = tmp_path / "a.arrow"
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    (batch,) = ArrowFile(SOURCE).read(partial(open, path, "rb"), 2**16, {})
+    assert batch.rows is not None and batch.rows.column(1).to_pylist() == column.to_pylist()
 
 
 @pytest.mark.parametrize("codec", ["none", "snappy", "gzip", "brotli", "lz4", "zstd"])

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from functools import partial
-from io import FileIO
+from io import BytesIO, FileIO
 from pathlib import Path
+from random import Random
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -14,7 +18,18 @@ from pipelines.sources.file_formats import sizes
 from pipelines.sources.file_formats.file_format import UnreadableFileError
 from pipelines.sources.file_formats.parquet_file import ParquetFile
 from tandem.testing.memory import grown
-from tests.unit.made_parquet import DELTA_BYTE_ARRAY, DICTIONARY, PLAIN, PLAIN_DICTIONARY, UNCOMPRESSED, ZSTD, one_text, page, parquet
+from tests.unit.made_parquet import (
+    DELTA_BYTE_ARRAY,
+    DICTIONARY,
+    PLAIN,
+    PLAIN_DICTIONARY,
+    UNCOMPRESSED,
+    ZSTD,
+    one_text,
+    page,
+    parquet,
+    texts_apart,
+)
 from transforms.definitions import EventSource, Field
 
 SOURCE = EventSource(name="orders", fields=[Field("k", "string", required=True)], event_time="at", tie_breaker="k", files="events/orders")
@@ -69,8 +84,6 @@ def test_pages_are_believed_and_not_the_end_alone(tmp_path: Path, what: str) -> 
 
 def test_what_writers_make_is_as_its_end_says(tmp_path: Path) -> None:
     """The two descriptions agree, by page versions, codecs and encodings."""
-    import pyarrow as pa
-
     table = pa.table(
         {"city": [f"c{i % 7}" * 9 for i in range(30_000)], "n": list(range(30_000)), "l": [["a"] * (i % 3) for i in range(30_000)]}
     )
@@ -93,3 +106,36 @@ def test_damaged_pages_are_left_to_arrow(tmp_path: Path, cut: int) -> None:
     made = page(plain(b"abc"), 1, PLAIN, ZSTD)
     with pytest.raises(UnreadableFileError):
         read(tmp_path, parquet([made[:cut] + b"\xff" * 40 + made[cut:]], 1, [PLAIN]))
+
+
+def written(texts: list[str], **options: Any) -> bytes:
+    sink = BytesIO()
+    pq.write_table(pa.table({"k": texts}), sink, **options)
+    return sink.getvalue()
+
+
+HONEST: dict[str, Callable[[list[str]], bytes]] = {
+    "DELTA_BYTE_ARRAY": lambda texts: parquet(
+        [page(texts_apart([text.encode() for text in texts]), len(texts), DELTA_BYTE_ARRAY)], len(texts), [DELTA_BYTE_ARRAY]
+    ),
+    "a dictionary that falls back to PLAIN": written,
+    "PLAIN": lambda texts: written(texts, use_dictionary=False),
+}
+
+
+@pytest.mark.parametrize("how", HONEST)
+def test_texts_that_stand_in_the_pages_are_counted_once(tmp_path: Path, how: str) -> None:
+    """A column takes what it is when decoded, or its pages if these are more: not both."""
+    rng = Random(7)
+    texts = [rng.randbytes(50).hex() for _ in range(60_000)]  # 6.0 MB, of nothing alike
+    assert read(tmp_path, HONEST[how](texts)) == texts
+    with pytest.raises(UnreadableFileError, match=r"row group 0 \(120000 rows\) takes .* above the limit"):
+        read(tmp_path, HONEST[how](texts + texts))
+
+
+def test_columns_of_one_name_are_counted_each(tmp_path: Path) -> None:
+    rng = Random(7)
+    texts = pa.array([rng.randbytes(50).hex() for _ in range(60_000)])
+    pq.write_table(pa.table([texts, texts], ["k", "k"]), tmp_path / "b.parquet")
+    with pytest.raises(UnreadableFileError, match="above the limit"):
+        read(tmp_path, (tmp_path / "b.parquet").read_bytes())

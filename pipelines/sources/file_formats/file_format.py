@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.project.extensions import FILE_FORMATS
+from pipelines.sources.file_formats.sizes import bytes_of
 from transforms.definitions import EventSource
 from transforms.errors import DataError
 from transforms.parsing import Decimal, Enum, Epoch, Number
@@ -192,7 +193,7 @@ def whole(decode: Callable[[], Iterator[pa.RecordBatch]], faults: tuple[type[Exc
     try:
         for batch in decode():
             at += batch.num_rows
-            held += batch.nbytes
+            held += bytes_of(batch)
             if held <= SMALL_BYTES:
                 kept.append(batch)
             else:

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-__all__ = ["MOST_BYTES", "check_meant", "check_sizes"]
+__all__ = ["MOST_BYTES", "bytes_of", "check_meant", "check_sizes"]
 
 MOST_BYTES = 2 << 30
 """Of one row group or record batch, decoded. Writers make row groups of some 100 MB."""
@@ -34,14 +34,18 @@ def check_sizes(file: pq.ParquetFile, opened: Any) -> None:
     for number in range(file.num_row_groups):
         group = file.metadata.row_group(number)
         chunks = [_chunk(opened, leaves[i].path, group.column(i)) for i in range(group.num_columns)]
-        size = sum(c.values * _WIDTH[c.kind] + c.pages for c in chunks)
-        texts = [c.path for c in chunks if c.kind == "BYTE_ARRAY" and c.dictionary]
-        if size <= MOST_BYTES < size + sum(c.values * c.pages for c in chunks if c.path in texts):
-            dictionaries = pq.ParquetFile(opened, read_dictionary=texts)
-            size += sum(_text_bytes(chunk) for path in texts for chunk in dictionaries.read_row_group(number, [path]).column(0).chunks)
-        for chunk, leaf in zip(chunks, leaves, strict=True):
-            if chunk.prefixed and not leaf.max_repetition_level and size <= MOST_BYTES < size + chunk.values * chunk.largest:
-                size += sum(_bytes_in_turn(opened, number, chunk, MOST_BYTES - size))
+        taken = [c.values * _WIDTH[c.kind] + c.pages for c in chunks]
+        texts = [i for i, c in enumerate(chunks) if c.kind == "BYTE_ARRAY" and c.dictionary]
+        if (size := sum(taken)) <= MOST_BYTES < size + sum(chunks[i].values * chunks[i].pages for i in texts):
+            dictionaries = pq.ParquetFile(opened, read_dictionary=[chunks[i].path for i in texts])
+            for i in texts:  # instead of its pages: where texts stand in these themselves, they are the same bytes
+                columns = dictionaries.read_row_group(number, [chunks[i].path]).columns
+                taken[i] = max(taken[i], sum(_text_bytes(each) for column in columns for each in column.chunks))
+        for i, (chunk, leaf) in enumerate(zip(chunks, leaves, strict=True)):
+            others = sum(taken) - taken[i]
+            if chunk.prefixed and not leaf.max_repetition_level and others + taken[i] <= MOST_BYTES < others + chunk.values * chunk.largest:
+                taken[i] = max(taken[i], sum(_bytes_in_turn(opened, number, chunk, MOST_BYTES - others)))
+        size = sum(taken)
         _check(size, f"row group {number} ({group.num_rows} rows)", "write smaller row groups")
 
 
@@ -156,9 +160,10 @@ def _number(data: bytes, at: int) -> tuple[int, int]:
 
 def _bytes_in_turn(opened: Any, group: int, chunk: _Chunk, most: int) -> Iterator[int]:
     """What so many rows of a column take, whose values can each be as large as a page, some rows at a time: until they are too many."""
-    for batch in pq.ParquetFile(opened).iter_batches(max(1, MOST_BYTES // max(chunk.largest, 1)), [group], [chunk.path]):
-        yield batch.nbytes
-        most -= batch.nbytes
+    for batch in pq.ParquetFile(opened).iter_batches(max(1, MOST_BYTES // max(4 * chunk.largest, 1)), [group], [chunk.path]):
+        size = bytes_of(batch)
+        yield size
+        most -= size
         if most < 0:
             return
 
@@ -167,6 +172,15 @@ def check_meant(table: pa.Table) -> None:
     """Raises ValueError for a table whose dictionaries, run lengths and views stand for more than :data:`MOST_BYTES`."""
     size = sum(_text_bytes(chunk) for column in table.columns for chunk in column.chunks)
     _check(size, f"a record batch of {table.num_rows} rows", "write smaller batches")
+
+
+def bytes_of(data: Any) -> int:
+    """The bytes of an array or a record batch. Of one with views in it, for which Arrow tells no ranges of bytes, those of all its buffers:
+    of a slice more than are its own."""
+    try:
+        return int(data.nbytes)
+    except pa.ArrowException:
+        return int(data.get_total_buffer_size())
 
 
 def _check(size: int, what: str, fix: str) -> None:
@@ -181,7 +195,7 @@ def _text_bytes(array: Any) -> int:
         return len(array) * 8 + _text_bytes(array.values)
     if _is_list_view(kind) or _is_large_list_view(kind):
         elements = int(array.sizes.to_numpy(zero_copy_only=False).astype(np.int64).sum())
-        one = (int(array.values.nbytes) + _text_bytes(array.values)) / max(len(array.values), 1)
+        one = max(bytes_of(array.values), _text_bytes(array.values)) / max(len(array.values), 1)
         return int(elements * (8 + one))
     if _is_string_view(kind) or _is_binary_view(kind):  # 16 bytes each, which begin with the text's length
         lengths = np.frombuffer(array.buffers()[1], np.int32)[::4][array.offset : array.offset + len(array)]
