@@ -49,11 +49,13 @@ def told_types(records: Sequence[Mapping[str, Any]]) -> dict[Steps, ReadAs]:
     return _agreed(found)
 
 
-def told_by_avro(schemas: Iterable[tuple[Any, Mapping[str, Any]]]) -> dict[Steps, ReadAs]:
-    """The same of records in Avro: of their schemas, as fastavro parsed them, and the named ones that these refer to."""
+def told_by_avro(schemas: Iterable[tuple[Any, Mapping[str, Any]]], columns: Iterable[Steps]) -> dict[Steps, ReadAs]:
+    """The same of records in Avro: of their schemas, as fastavro parsed them, and the named ones that these refer to. Only of the places of
+    ``columns``: a type that others name, or that names itself, stands at any number of places."""
+    wanted = {steps[:n] for steps in columns for n in range(len(steps) + 1)}
     found: dict[Steps, set[ReadAs]] = {}
     for schema, named in schemas:
-        _walk_avro(schema, named, (), found)
+        _walk_avro(schema, named, (), wanted, found)
     return _agreed(found)
 
 
@@ -61,18 +63,19 @@ def _agreed(found: Mapping[Steps, set[ReadAs]]) -> dict[Steps, ReadAs]:
     return {steps: next(iter(each)) for steps, each in found.items() if len(each) == 1}
 
 
-def _walk_avro(schema: Any, named: Mapping[str, Any], at: Steps, found: dict[Steps, set[ReadAs]]) -> None:
+def _walk_avro(schema: Any, named: Mapping[str, Any], at: Steps, wanted: set[Steps], found: dict[Steps, set[ReadAs]]) -> None:
     if isinstance(schema, list):
         schema = next((each for each in schema if each != "null"), None) if len(schema) <= 2 else None
     if isinstance(schema, str):
         schema = named.get(schema)
-    if not isinstance(schema, Mapping) or len(at) > MOST_DEPTH:
+    if not isinstance(schema, Mapping):
         return
     name = schema.get("connect.name")
     if isinstance(name, str) and name in _NAMED and "logicalType" not in schema:
         found.setdefault(at, set()).add(_NAMED[name])
     for field in schema.get("fields", ()):
-        _walk_avro(field["type"], named, (*at, field["name"]), found)
+        if (steps := (*at, field["name"])) in wanted:
+            _walk_avro(field["type"], named, steps, wanted, found)
 
 
 def _walk(schema: Any, at: Steps, found: dict[Steps, set[ReadAs]]) -> None:

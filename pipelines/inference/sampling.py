@@ -122,7 +122,7 @@ def sample_files(
     made.kinds, made.folders = types, tuple(columns)
     places = [file_places(file) for file in files if _suffix(file) == ".avro"]
     made.words = words_of(made.columns, places)
-    made.told |= told_by_avro(each.schemas for each in places)
+    made.told |= told_by_avro((each.schemas for each in places), made.columns)
     made.words |= categories(made.columns, [file for file in files if _suffix(file) in ARROWS])
     return made
 

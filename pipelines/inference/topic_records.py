@@ -77,7 +77,7 @@ def sample_payloads(
     read = _parts(payloads, parts, records) if len(records) == len(known) else None  # else nobody knows which of them was read
     sample = sample_records(found, explode, dialect, types, read)
     sample.words = words | words_of(sample.columns, places)
-    sample.told |= told_by_avro(each.schemas for each in places if isinstance(each, AvroPlaces))
+    sample.told |= told_by_avro((each.schemas for each in places if isinstance(each, AvroPlaces)), sample.columns)
     return sample, form
 
 

@@ -8,7 +8,6 @@ import gzip
 import io
 from collections.abc import Callable
 from decimal import Decimal
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +180,7 @@ def test_views_within_others(tmp_path: Path, nest: str) -> None:
     path = tmp_path / "a.arrow"
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-    (batch,) = ArrowFile(SOURCE).read(partial(open, path, "rb"), 2**16, {})
+    (batch,) = ArrowFile(SOURCE).read(lambda: path.open("rb"), 2**16, {})
     assert batch.rows is not None and batch.rows.column(1).to_pylist() == column.to_pylist()
 
 

@@ -37,6 +37,8 @@ _UNITS = {"millis": "ms", "micros": "us", "nanos": "ns"}
 _OTHER: dict[str, pa.DataType] = {"date": pa.date32(), "time-millis": pa.time32("ms"), "time-micros": pa.time64("us"), "uuid": pa.string()}
 _ZEROS = {"date": EPOCH.date(), "moment": EPOCH, "local": EPOCH.replace(tzinfo=None), "time": EPOCH.time()}
 _MOST_US = 2**63 - 1
+_MOST_PLACES = 10_000
+"""Within one type of Arrow; one with more is told by its values."""
 
 
 class AvroFile(FileFormat):
@@ -158,13 +160,15 @@ class _Behind:
 
 def _read_as(schema: Any) -> Any:
     # By integers a column is made at once; but where only its values tell what they are, they must tell it.
-    return with_times(schema) if has_several(schema) else integers(schema)
+    fields = schema.get("fields")
+    large = isinstance(fields, list) and any(_is_large(f.get("type")) for f in fields if isinstance(f, dict))
+    return with_times(schema) if large or has_several(schema) else integers(schema)
 
 
 def _decode(opened: Opened, rows: int, part: FileRange | None = None) -> Iterator[pa.RecordBatch]:
     with opened() as f:
         head = _Head(f, _read_as)
-        types = {field["name"]: _type_of(field["type"], {}) for field in head.schema["fields"]}
+        types = {f["name"]: None if _is_large(f["type"]) else _type_of(f["type"], {}) for f in head.schema["fields"]}
         several = [name for name, kind in types.items() if kind is None]
         reader = head.records(part)
         while records := list(islice(reader, rows)):
@@ -229,6 +233,25 @@ def _micros(value: Any) -> Any:
     if type(value) is not BeyondCalendar:
         return value
     return int(value) if value.kind == "date" else max(-_MOST_US, min(_MOST_US, value.us))
+
+
+def _is_large(schema: Any) -> bool:
+    """Whether a type has more places than :data:`_MOST_PLACES` when what it names stands at each place that names it, as in Arrow's types:
+    four fields of a record with four fields of a record, and so on, are a million columns at the tenth."""
+    return _places(schema, {}) > _MOST_PLACES
+
+
+def _places(schema: Any, named: dict[str, int]) -> int:
+    if isinstance(schema, list):
+        return sum(_places(each, named) for each in schema)
+    if not isinstance(schema, dict):
+        return named.get(schema, 1) if isinstance(schema, str) else 1
+    fields = schema.get("fields")
+    inner = [f.get("type") for f in fields if isinstance(f, dict)] if isinstance(fields, list) else []
+    count = sum(_places(each, named) for each in (schema.get("type"), schema.get("items"), schema.get("values"), *inner))
+    if isinstance(schema.get("name"), str):
+        named[schema["name"]] = count
+    return count
 
 
 def _type_of(schema: Any, named: dict[str, pa.DataType | None]) -> pa.DataType | None:

@@ -25,10 +25,6 @@ _MOST_SCHEMAS = 1_000
 """A step that leads into more of them than that may lead anywhere."""
 
 
-_MOST_REFERENCES = 20
-"""One behind the other, for which a schema is looked up: they may go in circles."""
-
-
 class Inner(NamedTuple):
     """What a step from a schema leads to: ``schemas`` of what may stand there, none for nothing; ``sure``: whether nothing is nothing, not
     only what no schema names; ``names``: of the members that there are."""
@@ -188,20 +184,31 @@ class JsonPlaces(Places):
 
     def words(self, schema: Any) -> list[str] | None:
         """See the base class."""
-        for _ in range(_MOST_REFERENCES):
-            reference = schema.get("$ref") if isinstance(schema, dict) else None
-            if not isinstance(reference, str):
-                break
-            schema = self._referred(reference)
-        if not isinstance(schema, dict):
-            return None
-        known = [schema["const"]] if "const" in schema else schema.get("enum")
-        if isinstance(known, list):
-            texts = [value for value in known if value is not None]
-            return texts if all(isinstance(value, str) for value in texts) else None
-        choices: list[Any] = next((schema[key] for key in ("anyOf", "oneOf") if isinstance(schema.get(key), list)), [])
-        each = [self.words(one) for one in choices if not (isinstance(one, dict) and one.get("type") == "null")]
-        return None if None in each or not each else [word for some in each for word in some or ()]
+        found: list[str] = []
+        left, seen = [schema], set[int]()  # each once: many may refer to one, and one to itself
+        while left:
+            schema = left.pop()
+            if not isinstance(schema, dict):
+                return None
+            if id(schema) in seen:
+                continue
+            seen.add(id(schema))
+            if isinstance(reference := schema.get("$ref"), str):
+                left.append(self._referred(reference))
+                continue
+            known = [schema["const"]] if "const" in schema else schema.get("enum")
+            if isinstance(known, list):
+                texts = [value for value in known if value is not None]
+                if not all(isinstance(value, str) for value in texts):
+                    return None
+                found += texts
+                continue
+            choices: list[Any] = next((schema[key] for key in ("anyOf", "oneOf") if isinstance(schema.get(key), list)), [])
+            inner = [one for one in choices if not (isinstance(one, dict) and one.get("type") == "null")]
+            if not inner:
+                return None
+            left += inner[::-1]
+        return found
 
     def _into(self, schema: Any, step: Step, seen: set[int]) -> Inner:
         """``seen``: the schemas that this step was looked for in, each once, as references may go in circles."""
