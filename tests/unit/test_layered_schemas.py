@@ -75,7 +75,7 @@ def test_words_of_json_schemas_that_refer_to_each_other() -> None:
 
     assert calls(lambda: places(10).words_at(("word",))) < 3 * calls(lambda: places(5).words_at(("word",)))
     assert words_of([("word",)], [places(10)]) == {("word",): ("a", "b")}
-    itself = {"anyOf": [{"$ref": "#/properties/word"}, {"enum": ["a"]}, {"$ref": "#/properties/word"}]}
+    itself: Any = {"anyOf": [{"$ref": "#/properties/word"}, {"enum": ["a"]}, {"$ref": "#/properties/word"}]}
     assert JsonPlaces({"properties": {"word": itself}}).words_at(("word",)) == ["a"]
     chain = {f"l{i}": {"$ref": f"#/$defs/l{i + 1}"} for i in range(3_000)} | {"l3000": {"const": "a"}}
     assert JsonPlaces({"properties": {"word": {"$ref": "#/$defs/l0"}}, "$defs": chain}).words_at(("word",)) == ["a"]
