@@ -8,11 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import requests
-
-from pipelines.project.http import as_it_is, reason
 from pipelines.streaming.engines.stream_engine import EngineSettings
-from serving.bounded_http import read_answer, within
 from transforms.errors import ConfigError, TandemError
 
 __all__ = ["Cluster", "FlinkSettings", "check_flags"]
@@ -87,6 +83,10 @@ class Cluster:
 
     def _sent(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
         """Status and body of one answer, which has come in whole."""
+        import requests
+
+        from pipelines.project.http import as_it_is, reason
+        from serving.bounded_http import read_answer, within
 
         def exchange() -> tuple[int, bytes]:
             with requests.Session() as session:
