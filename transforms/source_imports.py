@@ -11,7 +11,9 @@ import importlib
 import os
 import sys
 import sysconfig
+from collections import deque
 from collections.abc import Collection
+from contextlib import suppress
 from importlib.machinery import (
     EXTENSION_SUFFIXES,
     SOURCE_SUFFIXES,
@@ -29,6 +31,8 @@ __all__ = ["LIBRARIES", "folder_of", "is_repository", "search_first"]
 
 LIBRARIES = frozenset(sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
 """Where Python's own modules and installed packages lie."""
+_SUFFIXES = (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES)
+"""Of the files that are modules in a repository: bytecode alone is none."""
 _folders: set[Path] = set()
 
 
@@ -53,7 +57,7 @@ class _InRepository(FileFinder):
         if found is None or found.loader is not None or Path(self.path) not in _folders:
             return found
         own = list(found.submodule_search_locations or ())
-        if not any(_holds_code(Path(folder)) for folder in own):  # a folder of data is no package
+        if not self._others_have(fullname) or not any(map(_holds_code, own)):  # a folder of data is no package
             return found
         elsewhere = PathFinder.find_spec(fullname, [p for p in sys.path if not is_repository(p)])
         if elsewhere is not None and elsewhere.loader is not None:
@@ -63,20 +67,35 @@ class _InRepository(FileFinder):
         out.submodule_search_locations = parts
         return out
 
+    def _others_have(self, name: str) -> bool:
+        """Whether another repository has something of that name. Only then it matters what is in this one's folder, which may be large."""
+        others = [p for p in sys.path if is_repository(p) and Path(p) != Path(self.path)]
+        return any(os.path.exists(os.path.join(p, name + end)) for p in others for end in ("", *_SUFFIXES))
+
 
 def _no_other_parts(fullname: str, path: object) -> None:
     """What ``NamespaceLoader`` asks where ``sys.path`` has changed."""
 
 
-def _holds_code(folder: Path) -> bool:
-    """Whether modules lie in ``folder``, or in a folder of it that may be a package."""
-    try:
-        entries = list(os.scandir(folder))
-        return any(e.name.endswith(".py") for e in entries) or any(
-            e.name.isidentifier() and e.is_dir() and any(name.endswith(".py") for name in os.listdir(e)) for e in entries
-        )
-    except OSError:
-        return False
+def _holds_code(folder: str) -> bool:
+    """Whether modules lie in ``folder``, or in folders of it that may be packages, at any depth. Each folder is listed once, the upper ones
+    first, until one has a module; none is that no import can name, as ``date=2024-05-01``."""
+    left, seen = deque([folder]), set[str]()
+    while left:
+        at = os.path.realpath(left.popleft())
+        if at in seen:  # links may go in circles
+            continue
+        seen.add(at)
+        with suppress(OSError), os.scandir(at) as entries:
+            for entry in entries:
+                name, dot, _ = entry.name.partition(".")
+                if not name.isidentifier() or name == "__pycache__":
+                    continue
+                if entry.name.endswith(_SUFFIXES):
+                    return True
+                if not dot and entry.is_dir():
+                    left.append(entry.path)
+    return False
 
 
 def _is_code_of(path: Path, folder: Path) -> bool:

@@ -69,7 +69,7 @@ def test_a_record_within_itself() -> None:
 
 def test_words_of_json_schemas_that_refer_to_each_other() -> None:
     def places(levels: int) -> JsonPlaces:
-        named = {f"l{i}": {"anyOf": [{"$ref": f"#/$defs/l{i + 1}"} for _ in range(WIDTH)]} for i in range(1, levels)}
+        named: dict[str, Any] = {f"l{i}": {"anyOf": [{"$ref": f"#/$defs/l{i + 1}"} for _ in range(WIDTH)]} for i in range(1, levels)}
         named[f"l{levels}"] = {"enum": ["a", "b"]}
         return JsonPlaces({"properties": {"word": {"$ref": "#/$defs/l1"}}, "$defs": named})
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,46 @@ def test_a_name_that_is_another_thing_in_another_repository_does_not_mix(tmp_pat
         assert word == load_module(tmp_path / word, "features").WORD
         with pytest.raises(ModuleNotFoundError):
             importlib.import_module(f"helpers.only_{other}")
+
+
+@pytest.mark.parametrize("file", ["a/b/c/d/{}.py", "a/b/c/{}" + EXTENSION_SUFFIXES[0], "{}" + EXTENSION_SUFFIXES[-1], "linked/{}.py"])
+def test_folders_with_code_at_any_depth_or_of_any_kind_do_not_mix(tmp_path, file):
+    """It was looked for two folders deep, and only as ``.py``: the folders of both repositories were one package."""
+    for word in ("one", "two"):
+        code = tmp_path / word / "helpers" / file.format(f"only_{word}")
+        if file.startswith("linked"):
+            code = tmp_path / f"shared_{word}" / f"only_{word}.py"
+            (tmp_path / word / "helpers").mkdir(parents=True)
+            (tmp_path / word / "helpers" / "linked").symlink_to(code.parent)
+        code.parent.mkdir(parents=True)
+        code.write_bytes(b"")
+        (code.parent / "again").symlink_to(tmp_path / word / "helpers")  # a circle
+        (tmp_path / word / "features.py").write_text("import helpers\nPARTS = list(helpers.__path__)\n")
+    for word in ("one", "two", "one"):
+        assert [str(tmp_path / word / "helpers")] == load_module(tmp_path / word, "features").PARTS
+
+
+def test_folders_of_data_are_not_listed_unless_two_repositories_have_them(tmp_path, monkeypatch):
+    """They may hold a million files."""
+    listed, scandir = [], os.scandir
+
+    def noted(path):
+        listed.append(Path(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", noted)
+    for word, folder in (("one", "only_here"), ("two", "kept_by_both"), ("three", "kept_by_both")):
+        for inner in ("date=2024-05-01", "__pycache__", "day"):
+            (tmp_path / word / folder / inner).mkdir(parents=True)
+            (tmp_path / word / folder / inner / "x.parquet").write_text("")
+        (tmp_path / word / "features.py").write_text(f"import {folder}\n")
+    seen = {}
+    for word in ("one", "two", "three"):
+        listed.clear()
+        load_module(tmp_path / word, "features")
+        seen[word] = [str(path.relative_to(tmp_path)) for path in listed if path.is_relative_to(tmp_path) and path.parent != tmp_path]
+    both = [f"{word}/kept_by_both{inner}" for word in ("three", "two") for inner in ("", "/day")]
+    assert seen == {"one": [], "two": [], "three": both}
 
 
 def test_a_folder_that_nothing_was_imported_from_gives_way_too(tmp_path):
