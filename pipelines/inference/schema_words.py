@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -107,23 +109,22 @@ def _categorical(schema: pa.Schema) -> list[str]:
 
 
 def protobuf_words(messages: Iterable[Any]) -> dict[Steps, tuple[str, ...]]:
-    """The same, of all fields of messages (their descriptors) and of those within."""
-    out: dict[Steps, dict[str, None]] = {}
-    left = [MOST_FIELDS]
-    for message in messages:
-        _of_message(message, (), out, left)
-    return {steps: tuple(words) for steps, words in out.items()}
-
-
-def _of_message(message: Any, at: Steps, out: dict[Steps, dict[str, None]], left: list[int]) -> None:
+    """The same, of the fields of messages (their descriptors) and of those within: the first :data:`MOST_FIELDS`, the upper ones before
+    those within them, as messages within messages stand at any number of places."""
     from pipelines.sources.formats.protobuf_columns import enum_names, is_map, is_repeated
 
-    for of in message.fields:
-        left[0] -= 1
-        if left[0] < 0 or len(at) >= MOST_DEPTH or is_map(of):
-            continue
-        steps = (*at, of.name, EACH) if is_repeated(of) else (*at, of.name)
-        if of.enum_type is not None and not is_repeated(of):
-            out.setdefault(steps, {}).update(dict.fromkeys(list(enum_names(of.enum_type).values())[::-1]))
-        elif of.message_type is not None:
-            _of_message(of.message_type, steps, out, left)
+    out: dict[Steps, dict[str, None]] = {}
+    places = deque[tuple[Steps, Any]](((), message) for message in messages)
+    left = MOST_FIELDS
+    while places and left > 0:
+        at, message = places.popleft()
+        for of in islice(message.fields, left):
+            left -= 1
+            if is_map(of):
+                continue
+            steps = (*at, of.name, EACH) if is_repeated(of) else (*at, of.name)
+            if of.enum_type is not None and not is_repeated(of):
+                out.setdefault(steps, {}).update(dict.fromkeys(list(enum_names(of.enum_type).values())[::-1]))
+            elif of.message_type is not None and len(steps) < MOST_DEPTH:
+                places.append((steps, of.message_type))
+    return {steps: tuple(words) for steps, words in out.items()}

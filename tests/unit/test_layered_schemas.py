@@ -10,9 +10,11 @@ from typing import Any
 
 import fastavro
 import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.descriptor import Descriptor
 
 from pipelines.inference.connect_schema import told_by_avro
-from pipelines.inference.schema_words import avro_places, words_of
+from pipelines.inference.schema_words import avro_places, protobuf_words, words_of
 from pipelines.sources.file_formats.avro_file import AvroFile
 from pipelines.sources.formats.schema_paths import JsonPlaces
 from transforms.definitions import EventSource, Field
@@ -79,6 +81,29 @@ def test_words_of_json_schemas_that_refer_to_each_other() -> None:
     assert JsonPlaces({"properties": {"word": itself}}).words_at(("word",)) == ["a"]
     chain = {f"l{i}": {"$ref": f"#/$defs/l{i + 1}"} for i in range(3_000)} | {"l3000": {"const": "a"}}
     assert JsonPlaces({"properties": {"word": {"$ref": "#/$defs/l0"}}, "$defs": chain}).words_at(("word",)) == ["a"]
+
+
+def test_words_of_messages_within_messages() -> None:
+    """Of too many places those at the top are known: they were the last that were looked at."""
+
+    def message(levels: int) -> Descriptor:
+        file = descriptor_pb2.FileDescriptorProto(name=f"{levels}.proto", package="p", syntax="proto3")
+        file.enum_type.add(name="State").value.add(name="OPEN", number=0)
+        for level in range(1, levels + 1):
+            made = file.message_type.add(name=f"L{level}")
+            for i in range(WIDTH if level < levels else 0):
+                made.field.add(name=f"f{i}", number=i + 1, type=11, label=1, type_name=f".p.L{level + 1}")
+            made.field.add(name="state", number=9, type=14, label=1, type_name=".p.State")
+        pool = descriptor_pool.DescriptorPool()
+        pool.Add(file)
+        found: Descriptor = pool.FindMessageTypeByName("p.L1")
+        return found
+
+    few, many = message(6), message(12)
+    assert calls(lambda: protobuf_words([many])) < 3 * calls(lambda: protobuf_words([few]))
+    for each in (few, many):
+        words = protobuf_words([each])
+        assert words[("state",)] == words[("f3", "state")] == words[("f3", "f3", "state")] == ("OPEN",)
 
 
 @pytest.mark.parametrize("codec", ["null", "deflate"])
