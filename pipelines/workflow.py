@@ -16,10 +16,10 @@ from pipelines.lake import runs, shared
 from pipelines.lake.counted import counted
 from pipelines.lake.run_records import PipelineRecord, TrainRecord
 from pipelines.lake.runs import find, list_runs
+from pipelines.lake.user_output import stdout_to_stderr
 from pipelines.project import recording
 from pipelines.project.config import moment
 from pipelines.project.recording import recorded
-from pipelines.project.user_output import stdout_to_stderr
 from pipelines.tracking.run_observer import RunObserver
 from transforms.errors import ConfigError, DataError
 from transforms.instants import as_option

@@ -41,6 +41,7 @@ def _have_streams() -> None:
                 os.fstat(number)
             except OSError:  # the lowest number that is free is this one
                 setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115
+                os.set_inheritable(number, True)  # our children's, too
 
 
 def _main() -> None:

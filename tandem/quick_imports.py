@@ -29,7 +29,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache, wraps
 from importlib.abc import Loader
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
@@ -125,22 +124,25 @@ def _check_constructors_only(typeguard: Any) -> None:
         if not isinstance(target, type) or target.__module__.partition(".")[0] != "feast":
             return checked(target, **options)
         if "__init__" in vars(target):
-            target.__init__ = _checked_when_called(target.__init__, checked)  # type: ignore[misc]
+            target.__init__ = _CheckedWhenCalled(target, target.__init__, checked)  # type: ignore[misc]
         return target
 
     typechecked.quick = True  # type: ignore[attr-defined]
     typeguard.typechecked = typechecked
 
 
-def _checked_when_called(method: Callable[..., None], checked: Callable[..., Any]) -> Callable[..., None]:
-    """The method, which is parsed and compiled when it is called for the first time: a program makes few of Feast's kinds of objects."""
-    ready = cache(lambda: checked(method))
+class _CheckedWhenCalled:
+    """A method that is parsed and compiled when somebody first asks for it: a program makes few of Feast's kinds of objects. No function,
+    which would be a frame of the call: Feast's warnings name the line of the frame above the method's."""
 
-    @wraps(method)
-    def checks(*args: Any, **kwargs: Any) -> None:
-        ready()(*args, **kwargs)
+    def __init__(self, owner: type, method: Callable[..., None], checked: Callable[..., Any]) -> None:
+        self.owner, self.method, self.checked = owner, method, checked
 
-    return checks
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        method = self.checked(self.method)
+        if vars(self.owner).get("__init__") is self:
+            self.owner.__init__ = method
+        return method.__get__(instance, owner)
 
 
 def _named_for(found: Callable[[], Mapping[str, list[str]]]) -> Any:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.console import DEFAULT_REPO, DataOption, RepoOption, load, settings_of
+from pipelines.cli.console import DEFAULT_REPO, DataOption, RepoOption, load, settings_of, write
 from pipelines.lake import layout
 from pipelines.project.config import parse_duration
 from pipelines.project.mistakes import one_line
@@ -52,9 +52,9 @@ def add(
     first = not file.exists()
     key = add_key(file, name, scope or ["model:*", "view:*"], now, until)
     if as_json:
-        typer.echo(json.dumps({"name": name, "key": key, "file": str(file)}))
+        write(json.dumps({"name": name, "key": key, "file": str(file)}))
         return
-    typer.echo(key)
+    write(key)
     for line in _unknown(repo, data, scope or []):
         typer.echo(line, err=True)
     typer.echo(f"Send it as 'Authorization: Bearer ...'. It cannot be shown again: {file} stores only its hash.", err=True)
@@ -91,13 +91,13 @@ def list_keys(as_json: _Json = False, repo: RepoOption = DEFAULT_REPO, data: Dat
     keys = read_keys(_file(repo, data))
     if as_json:
         shown = [{"id": k.id, "name": k.name, "scopes": k.scopes, "created": k.created, "expires": k.expires or None} for k in keys]
-        typer.echo(json.dumps(shown))
+        write(json.dumps(shown))
         return
     for key in keys:
         end = f"expired {key.expires}" if key.expired(now) else f"until {key.expires}" if key.expires else "forever"
-        typer.echo(f"{key.id}  {key.name}  {' '.join(key.scopes)}  created {key.created}, valid {end}")
+        write(f"{key.id}  {key.name}  {' '.join(key.scopes)}  created {key.created}, valid {end}")
     if not keys:
-        typer.echo("no keys; create one with 'tandem keys add NAME'")
+        write("no keys; create one with 'tandem keys add NAME'")
 
 
 @app.command()
@@ -110,4 +110,4 @@ def remove(
     from serving.api_keys import remove_keys
 
     for key in remove_keys(_file(repo, data), which):
-        typer.echo(f"removed {key.id} of {key.name}")
+        write(f"removed {key.id} of {key.name}")

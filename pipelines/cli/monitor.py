@@ -10,7 +10,6 @@ import typer
 from rich.table import Table
 
 from pipelines.cli.console import DEFAULT_REPO, DataOption, JsonOption, RepoOption, Steps, load, moment, quiet, show, write
-from pipelines.project.user_output import stdout_to_stderr
 
 if TYPE_CHECKING:
     from pipelines.monitoring.monitor_report import LabelCounts, MonitorReport
@@ -73,7 +72,7 @@ def labels(
     known = moment("--as-of", as_of, datetime.now(UTC))
     found = []
     for one in models:
-        with steps.doing(f"labels of {one.name}"), stdout_to_stderr():
+        with steps.doing(f"labels of {one.name}"):
             done = label_requests(
                 loaded, one, known, since=_maybe("--since", since), until=_maybe("--until", until), tolerance=reach, say=steps.say
             )
@@ -140,7 +139,7 @@ def monitor(
         folder=output.resolve() if output is not None else None,
         evidently=evidently,
     )
-    with steps.doing("monitoring"), stdout_to_stderr():
+    with steps.doing("monitoring"):
         report = run_monitor(loaded, options, moment("--as-of", as_of, datetime.now(UTC)), steps.say)
     show({**report.to_dict(), "page": str(report.page)}, json_, lambda: _check_table(report))
     if not json_:

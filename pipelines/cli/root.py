@@ -19,6 +19,7 @@ from pipelines.cli.log_format import take_log_format
 from pipelines.cli.params import take_params
 from pipelines.cli.renamed import take_old_names
 from pipelines.lake.data_files import hide_from_others
+from pipelines.lake.user_output import stdout_to_stderr
 from pipelines.project.extensions import Extensions, owner, reason
 from pipelines.project.mistakes import kept_trace, of_system, one_line, ours_in, place_of
 from pipelines.reports.terminal import screen
@@ -193,6 +194,15 @@ def _options(
     pass
 
 
+def _print_results_alone(command: Any) -> None:
+    """Whatever else a command runs prints on stderr: its result, by ``reports.terminal``, stands alone on stdout. Not so those of other
+    packages, which may print as they like."""
+    if command.callback is not None:
+        command.callback = stdout_to_stderr()(command.callback)
+    for below in getattr(command, "commands", {}).values():
+        _print_results_alone(below)
+
+
 def _made(name: str, command: Any) -> Any:
     """A command as it stands in the group, with the options that each of them has; of a function, or of a ``typer.Typer``."""
     alone = typer.Typer(callback=_options, **_AS)  # the callback makes it a group
@@ -205,6 +215,7 @@ def _made(name: str, command: Any) -> Any:
     take_log_format(group.commands[name])
     if name in COMMANDS:
         take_old_names(group.commands[name])
+        _print_results_alone(group.commands[name])
     _list_whole(group)
     return group.commands[name]
 

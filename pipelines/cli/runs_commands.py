@@ -28,7 +28,6 @@ from pipelines.lake.counted import counted
 from pipelines.lake.data_files import write_text
 from pipelines.lake.run_parts import Code, Engine, SuiteOutcome
 from pipelines.lake.run_records import TrainRecord
-from pipelines.project.user_output import stdout_to_stderr
 
 if TYPE_CHECKING:
     from pipelines.lake.runs import Run
@@ -263,7 +262,7 @@ def reproduce(
     from pipelines.lineage.reproduce import reproduce as again
 
     loaded, steps = load(repo, data, everything=True), Steps()
-    with steps.doing("reproducing"), stdout_to_stderr():
+    with steps.doing("reproducing"):
         result = again(loaded, run, model=train, keep=keep, say=steps.say, timed=steps.timed)
     if json_:
         show(result, True)

@@ -201,4 +201,4 @@ def metrics(
         stop.wait()
         end()
     elif output is None:
-        typer.echo(page(found).decode(), nl=False)
+        write(page(found).decode().removesuffix("\n"))

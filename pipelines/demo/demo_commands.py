@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.console import DEFAULT_REPO, DataOption, EndOption, JsonOption, RepoOption, StartOption, load, moment, quiet
+from pipelines.cli.console import DEFAULT_REPO, DataOption, EndOption, JsonOption, RepoOption, StartOption, load, moment, quiet, write
 from pipelines.lake.data_files import as_the_users
 from pipelines.project.config import load_settings
 
@@ -20,14 +20,14 @@ def init(folder: Annotated[Path, typer.Argument(help="Folder to create.")]) -> N
     with as_the_users():
         written = scaffold(folder)
     for path in written:
-        typer.echo(f"wrote {path}")
+        write(f"wrote {path}")
     repo = shlex.quote(str(folder))
-    typer.echo(f"next, run everything: tandem demo --repo {repo}")
-    typer.echo("or step by step:")
+    write(f"next, run everything: tandem demo --repo {repo}")
+    write("or step by step:")
     for command in ("events", "batch", "apply", "materialize", "train"):
-        typer.echo(f"  tandem {command} --repo {repo}")
+        write(f"  tandem {command} --repo {repo}")
     end = load_settings(folder.resolve()).demo.end  # the rows are of then: by today's clock all of them are past their TTL
-    typer.echo(f"  tandem serve --repo {repo} --as-of {end:%Y-%m-%d}")
+    write(f"  tandem serve --repo {repo} --as-of {end:%Y-%m-%d}")
 
 
 def demo(

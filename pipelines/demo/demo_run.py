@@ -9,8 +9,6 @@ from contextlib import ExitStack
 from datetime import datetime, timedelta
 from typing import Any
 
-import typer
-
 from pipelines import workflow
 from pipelines.cli.batch import run_table
 from pipelines.demo import streaming_demo as live
@@ -18,7 +16,7 @@ from pipelines.demo.client import past_requests, post
 from pipelines.lake import layout
 from pipelines.lake.run_records import BatchRecord
 from pipelines.project.repository import Repo
-from pipelines.reports.terminal import Steps, results
+from pipelines.reports.terminal import Steps, results, show
 from pipelines.services.jars import fetch_in_background
 from pipelines.training.training_report import render
 from transforms.errors import TandemError
@@ -71,7 +69,7 @@ def run_demo(repo: Repo, start: datetime, end: datetime, as_json: bool, days: in
             summary |= {"answer": answer, "milliseconds": millis}
     summary["seconds"] = round(time.monotonic() - steps.begun, 1)
     if as_json:
-        typer.echo(json.dumps(summary, indent=2, default=str))
+        show(summary, as_json)
         return
     out = results()
     out.print()

@@ -8,9 +8,7 @@ anew there (:func:`take_back`).
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from threading import Lock
@@ -23,6 +21,7 @@ from pipelines.feature_store.ownership import claim_rows
 from pipelines.feature_store.store import open_store
 from pipelines.lake import layout, shared
 from pipelines.lake.folder_identity import identity_of
+from pipelines.lake.user_output import stdout_to_stderr
 from pipelines.project.repository import Repo
 from serving.feast_mistakes import NO_ONLINE_STORE
 from transforms.definitions import FINGERPRINT
@@ -119,7 +118,7 @@ def _as_feast_does(store: Any, online: Any, views: list[str], start: datetime, e
 
     online.online_write_batch = counted
     try:
-        with redirect_stdout(sys.stderr):  # stdout is for results
+        with stdout_to_stderr():  # stdout is for results
             store.materialize(start_date=start, end_date=end, feature_views=views)
     except TandemError:
         raise

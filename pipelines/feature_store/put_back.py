@@ -59,13 +59,16 @@ def unchanged_on_failure(
 
 def _put_views_back(online: OrderedOnlineStore, config: RepoConfig, known: Mapping[str, tuple[str | None, Covered | None]]) -> None:
     """While the mark is as the body left it, so as nobody: what is put back may be another's, whose the mark will say that it is."""
-    online.writer = None
-    for view, (fingerprint, covered) in known.items():
-        if fingerprint is None or online.applied_fingerprint(config, view) == fingerprint:
-            continue
-        online.apply_fingerprint(config, view, fingerprint)
-        if covered is not None:
-            online.cover(config, view, covered)
+    writer, online.writer = online.writer, None
+    try:
+        for view, (fingerprint, covered) in known.items():
+            if fingerprint is None or online.applied_fingerprint(config, view) == fingerprint:
+                continue
+            online.apply_fingerprint(config, view, fingerprint)
+            if covered is not None:
+                online.cover(config, view, covered)
+    finally:
+        online.writer = writer  # whoever uses the store on is asked as before
 
 
 def _put_mark_back(online: OrderedOnlineStore, config: RepoConfig, before: str | None, mine: str) -> None:

@@ -6,7 +6,7 @@ import copy
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from pipelines.feature_store.put_back import unchanged_on_failure
 from pipelines.feature_store.sql_registry import database_of, one_transaction, unreachable_registry
 from pipelines.lake.data_files import replaced
 from pipelines.lake.folder_identity import identity_of
+from pipelines.lake.user_output import stdout_to_stderr
 from pipelines.project.mistakes import ours_in
 from pipelines.project.repository import Repo, load_module
 from serving.feast_mistakes import NO_ONLINE_STORE, mistake_in
@@ -116,7 +117,7 @@ def apply(repo: Repo, fingerprints: Mapping[str, str], take_over: bool = False) 
         sys.modules.pop(stem, None)
     load_module(repo.path, repo.settings.definitions)
     database = database_of(repo.path)
-    with inside(repo.path), redirect_stdout(sys.stderr):  # stdout is for results
+    with inside(repo.path), stdout_to_stderr():  # stdout is for results
         with _one_line(repo):
             found = parse_repo(repo.path)
             check_fields([*found.feature_views, *found.stream_feature_views])

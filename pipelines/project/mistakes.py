@@ -8,14 +8,12 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from pipelines.lake.caches import cache_folder
 from pipelines.lake.provenance import engine_root, masked
 from transforms.errors import TandemError
 from transforms.source_imports import LIBRARIES
 
 __all__ = ["kept_trace", "of_system", "one_line", "place_of", "ours_in"]
 
-_NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)
 _OURS = tuple(str(engine_root() / name) for name in ("pipelines", "serving", "transforms", "tandem"))
 
 
@@ -55,8 +53,6 @@ def ours_in(error: BaseException) -> TandemError | None:
 def of_system(error: OSError) -> str:
     """What the system refused, and of a full disk (whose error names no file where a write fails) or of rights that are missing, what to
     do."""
-    if error.filename and error.errno in _NO_PLACE and _of_cache(str(error.filename)):
-        return f"{error.filename}: {error.strerror}: this folder is for what Tandem caches; name one that can be written in XDG_CACHE_HOME"
     if error.filename and error.errno == errno.EROFS:
         return f"{error.filename}: {error.strerror}: mount it writable, or choose another folder (--data)"
     if error.filename and error.errno in (errno.EACCES, errno.EPERM):
@@ -66,12 +62,6 @@ def of_system(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     places = f"the data folder or {os.environ.get('TMPDIR', '/tmp')}"
     return f"{where}{error.strerror}: free disk space for {places}, then run the same command again"
-
-
-def _of_cache(name: str) -> bool:
-    """Whether it lies in the folder of what is cached, or on the way to it."""
-    folder, path = cache_folder(""), Path(name)
-    return folder is not None and (path.is_relative_to(folder) or folder.is_relative_to(path))
 
 
 def kept_trace(error: BaseException) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.machinery import PathFinder
@@ -13,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pipelines.lake.user_output import stdout_to_stderr
 from pipelines.project.config import Settings, load_settings
 from pipelines.project.late_feast import feast_when_used
 from pipelines.project.mistakes import one_line, place_of
@@ -69,7 +69,7 @@ def load_module(repo: Path, name: str) -> ModuleType:
     search_first(str(repo), _of_others(repo, {p.stem for p in repo.glob("*.py")} | {name.partition(".")[0]}))
     settle_tensorflow()  # preprocessing and models import it
     try:
-        with redirect_stdout(sys.stderr):  # what a module prints is no part of a command's result
+        with stdout_to_stderr():  # what a module prints is no part of a command's result
             return importlib.import_module(name)
     except DefinitionError:
         raise

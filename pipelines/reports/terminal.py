@@ -20,6 +20,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.lake.user_output import result_stream
 from serving import json_logs
 
 __all__ = ["Screen", "Steps", "on_one_line", "results", "screen", "show", "visible", "write"]
@@ -106,16 +107,16 @@ class Steps:
 def show(value: Mapping[str, object], as_json: bool, table: Callable[[], Table] | None = None) -> None:
     """The result: JSON on stdout, or a table."""
     if as_json:
-        print(json.dumps(value, indent=2, default=str))
+        print(json.dumps(value, indent=2, default=str), file=result_stream())
     elif table is not None:
         results().print(table())
 
 
 def write(line: str, err: bool = False) -> None:
     """Lines of a result on stdout (``err``: on stderr), as long as they are."""
-    print(visible(line), file=sys.stderr if err else sys.stdout)
+    print(visible(line), file=sys.stderr if err else result_stream())
 
 
 def results() -> Screen:
     """Standard output as it is now, for tables."""
-    return Screen()
+    return Screen(file=result_stream())

@@ -9,6 +9,7 @@ user's ``~/.m2/settings.xml`` (mirrors) and jgo's configuration (repositories) s
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import re
@@ -16,8 +17,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -255,6 +257,30 @@ def _fetch(name: str, missing: Sequence[Jar], folder: Path, say: Callable[[str],
         shutil.rmtree(part, ignore_errors=True)
 
 
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    """Make the cache; where it cannot be made or written, say its setting. Raises ConfigError; other errors are as they are."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise _no_cache(error) from None
+    try:
+        yield
+    except OSError as error:  # a file within that is not there is another matter
+        within = error.filename is not None and Path(error.filename).is_relative_to(folder)
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not within:
+            raise
+        raise _no_cache(error) from None
+
+
+def _no_cache(error: OSError) -> ConfigError:
+    return ConfigError(
+        f"{error.filename}: {error.strerror}: this folder is for what Tandem caches; name one that can be written in XDG_CACHE_HOME"
+    )
+
+
 def _silent(line: str) -> None:
     pass
 
@@ -266,7 +292,7 @@ def classpath(name: str, progress: Callable[[str], None] = _silent) -> str:
     """
     jars, folder = listed(name), cache_folder()
     if any(not (folder / jar.path).exists() for jar in jars):
-        with lock(folder / ".lock", lambda: progress("another process is fetching jars; waiting for it")):
+        with _written(folder), lock(folder / ".lock", lambda: progress("another process is fetching jars; waiting for it")):
             missing = [jar for jar in jars if not (folder / jar.path).exists()]
             if missing:
                 _fetch(name, missing, folder, progress)

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from pipelines.cli.root import app
 from pipelines.feature_store import applying
 from pipelines.feature_store.materialize import record_beside_applies
-from pipelines.feature_store.put_back import HalfApplied
+from pipelines.feature_store.put_back import HalfApplied, unchanged_on_failure
 from pipelines.feature_store.store import open_store, ordered_store, registry_file
 from pipelines.lake import graphs
 from pipelines.lake.folder_identity import identity_of
@@ -130,6 +130,24 @@ def test_by_a_store_that_another_project_shares(tmp_path: Path) -> None:
     with online._transaction(store.config) as conn:  # type: ignore[attr-defined]
         conn.execute("DELETE FROM tandem_applied WHERE project = 'trips_pairs'")
     accepted(world)
+
+
+def test_a_store_that_is_used_on_is_asked_as_before_whose_rows_they_are(tmp_path: Path) -> None:
+    """Views are put back as nobody, and as nobody the object wrote whatever came afterwards."""
+    world = make_stream_world(tmp_path / "world")
+    store = open_store(world.repo())
+    online = ordered_store(store)
+    online.apply_fingerprint(store.config, "zones", "before")
+    online.writer = online.claim(store.config, "mine", take=True)
+
+    def apply() -> None:
+        with unchanged_on_failure(None, online, store.config, ["zones"], True, "mine"):
+            online.apply_fingerprint(store.config, "zones", "after")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        apply()
+    assert online.applied_fingerprint(store.config, "zones") == "before" and online.writer == "mine"
 
 
 def test_by_a_redis_that_is_read_only_full_or_away(tmp_path: Path, redis: Any) -> None:

@@ -1,5 +1,6 @@
 """The pinned jars: fetched whole or not at all, checked before each launch, nothing else on the class path; and which Java is taken."""
 
+import errno
 import hashlib
 import http.server
 import os
@@ -284,3 +285,31 @@ def test_our_own_jar_is_what_its_sources_give(tmp_path):
         pytest.skip("needs javac 17")
     build(tmp_path / "again.jar")
     assert (tmp_path / "again.jar").read_bytes() == JAR.read_bytes()
+
+
+@pytest.mark.parametrize("place", ["file/cache", "file"])
+def test_a_cache_that_cannot_be_made_names_its_setting(maven, tmp_path, monkeypatch, place):
+    """``tandem up`` of a user without a home said "[Errno 2]"."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / place))
+    with pytest.raises(ConfigError, match="this folder is for what Tandem caches; name one that can be written in XDG_CACHE_HOME") as error:
+        jars.classpath("kafka")
+    assert one_line(error) and str(tmp_path / "file") in str(error.value)
+
+
+def test_a_file_of_the_cache_that_is_refused_names_its_setting_and_one_that_is_missing_does_not(lock, monkeypatch):
+    raised: list[OSError] = []
+
+    def fetches(name, missing, folder, say):
+        raise raised.pop()
+
+    monkeypatch.setattr(jars, "_fetch", fetches)
+    file = str(jars.cache_folder() / "org" / "a.jar")
+    raised.append(PermissionError(errno.EACCES, "Permission denied", file))
+    with pytest.raises(ConfigError, match=f"{file}: Permission denied: .*XDG_CACHE_HOME"):
+        jars.classpath("kafka")
+    for other in (FileNotFoundError(errno.ENOENT, "No such file", file), PermissionError(errno.EACCES, "Permission denied", "/else")):
+        raised.append(other)
+        with pytest.raises(type(other)) as found:
+            jars.classpath("kafka")
+        assert found.value is other

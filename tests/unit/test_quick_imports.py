@@ -297,3 +297,23 @@ def test_every_process_of_ours_begins_with_it(tmp_path: Path) -> None:
         env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.split() == ["True"]
+
+
+WARNS = """
+import sys, warnings
+{settle}
+import feast
+from feast.value_type import ValueType
+with warnings.catch_warnings(record=True) as found:
+    warnings.simplefilter("always")
+    for name in "ab":
+        feast.Entity(name=name, value_type=ValueType.STRING)  # twice: the first compiles the check
+        feast.Entity(name=name)
+print(*(f"{{w.filename.rpartition('/')[2]}}:{{w.lineno}}" for w in found))
+"""
+
+
+def test_warnings_of_feast_name_the_line_of_who_called(tmp_path: Path) -> None:
+    """They named one of ours."""
+    as_is, ours = run(tmp_path, WARNS.format(settle="")), run(tmp_path, WARNS.format(settle=SETTLE))
+    assert as_is == ours and as_is and all(place.startswith("probe.py:") for place in ours)
