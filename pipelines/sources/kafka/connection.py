@@ -45,7 +45,7 @@ _REFUSALS = (
 logging.getLogger("kafka").setLevel(logging.CRITICAL)
 # Whoever turns its debugging on would see requests as they are sent, and in those of SASL the password.
 for _name in [name for name in logging.root.manager.loggerDict if name.startswith("kafka.")]:
-    logging.getLogger(_name).setLevel(logging.INFO)
+    logging.getLogger(_name).addFilter(lambda record: record.levelno >= logging.INFO)
 
 
 @dataclass(frozen=True)
