@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from serving.model_samples import SAMPLE_ROWS, made_up, padded, same_in_any_batch
 from serving.request_errors import ModelError
+from serving.tensorflow_reach import reaching
 from transforms.data_folder import SPEC_FILE
 from transforms.plain_paths import plain_path
 from transforms.plan import Plan, checked
@@ -23,14 +23,6 @@ __all__ = ["SavedModel"]
 
 log = logging.getLogger("tandem.serving")
 Array = npt.NDArray[Any]
-_OUTSIDE = frozenset({
-    "EagerPyFunc", "FixedLengthRecordDataset", "FixedLengthRecordDatasetV2", "FixedLengthRecordReader", "FixedLengthRecordReaderV2",
-    "LoadDataset", "LoadDatasetV2", "MatchingFiles", "MatchingFilesDataset", "PyFunc", "PyFuncStateless", "ReadFile", "Save", "SaveDataset",
-    "SaveDatasetV2", "SaveSlices", "TFRecordDataset", "TFRecordDatasetV2", "TFRecordReader", "TFRecordReaderV2", "TextLineDataset",
-    "TextLineReader", "TextLineReaderV2", "WholeFileReader", "WholeFileReaderV2", "WriteFile",
-})  # fmt: skip
-"""TensorFlow's operations that run Python, or read and write files. Those by which a SavedModel loads and saves its own variables are in
-every one."""
 _PLANNED = 256
 """Batches of up to so many rows go through the plan."""
 
@@ -52,6 +44,8 @@ class SavedModel:
         settle_tensorflow()
         import tensorflow as tf
 
+        if not (path / "saved_model.pb").is_file():
+            raise ModelError(f"{what}: it has no saved_model.pb (a saved_model.pbtxt is not read); export it with one and push it again")
         try:
             outside = _outside(path)
         except Exception as e:  # damaged, or not there
@@ -120,10 +114,4 @@ def _outside(path: Path) -> list[str]:
 
     proto = saved_model_pb2.SavedModel()
     proto.ParseFromString((path / "saved_model.pb").read_bytes())
-    graphs = [meta.graph_def for meta in proto.meta_graphs]
-    nodes = chain.from_iterable(chain(graph.node, *(function.node_def for function in graph.library.function)) for graph in graphs)
-    return sorted({node.op for node in nodes if node.op in _OUTSIDE or (node.op == "PrintV2" and _into_file(node))})
-
-
-def _into_file(node: Any) -> bool:
-    return bytes(node.attr["output_stream"].s).startswith(b"file:")
+    return reaching(proto)

@@ -137,3 +137,12 @@ def test_one_that_prints_and_computes_is_served(tmp_path: Path) -> None:
 
     spec = pushed(tmp_path / "1", doubled)
     assert load_model(tmp_path / "1", spec).predict({"a": pa.array([1.0, 2.0])}).tolist() == [2.0, 4.0]
+
+
+def test_the_text_form_of_a_saved_model_is_told_apart(tmp_path: Path) -> None:
+    """TensorFlow loads it; it was said to be damaged."""
+    spec = pushed(tmp_path / "1", lambda a: a * 2)
+    binary = tmp_path / "1" / "saved_model.pb"
+    binary.rename(binary.with_suffix(".pbtxt"))
+    spec.raw["files"]["saved_model.pbtxt"] = spec.raw["files"].pop("saved_model.pb")
+    refused(tmp_path / "1", spec, r"it has no saved_model\.pb \(a saved_model\.pbtxt is not read\); export it with one")
