@@ -137,13 +137,16 @@ def test_views_of_lists(tmp_path: Path, large: bool) -> None:
 
 
 @pytest.mark.skipif(not has("list_view"), reason="this pyarrow has no views")
-@pytest.mark.parametrize("what", ["lists", "texts"])
+@pytest.mark.parametrize("what", ["lists", "one of many", "texts"])
 def test_views_of_one_thing_many_times_are_refused(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few bytes that stand for a thousand times as many are not made into these."""
     monkeypatch.setattr(sizes, "MOST_BYTES", 1 << 20)
     n = 1_000
     if what == "lists":
         column = pa.ListViewArray.from_arrays(pa.array([0] * n, pa.int32()), pa.array([n] * n, pa.int32()), pa.array(range(n)))
+    elif what == "one of many":
+        uneven = pa.array(["x" * 10_000] + [""] * 100_000)
+        column = pa.ListViewArray.from_arrays(pa.array([0] * n, pa.int32()), pa.array([1] * n, pa.int32()), uneven)
     else:
         long = pa.array(["x" * 10_000], pa.string_view())
         column = pa.Array.from_buffers(pa.string_view(), n, [None, pa.py_buffer(long.buffers()[1].to_pybytes() * n), *long.buffers()[2:]])

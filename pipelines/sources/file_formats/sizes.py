@@ -194,12 +194,9 @@ def _text_bytes(array: Any) -> int:
     if _is_run_end_encoded(kind):
         return len(array) * 8 + _text_bytes(array.values)
     if _is_list_view(kind) or _is_large_list_view(kind):
-        elements = int(array.sizes.to_numpy(zero_copy_only=False).astype(np.int64).sum())
-        one = max(bytes_of(array.values), _text_bytes(array.values)) / max(len(array.values), 1)
-        return int(elements * (8 + one))
-    if _is_string_view(kind) or _is_binary_view(kind):  # 16 bytes each, which begin with the text's length
-        lengths = np.frombuffer(array.buffers()[1], np.int32)[::4][array.offset : array.offset + len(array)]
-        return int(lengths[array.is_valid().to_numpy(zero_copy_only=False)].astype(np.int64).sum())
+        return int(_weights(array).sum())
+    if _is_string_view(kind) or _is_binary_view(kind):
+        return int(_weights(array).sum())
     if pa.types.is_dictionary(kind):
         if not _is_text(kind.value_type):
             return len(array) * 8
@@ -213,6 +210,40 @@ def _text_bytes(array: Any) -> int:
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return _text_bytes(array.flatten())
     return 0
+
+
+def _weights(array: Any) -> Any:
+    """The bytes of each of N elements: float64 [N]. One may be all that many views are of, so each has its own."""
+    kind, n = array.type, len(array)
+    if _is_text(kind):
+        return np.diff(_ends(array)).astype(np.float64)
+    if _is_string_view(kind) or _is_binary_view(kind):
+        return np.where(array.is_valid().to_numpy(zero_copy_only=False), _lengths(array), 0).astype(np.float64)
+    if pa.types.is_dictionary(kind) and _is_text(kind.value_type):
+        lengths = np.append(_weights(array.dictionary), 0.0)
+        return lengths[array.indices.fill_null(len(lengths) - 1).to_numpy(zero_copy_only=False)]
+    if pa.types.is_struct(kind):
+        return sum((_weights(each) for each in array.flatten()), np.zeros(n))
+    if _is_list_view(kind) or _is_large_list_view(kind):
+        starts, sizes = (each.to_numpy(zero_copy_only=False).astype(np.int64) for each in (array.offsets, array.sizes))
+        here = array.is_valid().to_numpy(zero_copy_only=False)  # where a null points to means nothing
+        return _of_ranges(_weights(array.values), np.where(here, starts, 0), np.where(here, sizes, 0))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_map(kind):
+        ends = array.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
+        inner = _weights(array.keys) + _weights(array.items) if pa.types.is_map(kind) else _weights(array.values)
+        return _of_ranges(inner, ends[:-1], np.diff(ends))
+    return np.full(n, bytes_of(array) / max(n, 1))
+
+
+def _of_ranges(weights: Any, starts: Any, sizes: Any) -> Any:
+    """What ranges of elements weigh, with the eight bytes that point to each."""
+    before = np.append(0.0, np.cumsum(weights))
+    return 8.0 * sizes + before[starts + sizes] - before[starts]
+
+
+def _lengths(views: Any) -> Any:
+    """Of views of texts, 16 bytes each, which begin with the text's length."""
+    return np.frombuffer(views.buffers()[1], np.int32)[::4][views.offset : views.offset + len(views)]
 
 
 def _is_text(kind: pa.DataType) -> bool:
