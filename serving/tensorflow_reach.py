@@ -28,9 +28,9 @@ _STATEFUL = re.compile(
 )
 _NAME = re.compile(
     r"Dataset|Iterator|Reader|SummaryWriter|SummaryDb|Write\w*Summary|StatsAggregator|Debug|LMDB|File|PyFunc|Snapshot|Rpc|TPU|Tpu|TRT|Xla|Collective|Nccl|Send|Recv|Remote|Checkpoint"
-    r"|^Copy(Host)?$"
+    r"|TfLite|Mlir|^Abort$|^Copy(Host)?$"
 )
-_ARGUMENT = re.compile(r"file|path|url|address|directory|endpoint|prefix|descriptor_source|debug_ops|(^|_)dir(_|$)")
+_ARGUMENT = re.compile(r"file|path|url|address|directory|endpoint|prefix|descriptor_source|debug_ops|memory_region|(^|_)dir(_|$)")
 _TEXT = 7  # the number of DT_STRING
 _SAVING = frozenset({"SaveV2", "MergeV2Checkpoints", "ShardedFilename"})
 _TABLE_FILES = frozenset({"InitializeTableFromTextFile", "InitializeTableFromTextFileV2"})

@@ -20,7 +20,7 @@ ExperimentalDatasetToTFRecord ExperimentalLMDBDataset FixedUnigramCandidateSampl
 LMDBReader LoadAndRemapMatrix LoadDataset MatchingFiles MergeV2Checkpoints PyFunc ReadFile RecordInput RegisterDataset RegisterDatasetV2
 Restore RestoreSlice RestoreV2 RpcClient RpcServer Save SaveDatasetV2 SaveSlices SaveV2 Skipgram SnapshotChunkDataset SnapshotDataset
 SnapshotDatasetV2 SqlDataset TFRecordDataset WholeFileReaderV2 WriteFile EagerPyFunc PyFuncStateless RemoteCall XlaCustomCall Copy
-InitializeTableFromTextFileV2 SerializeTRTResource InitializeTRTResource FileSystemSetConfiguration CollectiveBcastSend
+InitializeTableFromTextFileV2 Abort ImmutableConst TfLiteSubgraphExecute SerializeTRTResource FileSystemSetConfiguration CollectiveBcastSend
 """.split()  # noqa: SIM905 (a list of names)
 NEEDED = """
 Add AddV2 AsString Assert BiasAdd Bucketize Cast ConcatV2 Const CudnnRNNV3 Einsum FusedBatchNormV3 GatherV2 HashTableV2 Identity If
