@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
 import threading
@@ -59,11 +58,22 @@ def _redirect() -> None:
     _before, _instead = sys.stdout, sys.stderr
     with suppress(OSError):  # one of them is closed: nothing is written to it
         os.fstat(2)
-        _kept = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 3)  # not the number of a stream that is closed
+        _kept = _copy(1)
         os.dup2(2, 1)
         if _is_stdout(_before):
             _results = open(_kept, "w", encoding=_before.encoding, errors=_before.errors, closefd=False)  # noqa: SIM115
     sys.stdout = _instead
+
+
+def _copy(number: int) -> int:
+    """A descriptor for the same, which children do not get; not the number of a standard stream that is closed."""
+    copy = os.dup(number)
+    if copy > 2:
+        return copy
+    try:
+        return _copy(number)
+    finally:
+        os.close(copy)
 
 
 def _restore() -> None:
