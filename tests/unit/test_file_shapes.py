@@ -149,7 +149,11 @@ def test_views_of_one_thing_many_times_are_refused(what: str, monkeypatch: pytes
         column = pa.ListViewArray.from_arrays(pa.array([0] * n, pa.int32()), pa.array([1] * n, pa.int32()), uneven)
     else:
         long = pa.array(["x" * 10_000], pa.string_view())
-        column = pa.Array.from_buffers(pa.string_view(), n, [None, pa.py_buffer(long.buffers()[1].to_pybytes() * n), *long.buffers()[2:]])
+        buffers = [None, pa.py_buffer(long.buffers()[1].to_pybytes() * n), *long.buffers()[2:]]
+        try:
+            column = pa.Array.from_buffers(pa.string_view(), n, buffers)
+        except ValueError as error:  # pyarrow 18
+            pytest.skip(f"this pyarrow makes no views of buffers: {error}")
     with pytest.raises(ValueError, match=r"a record batch of 1000 rows takes .* when decoded"):
         plain_columns(pa.table({"c": column}))
 

@@ -75,6 +75,7 @@ def test_words_of_json_schemas_that_refer_to_each_other() -> None:
         named[f"l{levels}"] = {"enum": ["a", "b"]}
         return JsonPlaces({"properties": {"word": {"$ref": "#/$defs/l1"}}, "$defs": named})
 
+    places(2).words_at(("word",))  # imports, and what is kept between calls
     assert calls(lambda: places(10).words_at(("word",))) < 3 * calls(lambda: places(5).words_at(("word",)))
     assert words_of([("word",)], [places(10)]) == {("word",): ("a", "b")}
     itself: Any = {"anyOf": [{"$ref": "#/properties/word"}, {"enum": ["a"]}, {"$ref": "#/properties/word"}]}

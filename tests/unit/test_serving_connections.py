@@ -172,7 +172,7 @@ def test_a_connection_that_asks_for_ever_more_is_cut(tmp_path: Path) -> None:
             return
         await hello(scope, receive, send)
 
-    with running(made(tmp_path, timeout_seconds=20), slow) as (server, _, port):
+    with running(made(tmp_path), slow) as (server, _, port):
         with connect(port) as s:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 s.sendall(b"GET /slow HTTP/1.1\r\n\r\n" * 100_000)
@@ -214,7 +214,7 @@ def test_a_refusal_is_not_taken_for_the_answer_of_the_request_before(
             return
         await hello(scope, receive, send)
 
-    with running(made(tmp_path, timeout_seconds=20), slow) as (_, _, port), connect(port) as s:
+    with running(made(tmp_path), slow) as (_, _, port), connect(port) as s:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             for part in sent if pause else [b"".join(sent)]:
                 s.sendall(part)
