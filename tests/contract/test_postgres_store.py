@@ -237,6 +237,13 @@ def test_a_server_that_lets_nobody_in_is_no_outage(postgres: PostgresServer) -> 
             assert "\n" not in str(refused.value) and "start PostgreSQL" not in str(refused.value)
 
 
+def _may_all_but_the_mark(admin: Any, role: str) -> None:
+    """A login, called as its password, that may read and write every table there is but the one that says whose the rows are."""
+    admin.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{role}'")
+    admin.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}")
+    admin.execute(f"REVOKE ALL ON tandem_owner FROM {role}")
+
+
 def test_a_mark_is_moved_and_given_back_with_the_rights_that_the_line_names_and_without_them_that_is_said(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -245,9 +252,7 @@ def test_a_mark_is_moved_and_given_back_with_the_rights_that_the_line_names_and_
         bench.write(("EWR", T, 1, 1.0))
         bench.store.claim(bench.config, "one /here")
         with own.connect() as admin:
-            admin.execute("CREATE ROLE taker LOGIN PASSWORD 'taker'")
-            admin.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO taker")
-            admin.execute("REVOKE ALL ON tandem_owner FROM taker")
+            _may_all_but_the_mark(admin, "taker")
             taker = _own_process(bench, "taker")
             taker.store.writer = "two /there"
             for right in ("", "SELECT"):
@@ -272,9 +277,7 @@ def test_a_right_to_the_mark_that_is_granted_counts_without_a_restart() -> None:
         bench.write(("EWR", T, 1, 1.0))
         bench.store.claim(bench.config, "one")
         with own.connect() as admin:
-            admin.execute("CREATE ROLE late LOGIN PASSWORD 'late'")
-            admin.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO late")
-            admin.execute("REVOKE ALL ON tandem_owner FROM late")
+            _may_all_but_the_mark(admin, "late")
             writer = _own_process(bench, "late")
             writer.store.writer = "two"
             assert writer.write(("EWR", T, 2, 1.0)).written == 1, "it cannot know"
