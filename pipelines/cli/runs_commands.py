@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "lineage", "reproduce"]
 
+KindOption = Annotated[str | None, typer.Option(help="Only runs of this kind: batch, train, stream, ...")]
+LimitOption = Annotated[int, typer.Option(min=0, help="Only this many of the latest runs; 0: all.")]
 app = typer.Typer(invoke_without_command=True, no_args_is_help=False, rich_markup_mode=None)
 
 
@@ -42,8 +44,8 @@ def runs(
     context: typer.Context,
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
-    kind: Annotated[str | None, typer.Option(help="Only runs of this kind: batch, train, stream, ...")] = None,
-    limit: Annotated[int, typer.Option(min=0, help="Only this many of the latest runs; 0: all.")] = 0,
+    kind: KindOption = None,
+    limit: LimitOption = 0,
     json_: JsonOption = False,
 ) -> None:
     """List runs with status, time range, rows and metric; see also 'show' and 'diff'."""
@@ -55,8 +57,8 @@ def runs(
 def list_(
     repo: RepoOption = DEFAULT_REPO,
     data: DataOption = None,
-    kind: Annotated[str | None, typer.Option(help="Only runs of this kind: batch, train, stream, ...")] = None,
-    limit: Annotated[int, typer.Option(min=0, help="Only this many of the latest runs; 0: all.")] = 0,
+    kind: KindOption = None,
+    limit: LimitOption = 0,
     json_: JsonOption = False,
 ) -> None:
     """The same as 'tandem runs'."""
