@@ -49,7 +49,9 @@ def watch(
     model: ModelOption = None,
     every: Annotated[str | None, typer.Option(help="Interval of monitor runs: 30m, 1h, 1d (default: watch.every).")] = None,
     once: Annotated[bool, typer.Option("--once", help="Run once and exit (for cron).")] = False,
-    as_of: Annotated[str | None, typer.Option(help="Run labels and monitor as of this time (UTC), for historical data.")] = None,
+    as_of: Annotated[
+        str | None, typer.Option(help="Run labels and monitor as of this time (UTC), and train on no later events; for historical data.")
+    ] = None,
     metrics_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port for Prometheus /metrics (0: any free port).")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what a run would do; do nothing.")] = False,
     json_: JsonOption = False,
@@ -77,7 +79,7 @@ def watch(
         raise ConfigError(f"--every: {error}") from None
     subject, steps = _subject(repo, data, model), Steps()
     if dry_run:
-        planned = intentions(subject, utc_now())
+        planned = intentions(subject, utc_now(), as_of)
         show(planned, json_)
         for name, lines in planned.items() if not json_ else ():
             for line in lines:

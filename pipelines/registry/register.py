@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.lake.run_records import RetrainRecord
+from pipelines.lake.runs import list_runs
 from pipelines.registry.alias_file import change, model_folder, versions_on_disk
 from serving.aliases import Aliases, read_aliases
 from transforms.errors import DataError
@@ -35,8 +37,16 @@ def register(repo: Repo, model_name: str, version_folder: Path, run: Run | None 
             return None  # a second call
         return (version, None) if now.champion is None else (now.champion, version)
 
-    made_by = run.id if run is not None else None
-    change(folder, "register", decide, datetime.now(UTC), leaving_out=version, version=version, run=made_by)
+    made_by, reason = (run.id, _why(repo.data, run)) if run is not None else (None, "")
+    change(folder, "register", decide, datetime.now(UTC), leaving_out=version, version=version, run=made_by, reason=reason)
+
+
+def _why(data: Path, run: Run) -> str:
+    """Why the watch trained; "" where somebody else did."""
+    asked = next((r for r in list_runs(data) if r.id == run.head.parent and r.kind == RetrainRecord.KIND), None)
+    if asked is None:
+        return ""
+    return "tandem watch, " + "; ".join(f"{t.get('name')}: {t.get('why')}" for t in asked.as_(RetrainRecord).triggers)
 
 
 def register_forgotten(repo: Repo, model_name: str) -> list[int]:

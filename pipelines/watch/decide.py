@@ -9,7 +9,8 @@ from typing import Literal
 from pipelines.project.config import WatchSettings, parse_duration
 
 __all__ = [
-    "Action", "Attempt", "Champion", "Decision", "Findings", "Look", "Policy", "Retrain", "State", "Trigger", "decide", "triggers",
+    "Action", "Attempt", "Champion", "Decision", "Findings", "Look", "Policy", "Retrain", "State", "Trigger", "Waiting",
+    "decide", "triggers",
 ]  # fmt: skip
 
 _AGAIN = timedelta(minutes=1)
@@ -48,11 +49,19 @@ class Policy:
 
 @dataclass(frozen=True)
 class Champion:
-    """The version that serves: when it was made, and the end of the data that it learnt from, where known."""
+    """The version that serves: when it was made, where known, and on how many whole days there are events that it did not learn from."""
 
     version: int
-    made: datetime
-    data_end: datetime | None = None
+    made: datetime | None = None
+    new_days: int = 0
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A challenger that a person is to decide on, and on how many whole days there are events that it did not learn from."""
+
+    version: int
+    new_days: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,8 @@ class State:
     """What is known of one model. ``key`` stands for the data (and graphs) that a training begun now would learn from; None: there is none.
 
     ``trained_until`` is the end of the newest data that any training of the model has learnt from, by whoever started it; ``training``
-    says who trains right now, "" if nobody does. ``looked`` is when the monitor last ran, well or not.
+    says who trains right now, "" if nobody does. ``looked`` is when the monitor last ran; ``blind``: it made no report then, so what
+    ``findings`` say is of before. ``waiting``: the challenger, where the watch promotes nothing.
     """
 
     policy: Policy
@@ -98,6 +108,8 @@ class State:
     attempts: tuple[Attempt, ...] = ()
     trained_until: datetime | None = None
     training: str = ""
+    waiting: Waiting | None = None
+    blind: bool = False
 
 
 @dataclass(frozen=True)
@@ -141,22 +153,21 @@ def _named(names: tuple[str, ...]) -> str:
 
 
 def triggers(state: State, now: datetime) -> tuple[Trigger, ...]:
-    """The triggers that hold. What a report says of another version than the champion is not held against the champion."""
+    """The triggers that hold. What a report says of another version than the champion is not held against the champion, nor what one said
+    before the monitor could no longer run; an age that nobody knows is none."""
     policy, champion, findings = state.policy, state.champion, state.findings
     if champion is None:  # the first training is a person's to start
         return ()
     out = []
-    if findings is not None and findings.version in (None, champion.version):
+    if findings is not None and not state.blind and findings.version in (None, champion.version):
         if policy.drift and findings.drifted:
             out.append(Trigger("drift", f"{_named(findings.drifted)} drifted"))
         if policy.decay and findings.decayed:
             out.append(Trigger("decay", f"{_named(findings.decayed)} on labelled requests"))
-    if policy.champion_age is not None and now - champion.made > policy.champion_age:
+    if policy.champion_age is not None and champion.made is not None and now - champion.made > policy.champion_age:
         out.append(Trigger("age", f"version {champion.version} is {(now - champion.made) / _DAY:.1f} days old"))
-    if policy.new_data is not None and champion.data_end is not None and state.data_end is not None:
-        new = state.data_end - champion.data_end
-        if new >= policy.new_data:
-            out.append(Trigger("new_data", f"{new / _DAY:.0f} days of events since version {champion.version} was trained"))
+    if policy.new_data is not None and champion.new_days * _DAY >= policy.new_data:
+        out.append(Trigger("new_data", f"{champion.new_days} days of events since version {champion.version} was trained"))
     return tuple(out)
 
 
@@ -169,9 +180,10 @@ def _after(since: datetime, wait: timedelta, now: datetime) -> datetime:
 def decide(state: State, now: datetime) -> Decision:
     """What to do now. A look that is due comes first, since a training is decided on what it finds.
 
-    A training is begun only if a trigger holds, nobody trains, the data does not look broken and is other than what has been trained on
-    (or tried to its end) already, failures are spaced out and not too many, and the last training that came to its end began a
-    cooldown ago. No wait lasts more than twice its length, whatever clock it was begun by.
+    A training is begun only if a trigger holds, nobody trains, no challenger waits for a person (unless it has missed as many days as
+    ``new_data`` asks for), the data does not look broken and is other than what has been trained on (or tried to its end) already,
+    failures are spaced out and not too many, and the last training that came to its end began a cooldown ago. No wait lasts more than
+    twice its length, whatever clock it was begun by.
     A promotion is no part of this: the training's own thresholds decide on it.
     """
     policy = state.policy
@@ -197,6 +209,10 @@ def _held(state: State, now: datetime) -> tuple[str, datetime | None]:
         return f"the data looks broken ({_named(state.findings.broken)}); fix it first, or a model would learn the defect", None
     if state.key is None or state.data_end is None:
         return "there are no whole days of events to train on", None
+    waiting = state.waiting
+    if waiting is not None and (policy.new_data is None or waiting.new_days * _DAY < policy.new_data):
+        more = "" if policy.new_data is None else f", or for {policy.new_data / _DAY - waiting.new_days:.0f} more days of events"
+        return f"version {waiting.version}, trained before, waits for 'tandem promote'{more}", None
     mine = [a for a in state.attempts if a.key == state.key]
     if any(a.state == "done" for a in mine):
         return f"already tried on the data up to {state.data_end:%Y-%m-%d}; waiting for more", None

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,12 +18,11 @@ from pipelines.lake.runs import Run
 from pipelines.monitoring.monitor_report import MonitorReport
 from pipelines.project.config import WatchSettings
 from pipelines.registry.alias_file import current, model_folder
-from pipelines.watch.decide import Attempt, Champion, Findings, Policy, State
-from pipelines.watch.event_span import event_span
-from transforms.definitions import EventSource
+from pipelines.watch.decide import Attempt, Champion, Findings, Policy, State, Waiting
+from pipelines.watch.event_days import EventDays
 from transforms.instants import EPOCH
 
-__all__ = ["KIND", "Range", "champion_of", "event_days", "findings", "gather", "key_of", "latest_report", "range_of"]
+__all__ = ["KIND", "Range", "findings", "gather", "key_of", "latest_report", "range_of", "training_range"]
 
 KIND = "retrain"
 """The kind of the run that a retraining is; its steps are runs of their own below it."""
@@ -33,43 +31,6 @@ DECAY = frozenset({"auc", "log_loss", "calibration"})
 BROKEN = frozenset({"unit", "recomputed", "ahead"})
 """Names of the monitor's checks, by what follows from their failure."""
 _DAY = timedelta(days=1)
-
-
-def _midnight(day: date) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=UTC)
-
-
-def _days_of(folder: Path) -> list[date]:
-    out = []
-    for path in folder.rglob("date=*"):
-        with suppress(ValueError):
-            day = date.fromisoformat(path.name.removeprefix("date="))
-            out.append((day, path))
-    found: list[date] = []
-    # Only the first and the last count, and an empty folder is no day.
-    for ordered in (sorted(out), sorted(out, reverse=True)):
-        found += [next((day for day, path in ordered if any(not p.name.startswith((".", "_")) for p in path.iterdir())), date.max)]
-    return [d for d in found if d != date.max]
-
-
-def event_days(data: Path, sources: Iterable[EventSource], now: datetime) -> tuple[datetime, datetime] | None:
-    """The whole days [first, end) for which every source has events; None if there are none. Today is not whole yet.
-
-    A source's days are those of its ``date=YYYY-MM-DD`` folders; where it has none, those of the events in its files. The calendar makes
-    no data: a history that ended years ago ends there.
-    """
-    today = _midnight(now.astimezone(UTC).date())
-    spans = []
-    for source in (s for s in sources if s.files):
-        if days := _days_of(data / str(source.files)):
-            spans.append(days)
-        elif (span := event_span(data, source, now)) is not None:
-            spans.append([at.astimezone(UTC).date() for at in span])
-    if not spans:
-        return None
-    first = max(_midnight(days[0]) for days in spans)
-    end = min(today, min(_midnight(days[-1]) + _DAY for days in spans))
-    return (first, end) if first < end else None
 
 
 def _time(value: Any) -> datetime | None:
@@ -100,16 +61,15 @@ def version_facts(data: Path, model: str, version: int) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def champion_of(data: Path, model: str, runs: Sequence[Run]) -> Champion | None:
-    """The champion; None if there is none. Raises ModelError for damaged aliases."""
-    version = current(model_folder(data, model)).champion
-    if version is None:
-        return None
-    spec = version_facts(data, model, version)
-    run = next((r for r in runs if r.id == spec.get("run")), None)
-    span = range_of(run) if run is not None else None
-    made = _time(spec.get("created")) or EPOCH
-    return Champion(version, made, span[1] if span else None)
+def training_range(data: Path, model: str, version: int, runs: Sequence[Run]) -> tuple[datetime, datetime] | None:
+    """The range of the training that a version is of; None where nobody knows any more."""
+    made_by = version_facts(data, model, version).get("run")
+    return next((range_of(r) for r in runs if r.id == made_by), None)
+
+
+def _new_days(data: Path, model: str, version: int, runs: Sequence[Run], days: EventDays | None) -> int:
+    span = training_range(data, model, version, runs)
+    return days.since(span[1]) if days is not None and span is not None else 0
 
 
 def latest_report(data: Path, model: str) -> tuple[Path, MonitorReport] | None:
@@ -184,24 +144,32 @@ class Range:
 def gather(
     data: Path,
     model: str,
-    sources: Iterable[EventSource],
+    days: EventDays | None,
     groups: Iterable[str],
     runs: Sequence[Run],
     settings: WatchSettings,
     looked: datetime | None,
-    now: datetime,
+    blind: bool = False,
 ) -> State:
-    """The state of ``model`` now. ``runs`` are all runs, oldest first. Raises ModelError for damaged aliases."""
-    days = event_days(data, sources, now)
+    """The state of ``model`` now. ``runs`` are all runs, oldest first; ``blind`` as of :class:`State`. Raises ModelError for damaged
+    aliases."""
     report = latest_report(data, model)
     ends = [span[1] for r in trained(runs, model) if (span := range_of(r))]
+    aliases = current(model_folder(data, model))
+
+    def new(version: int) -> int:
+        return _new_days(data, model, version, runs, days)
+
+    champion, challenger = aliases.champion, None if settings.promote else aliases.challenger
     return State(
         policy=Policy.of(settings),
-        champion=champion_of(data, model, runs),
-        data_end=days[1] if days else None,
-        key=digest(key_of(model, days[1], applied(data, groups))) if days else None,
+        champion=Champion(champion, _time(version_facts(data, model, champion).get("created")), new(champion)) if champion else None,
+        waiting=Waiting(challenger, new(challenger)) if challenger else None,
+        data_end=days.end if days else None,
+        key=digest(key_of(model, days.end, applied(data, groups))) if days else None,
         findings=findings(report[1]) if report else None,
         looked=looked,
+        blind=blind,
         attempts=attempts(runs, model),
         trained_until=max(ends, default=None),
         training=training_now(runs),
@@ -211,7 +179,7 @@ def gather(
 def plan(
     data: Path,
     model: str,
-    days: tuple[datetime, datetime],
+    days: EventDays,
     runs: Sequence[Run],
     graphs: Mapping[str, str],
     train_days: float | None,
@@ -219,10 +187,9 @@ def plan(
 ) -> Range:
     """What a retraining reads. Rows that a batch run made through the applied graphs are there already and are not made again,
     but for the last day's, which late events may have changed."""
-    first, end = days
-    champion = champion_of(data, model, runs)
-    spec = version_facts(data, model, champion.version) if champion else {}
-    before = next((range_of(r) for r in runs if r.id == spec.get("run")), None)
+    first, end = days.first, days.end
+    champion = current(model_folder(data, model)).champion
+    before = training_range(data, model, champion, runs) if champion else None
     warm = first + timedelta(days=warm_up_days)
     start = end - timedelta(days=train_days) if train_days is not None else before[0] if before else warm
     start = max(min(max(start, first), end - _DAY), first)

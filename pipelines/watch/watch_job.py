@@ -17,9 +17,10 @@ from pipelines.lake.runs import list_runs
 from pipelines.project.recording import Stopped
 from pipelines.watch.child_commands import Commands
 from pipelines.watch.decide import Decision, Look, Retrain, State, decide
-from pipelines.watch.observations import KIND, applied, event_days, gather, key_of, latest_report, plan
+from pipelines.watch.event_days import EventDays, event_days
+from pipelines.watch.observations import KIND, applied, gather, key_of, latest_report, plan
 from pipelines.watch.retrain import alone, retrain
-from pipelines.watch.watch_status import Subject, last_look, look_file
+from pipelines.watch.watch_status import Subject, known_until, last_look, look_file
 from transforms.errors import DataError, TandemError
 from transforms.locks import try_lock
 
@@ -35,7 +36,8 @@ _JUDGED_OTHERWISE = frozenset({"monitor", "watch"})
 
 @dataclass
 class Watch:
-    """The watch over one data folder. ``as_of`` is the moment that labels and monitor take for now (over replayed history)."""
+    """The watch over one data folder. ``as_of`` (ISO 8601, UTC) is the moment that labels and monitor take for now (over replayed history),
+    and the end of what is trained on."""
 
     subject: Subject
     commands: Commands
@@ -98,11 +100,13 @@ class Watch:
         return min(done.next or now + _BEAT, now + _BEAT)
 
     def _state(self, model: str) -> State:
-        s = self.subject
-        noted = None if model in self.look_now else last_look(s.data, model).get("looked")
-        looked = datetime.fromisoformat(noted) if noted else None
-        state = gather(s.data, model, s.sources.values(), s.groups, list_runs(s.data), s.settings.watch, looked, self.clock())
+        s, noted = self.subject, last_look(self.subject.data, model)
+        looked = datetime.fromisoformat(noted["looked"]) if noted.get("looked") and model not in self.look_now else None
+        state = gather(s.data, model, self._days(), s.groups, list_runs(s.data), s.settings.watch, looked, bool(noted.get("error")))
         return state if self.every is None else replace(state, policy=replace(state.policy, every=self.every))
+
+    def _days(self) -> EventDays | None:
+        return event_days(self.subject.data, self.subject.sources.values(), known_until(self.clock(), self.as_of), keep=True)
 
     def _decide(self, model: str) -> Decision:
         decision = decide(self._state(model), self.clock())
@@ -157,7 +161,7 @@ class Watch:
                 self.say(f"{model}: another watch is retraining on {s.data}; its result is used here too")
                 return False
             decision = self._decide(model)
-            days = event_days(s.data, s.sources.values(), self.clock())
+            days = self._days()
             if not isinstance(decision.action, Retrain) or days is None:
                 return True
             graphs = applied(s.data, s.groups)
@@ -166,7 +170,7 @@ class Watch:
             self.send_alerts()  # what was found is not to wait for the training's end
             self.say(f"{model}: {'resuming a retraining' if decision.action.resume else 'retraining'} ({why})")
             try:
-                outcome = retrain(s, model, key_of(model, days[1], graphs), decision.triggers, span, self.commands, self.clock, self.say)
+                outcome = retrain(s, model, key_of(model, days.end, graphs), decision.triggers, span, self.commands, self.clock, self.say)
             except DataError as error:
                 self._wrong(f"{model}: the retraining failed: {error}")
                 return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
@@ -15,7 +15,8 @@ from pipelines.lake.run_records import RetrainRecord
 from pipelines.lake.runs import Run, list_runs
 from pipelines.project.config import Settings
 from pipelines.watch.decide import Retrain, decide
-from pipelines.watch.observations import KIND, applied, event_days, gather, latest_report, plan
+from pipelines.watch.event_days import event_days
+from pipelines.watch.observations import KIND, applied, gather, latest_report, plan
 from transforms.definitions import EventSource
 from transforms.errors import TandemError
 
@@ -46,6 +47,14 @@ def last_look(data: Path, model: str) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def known_until(now: datetime, as_of: str | None) -> datetime:
+    """Up to when events are looked at: now, or ``as_of`` (ISO 8601, UTC) where that is before."""
+    if as_of is None:
+        return now
+    moment = datetime.fromisoformat(as_of)
+    return min(now, moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC))
 
 
 class RunningWatch(TypedDict):
@@ -110,12 +119,13 @@ def status(subject: Subject, now: datetime) -> WatchStatus:
     runs = list_runs(data)
     alerts = AlertStore(layout.alerts(data))
     models: dict[str, ModelStatus] = {}
+    days = event_days(data, subject.sources.values(), now)
     for model in subject.models:
         noted = last_look(data, model)
         looked = datetime.fromisoformat(noted["looked"]) if noted.get("looked") else None
         try:
             report = latest_report(data, model)
-            state = gather(data, model, subject.sources.values(), subject.groups, runs, subject.settings.watch, looked, now)
+            state = gather(data, model, days, subject.groups, runs, subject.settings.watch, looked, bool(noted.get("error")))
         except TandemError as error:
             models[model] = {"error": " ".join(str(error).split())}
             continue
@@ -140,16 +150,18 @@ def status(subject: Subject, now: datetime) -> WatchStatus:
     }
 
 
-def intentions(subject: Subject, now: datetime) -> dict[str, list[str]]:
+def intentions(subject: Subject, now: datetime, as_of: str | None = None) -> dict[str, list[str]]:
     """What a round would do now, per model, one line each; nothing is done, asked or written for it."""
     data = subject.data
     runs = list_runs(data)
+    days = event_days(data, subject.sources.values(), known_until(now, as_of))
+    of = f" --as-of {as_of}" if as_of else ""
     out: dict[str, list[str]] = {}
     for model in subject.models:
-        state = gather(data, model, subject.sources.values(), subject.groups, runs, subject.settings.watch, None, now)
-        lines = [f"tandem labels --model {model}", f"tandem monitor --model {model} --no-labels"]
+        blind = bool(last_look(data, model).get("error"))
+        state = gather(data, model, days, subject.groups, runs, subject.settings.watch, None, blind)
+        lines = [f"tandem labels --model {model}{of}", f"tandem monitor --model {model} --no-labels{of}"]
         decision = decide(replace(state, looked=now), now)
-        days = event_days(data, subject.sources.values(), now)
         if isinstance(decision.action, Retrain) and days is not None:
             graphs = applied(data, subject.groups)
             span = plan(data, model, days, runs, graphs, subject.settings.watch.train_days, subject.settings.demo.warm_up_days)

@@ -21,8 +21,9 @@ from pipelines.lake.process_identity import started
 from pipelines.project.config import AlertSettings
 from pipelines.project.secrets import Secret
 from pipelines.registry.alias_file import current
+from pipelines.watch.event_days import EventDays, event_days
 from pipelines.watch.job_metrics import JobMetrics, page
-from pipelines.watch.observations import event_days, plan
+from pipelines.watch.observations import plan
 from pipelines.watch.watch_job import Watch
 from pipelines.watch.watch_status import intentions, status
 from tests.integration.fake_tandem import MODEL, champion
@@ -370,15 +371,20 @@ def test_sigterm_ends_it_in_order_and_the_next_start_goes_on(world: World) -> No
 # What a retraining reads.
 
 
+def span(data: Path, now: datetime) -> tuple[datetime, datetime] | None:
+    found = event_days(data, [SOURCE], now)
+    return None if found is None else (found.first, found.end)
+
+
 def test_days_of_events(tmp_path: Path) -> None:
     now = utc("2013-01-20T06:00:00")
-    assert event_days(tmp_path, [SOURCE], now) is None
+    assert span(tmp_path, now) is None
     world = World(tmp_path, days=12)
-    assert event_days(world.data, [SOURCE], now) == (utc("2013-01-01"), utc("2013-01-13"))
-    assert event_days(world.data, [SOURCE], utc("2013-01-12T23:00:00")) == (utc("2013-01-01"), utc("2013-01-12"))  # today is not whole
+    assert span(world.data, now) == (utc("2013-01-01"), utc("2013-01-13"))
+    assert span(world.data, utc("2013-01-12T23:00:00")) == (utc("2013-01-01"), utc("2013-01-12"))  # today is not whole
     (world.data / "events" / "departures" / "date=2013-01-15").mkdir()  # empty
     (world.data / "events" / "departures" / "date=soon").mkdir()
-    assert event_days(world.data, [SOURCE], now) == (utc("2013-01-01"), utc("2013-01-13"))
+    assert span(world.data, now) == (utc("2013-01-01"), utc("2013-01-13"))
 
 
 def test_files_without_days_reach_as_far_as_their_events(tmp_path: Path) -> None:
@@ -387,13 +393,13 @@ def test_files_without_days_reach_as_far_as_their_events(tmp_path: Path) -> None
     folder.mkdir(parents=True)
     (folder / "all.jsonl").write_text("{}\n")
     now = utc("2013-01-20T06:00:00")
-    assert event_days(tmp_path, [SOURCE], now) is None
+    assert span(tmp_path, now) is None
     (folder / "all.jsonl").write_text('{"id": "a", "at": "2002-08-01T10:00:00Z"}\n{"id": "b", "at": "2002-08-03T23:59:59Z"}\n{}\n')
-    assert event_days(tmp_path, [SOURCE], now) == (utc("2002-08-01"), utc("2002-08-04"))
+    assert span(tmp_path, now) == (utc("2002-08-01"), utc("2002-08-04"))
     (folder / "more.jsonl").write_text('{"id": "c", "at": "2013-01-20T01:00:00Z"}\n')
-    assert event_days(tmp_path, [SOURCE], now) == (utc("2002-08-01"), utc("2013-01-20"))  # today is not whole
+    assert span(tmp_path, now) == (utc("2002-08-01"), utc("2013-01-20"))  # today is not whole
     (folder / "more.jsonl").unlink()
-    assert event_days(tmp_path, [SOURCE], now) == (utc("2002-08-01"), utc("2002-08-04"))
+    assert span(tmp_path, now) == (utc("2002-08-01"), utc("2002-08-04"))
 
 
 def test_promotion_is_asked_for(tmp_path: Path, clock: Clock) -> None:
@@ -406,8 +412,81 @@ def test_promotion_is_asked_for(tmp_path: Path, clock: Clock) -> None:
     (run,) = world.runs("retrain")
     assert (run["status"], run["outcome"], run["version"]) == ("complete", "pushed", 2)
     assert "'tandem promote --model flights --version 2' evaluates it" in run["detail"]
+    assert "tandem watch, drift: view__temp drifted" in json.dumps(current(world.data / "models" / MODEL).history[-1])
     watcher.round()
     assert world.commands().count("train") == 1
+
+
+def test_a_version_that_waits_for_a_person_is_not_overtaken_each_day(tmp_path: Path, clock: Clock) -> None:
+    """FAULTS 23: nobody promotes it, the drift goes on, and each day brings events: one training in the days of ``new_days``, not seven."""
+    world = World(tmp_path, promotes=False)
+    world.will_find(DRIFT)
+    watcher, said = watch(world, clock)
+    for day in range(13, 20):
+        watcher.round()
+        clock.forward(days=1)
+        world.add_day(date(2013, 1, day))
+    assert world.commands().count("train") == 1
+    assert any("version 2, trained before, waits for 'tandem promote', or for 6 more days of events" in line for line in said), said
+    watcher.round()
+    assert world.commands().count("train") == 2 and current(world.data / "models" / MODEL).challenger == 3
+
+
+def test_what_was_found_before_the_monitor_failed_is_no_reason(world: World, clock: Clock) -> None:
+    """FAULTS 23: the newest report may be years old; where the monitor cannot run now, nobody is trained for what it said then."""
+    world.will_find(DRIFT)
+    InProcess(world).run(["monitor", "--model", MODEL])
+    watcher, _ = watch(world, clock)
+
+    class Broken(InProcess):
+        def run(self, words: Any) -> tuple[int, str]:
+            return (1, "error: no log") if words[0] == "monitor" else super().run(words)
+
+    watcher.commands = Broken(world)
+    watcher.round()
+    assert not world.runs("retrain") and "train" not in world.commands()
+    assert status(world.subject, clock.now)["models"][MODEL]["triggers"] == {}
+    watcher.commands = InProcess(world)
+    clock.forward(hours=1)
+    watcher.round()
+    assert world.commands().count("train") == 1
+
+
+def test_a_champion_of_unknown_age_is_not_old(world: World, clock: Clock) -> None:
+    """FAULTS 23: a version that says no day was 20,000 days old, and trained at the first look."""
+    spec = world.data / "models" / MODEL / "1" / "tandem.json"
+    spec.write_text(json.dumps({k: v for k, v in json.loads(spec.read_text()).items() if k != "created"}))
+    watcher, _ = watch(world, clock)
+    watcher.round()
+    assert world.commands() == ["labels", "monitor"] and status(world.subject, clock.now)["models"][MODEL]["triggers"] == {}
+
+
+def test_days_are_counted_that_have_events(world: World, clock: Clock) -> None:
+    """FAULTS 23: one event of a clock that was years ahead, or a folder of the day of loading, made thousands of days new."""
+    world.add_day(date(2016, 1, 1))
+    watcher, _ = watch(world, clock)
+    watcher.round()
+    assert world.commands() == ["labels", "monitor"] and not world.runs("retrain")
+    for day in range(13, 17):
+        world.add_day(date(2013, 1, day))  # with three before and the one of 2016: seven, and more
+    clock.forward(hours=1)
+    watcher.round()
+    (run,) = world.runs("retrain")
+    assert [t["why"] for t in run["triggers"]] == ["8 days of events since version 1 was trained"]
+
+
+def test_as_of_an_earlier_time_nothing_later_is_trained_on(tmp_path: Path, clock: Clock) -> None:
+    """FAULTS 23: over history, what lies after the moment that is asked for is no new data."""
+    world = World(tmp_path, days=25)
+    watcher, _ = watch(world, clock, as_of="2013-01-12T06:00:00Z")
+    watcher.round()
+    assert world.commands() == ["labels", "monitor"]
+    assert intentions(world.subject, clock(), "2013-01-12T06:00:00Z")[MODEL][-1] == "not retrain, unless the monitor finds a reason"
+    assert intentions(world.subject, clock())[MODEL][-2].startswith("retrain on 2013-01-03 to 2013-01-26, as new_data: 16 days")
+    watcher, _ = watch(world, clock, as_of="2013-01-19")
+    clock.forward(hours=1)
+    watcher.round()
+    assert world.runs("train")[-1]["range"] == ["2013-01-03T00:00:00+00:00", "2013-01-19T00:00:00+00:00"]
 
 
 def test_the_history_says_why_and_a_dry_run_does_nothing(world: World, clock: Clock) -> None:
@@ -435,6 +514,6 @@ def test_the_history_says_why_and_a_dry_run_does_nothing(world: World, clock: Cl
 def test_what_is_read(world: World, train_days: float | None, graph: str, batch_start: str, train_start: str) -> None:
     from pipelines.lake.runs import list_runs
 
-    days = (utc("2013-01-01"), utc("2013-01-13"))
+    days = EventDays(utc("2013-01-01"), utc("2013-01-13"), tuple(range(15706, 15718)))
     found = plan(world.data, MODEL, days, list_runs(world.data), {"view": graph * 64}, train_days, 7)
-    assert (found.batch_start, found.train_start, found.end) == (utc(batch_start), utc(train_start), days[1])
+    assert (found.batch_start, found.train_start, found.end) == (utc(batch_start), utc(train_start), days.end)

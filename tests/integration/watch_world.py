@@ -68,7 +68,7 @@ class World:
     def add_day(self, day: date) -> None:
         folder = self.data / "events" / "departures" / f"date={day}"
         folder.mkdir(parents=True)
-        (folder / "part-0.jsonl").write_text("{}\n")
+        (folder / "part-0.jsonl").write_text(json.dumps({"id": "a", "at": f"{day}T10:00:00Z"}) + "\n")
 
     def will_find(self, report: dict[str, Any]) -> None:
         """What the next run of the monitor reports."""

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.project.config import WatchSettings
-from pipelines.watch.decide import Attempt, Champion, Decision, Findings, Look, Policy, Retrain, State, decide, triggers
+from pipelines.watch.decide import Attempt, Champion, Decision, Findings, Look, Policy, Retrain, State, Waiting, decide, triggers
 from tests.examples import examples
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 POLICY = Policy()
-CHAMPION = Champion(1, NOW - DAY, NOW - 2 * DAY)
+CHAMPION, SEVEN = Champion(1, NOW - DAY, 1), Champion(1, NOW - DAY, 7)
 DRIFT = Findings(1, drifted=("view:feature",))
 CALM = State(POLICY, CHAMPION, NOW - DAY, "now", Findings(1), NOW - timedelta(minutes=10), (), NOW - 2 * DAY)
 """Looked a while ago, nothing found; one day of events is new."""
@@ -46,11 +46,18 @@ TABLE: list[tuple[str, State, type | None, str]] = [
     ("drift against another version", state(findings=replace(DRIFT, version=2)), None, ""),
     ("decay", state(findings=Findings(1, decayed=("auc",))), Retrain, ""),
     ("decay is off", state(findings=Findings(1, decayed=("auc",)), policy=replace(POLICY, decay=False)), None, ""),
-    ("age", state(champion=Champion(1, NOW - 31 * DAY, NOW - 2 * DAY)), Retrain, ""),
-    ("not old enough", state(champion=Champion(1, NOW - 30 * DAY, NOW - 2 * DAY)), None, ""),
-    ("age is off", state(champion=Champion(1, NOW - 90 * DAY, NOW - 2 * DAY), policy=replace(POLICY, champion_age=None)), None, ""),
-    ("seven new days", state(champion=Champion(1, NOW - DAY, NOW - 8 * DAY)), Retrain, ""),
-    ("six new days", state(champion=Champion(1, NOW - DAY, NOW - 7 * DAY)), None, ""),
+    ("age", state(champion=Champion(1, NOW - 31 * DAY, 1)), Retrain, ""),
+    ("not old enough", state(champion=Champion(1, NOW - 30 * DAY, 1)), None, ""),
+    ("age is off", state(champion=Champion(1, NOW - 90 * DAY, 1), policy=replace(POLICY, champion_age=None)), None, ""),
+    ("nobody knows how old", state(champion=Champion(1, None, 1)), None, ""),
+    ("seven new days", state(champion=SEVEN), Retrain, ""),
+    ("six new days", state(champion=Champion(1, NOW - DAY, 6)), None, ""),
+    ("no new days", state(champion=Champion(1, NOW - DAY, 70), policy=replace(POLICY, new_data=None)), None, ""),
+    ("found before the monitor failed", state(findings=replace(DRIFT, decayed=("auc",)), blind=True), None, ""),
+    ("broken before the monitor failed", state(findings=Findings(1, (), (), ("unit",)), champion=SEVEN, blind=True), None, "broken"),
+    ("a challenger waits", state(findings=DRIFT, waiting=Waiting(2, 6)), None, "'tandem promote', or for 1 more"),
+    ("a challenger has waited", state(findings=DRIFT, waiting=Waiting(2, 7)), Retrain, ""),
+    ("a challenger waits for ever", state(findings=DRIFT, waiting=Waiting(2, 9), policy=replace(POLICY, new_data=None)), None, "version 2"),
     ("no champion", state(champion=None, findings=DRIFT), None, ""),
     ("no events", state(data_end=None, key=None, findings=DRIFT), None, "no whole days"),
     ("somebody trains", state(findings=DRIFT, training="train-1"), None, "is running: train-1"),
@@ -98,9 +105,7 @@ def test_a_try_before_this_one_is_gone_on_with() -> None:
 
 
 def test_triggers_say_why() -> None:
-    found = triggers(
-        state(findings=Findings(1, ("a", "b", "c", "d", "e"), ("auc",)), champion=Champion(1, NOW - 40 * DAY, NOW - 11 * DAY)), NOW
-    )
+    found = triggers(state(findings=Findings(1, ("a", "b", "c", "d", "e"), ("auc",)), champion=Champion(1, NOW - 40 * DAY, 10)), NOW)
     assert [(t.name, t.why) for t in found] == [
         ("drift", "a, b, c and 2 more drifted"),
         ("decay", "auc on labelled requests"),
@@ -135,7 +140,7 @@ states = st.builds(
         attempts=st.integers(1, 4),
         retry=st.just(HOUR / 2),
     ),
-    champion=st.none() | st.builds(Champion, st.integers(1, 3), moments, st.none() | moments),
+    champion=st.none() | st.builds(Champion, st.integers(1, 3), st.none() | moments, st.integers(0, 20)),
     data_end=st.none() | moments,
     key=st.none() | st.just("now"),
     findings=st.none() | st.builds(Findings, st.none() | st.integers(1, 3), names, names, names),
@@ -143,6 +148,8 @@ states = st.builds(
     attempts=st.lists(attempts, max_size=4).map(tuple),
     trained_until=st.none() | moments,
     training=st.sampled_from(["", "", "train-1"]),
+    blind=st.booleans(),
+    waiting=st.none() | st.builds(Waiting, st.integers(1, 3), st.integers(0, 20)),
 )
 
 
@@ -183,14 +190,15 @@ def test_a_clock_that_was_ahead_silences_nobody(found: State, days: int) -> None
 @given(st.lists(st.sampled_from(["promoted", "refused", "failed", "killed"]), min_size=1, max_size=8), st.integers(1, 6), st.booleans())
 def test_a_month_of_drift_never_trains_twice_on_the_same_data(outcomes: list[str], hours: int, drifts: bool) -> None:
     """A world that drifts on and on, where trainings end as they like: the watch is asked whenever it said to be asked again."""
-    now, tries = NOW, 0
-    world = state(findings=DRIFT if drifts else Findings(1), looked=None, champion=Champion(1, NOW - 29 * DAY, NOW - 5 * DAY))
+    now, tries, learnt = NOW, 0, NOW - 5 * DAY
+    world = state(findings=DRIFT if drifts else Findings(1), looked=None, champion=Champion(1, NOW - 29 * DAY))
     begun: list[tuple[str, datetime, str]] = []
     for _ in range(3000):
         if now > NOW + 30 * DAY:
             break
         day = now.replace(hour=0)
-        world = replace(world, data_end=day, key=f"{day:%Y-%m-%d}")
+        assert world.champion is not None
+        world = replace(world, data_end=day, key=f"{day:%Y-%m-%d}", champion=replace(world.champion, new_days=(day - learnt) // DAY))
         decision: Decision = decide(world, now)
         if isinstance(decision.action, Look):
             world = replace(world, looked=now)
@@ -205,8 +213,8 @@ def test_a_month_of_drift_never_trains_twice_on_the_same_data(outcomes: list[str
             if how == "done":
                 world = replace(world, trained_until=day)
             if outcome == "promoted":
-                version = world.champion.version + 1 if world.champion else 1
-                world = replace(world, champion=Champion(version, now, day), findings=replace(world.findings or DRIFT, version=version))
+                version, learnt = world.champion.version + 1, day
+                world = replace(world, champion=Champion(version, now), findings=replace(world.findings or DRIFT, version=version))
             now = ended
         else:
             assert decision.until > now
