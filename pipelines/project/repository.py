@@ -16,6 +16,7 @@ from pipelines.lake.user_output import stdout_to_stderr
 from pipelines.project.config import Settings, load_settings
 from pipelines.project.late_feast import feast_when_used
 from pipelines.project.mistakes import one_line, place_of
+from pipelines.project.written_names import surely_lacks
 from tandem import OWN
 from transforms.definitions import EventSource, FeatureGroup
 from transforms.errors import ConfigError, DefinitionError
@@ -42,7 +43,7 @@ class Repo:
     def attribute(self, reference: str) -> Any:
         """The object that ``"module:name"`` refers to; raises DefinitionError if there is none."""
         module, _, name = reference.partition(":")
-        found = getattr(load_module(self.path, module), name, None)
+        found = None if surely_lacks(self.path, module, name) else getattr(load_module(self.path, module), name, None)
         if found is None:
             raise DefinitionError(f"{reference!r}: module {module!r} of {self.path.name} has no {name!r}; correct the name")
         return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pipelines.batch import analysis
 from pipelines.batch.in_process import Analysis
-from pipelines.feature_store.feature_services import check_fields, defined_services, short_ttl
+from pipelines.feature_store.feature_services import short_ttl
 from pipelines.feature_store.store_check import check_stores
 from pipelines.lake.counted import counted
 from pipelines.lake.value_code import modules_of
@@ -25,12 +25,12 @@ from pipelines.project.repository import Repo
 from pipelines.sources.event_files import EventFile, events, inventory, passed_over_line
 from pipelines.training.definition import Model
 from pipelines.training.kept_checks import KeptChecks
+from pipelines.training.model_check import KnownFeatures, check_features, check_named, check_names
 from pipelines.training.unseen_fields import unseen_fields
 from pipelines.training.user_code import load_function
-from serving.projections import FeatureSet
 from transforms.aggregates import merge, rows_between, tile
-from transforms.definitions import RESERVED, EventSource, FeatureGroup
-from transforms.errors import ConfigError, DataError, TandemError
+from transforms.definitions import EventSource, FeatureGroup
+from transforms.errors import DataError, TandemError
 from transforms.instants import now_us
 
 __all__ = ["PARTS", "check_project"]
@@ -57,8 +57,10 @@ def check_project(
     told what is fine and what is not as soon as it is known, what takes long last.
 
     The contract of each source on the first events of its files; each preprocessing_fn, traced and (with ``rows``) analyzed and applied
-    to a hundred rows; feature services; and of each model its functions, features, keys and types. ``parts``: those of :data:`PARTS` or
-    :data:`ALONE` alone. ``kept``: what was right before and follows from nothing that is another by now is taken from there, and is said.
+    to a hundred rows; feature services; and of each model its functions, features, keys and types. What the definitions and the
+    files' texts tell comes first: while that has mistakes, nothing is traced, for which TensorFlow has to be loaded. ``parts``: those of
+    :data:`PARTS` or :data:`ALONE` alone. ``kept``: what was right before and follows from nothing that is another by now is taken from
+    there, and is said.
     """
     kept = KeptChecks(repo.path, repo.settings.definitions, None) if kept is None else kept
     with tempfile.TemporaryDirectory(prefix="tandem-check-") as folder:
@@ -69,10 +71,11 @@ def _check(asked: _Asked, say: Callable[[str], None], wrong: Callable[[str], Non
     repo, kept, some = asked.repo, asked.kept, asked.some
     found: list[str] = []
 
-    def tried(work: Callable[[], str]) -> None:
+    def tried(work: Callable[[], str]) -> bool:
         try:
-            say(work())
-            return
+            if line := work():
+                say(line)
+            return True
         except TandemError as error:
             problem = " ".join(str(error).split())
         except Exception as error:  # the user's code, or what it calls
@@ -80,28 +83,36 @@ def _check(asked: _Asked, say: Callable[[str], None], wrong: Callable[[str], Non
         if problem not in found:  # one mistake may stand in the way of several parts
             found.append(problem)
             wrong(problem)
+        return False
 
+    functions = [g for g in repo.groups.values() if g.preprocessing_fn is not None and {"preprocessing", "models"} & set(parts)]
+    models = repo.settings.models if "models" in parts else ()
+    outputs = {group.name: before["outputs"] for group in functions if (before := asked.traced(group)) is not None}
+    waiting = [group.name for group in functions if group.name not in outputs]
+    features = KnownFeatures(repo, outputs, waiting)
+    right = [tried(lambda g=group: check_named(repo, g.preprocessing_fn, repo.attribute)) for group in functions]  # type: ignore[misc]
+    right += [tried(lambda r=reference: check_names(repo, r)) for reference in models]  # type: ignore[misc]
+    if "models" in parts and (models or (repo.path / "feature_store.yaml").is_file()):
+        tried(features.read_services)
+        right.append(tried(lambda: features.check_services() and ""))
+    right += [tried(lambda r=reference: check_features(repo.attribute(r), features) and "") for reference in models]  # type: ignore[misc]
     analyzed = rows and "preprocessing" in parts
     if analyzed or "contracts" in parts:
         for name, source in repo.sources.items():
             tried(lambda n=name, s=source: _contract(repo, s, some, n, say))  # type: ignore[misc]
-    outputs: dict[str, dict[str, str]] = {}
-    if {"preprocessing", "models"} & set(parts):
-        functions = [g for g in repo.groups.values() if g.preprocessing_fn is not None]
-        waiting = sum(asked.traced(group) is None for group in functions)
+    if waiting and not all(right):
+        left = f"preprocessing of {', '.join(waiting)}" + (", functions of models" if models else "")
+        say(f"nothing is traced until the errors above are corrected: {left}")
+    else:
         if waiting:  # their modules load TensorFlow, some seconds in which nothing else is said
             say(f"tracing preprocessing functions of {counted(waiting, 'group')}: loading TensorFlow")
         for group in functions:
             tried(lambda g=group: _traced(asked, g, outputs, analyzed))  # type: ignore[misc]
-    if "models" in parts:
-        features = {n: {f.name: str(f.arrow_field.type) for f in g.features} | outputs.get(n, {}) for n, g in repo.groups.items()}
-        services: dict[str, Any] = {}
-        before = len(found)
-        if repo.settings.models or (repo.path / "feature_store.yaml").is_file():
-            tried(lambda: _services(repo, services, features))
-        for reference in repo.settings.models:
-            known = services if services or len(found) == before else None
-            tried(lambda r=reference, k=known: _model(asked, repo.attribute(r), k, features))  # type: ignore[misc]
+        features.add(outputs)
+        if "models" in parts:
+            tried(features.check_services)
+        for reference in models:
+            tried(lambda r=reference: _model(asked, repo.attribute(r), features))  # type: ignore[misc]
     if "stores" in parts:
         tried(lambda: check_stores(repo))
     if "topics" in parts:
@@ -256,57 +267,6 @@ def _analyzed(asked: _Asked, say: Callable[[str], None]) -> str:
     return f"preprocessing of {', '.join(rows)} runs on {ROWS} rows{told}"
 
 
-def _services(repo: Repo, services: dict[str, Any], features: Mapping[str, Mapping[str, str]]) -> str:
-    from serving.feast_objects import feast_objects
-    from serving.features import load_repo_config
-
-    if not (repo.path / "feature_store.yaml").is_file():
-        raise ConfigError(f"{repo.path.name} has no feature_store.yaml, which says where rows are stored; 'tandem init' writes one to copy")
-    load_repo_config(repo.path)
-    check_fields(feast_objects(repo.groups.values(), repo.data).views)
-    services.update(defined_services(repo.path))
-    for service in services.values():
-        FeatureSet.of_service(service)
-        for p in service.feature_view_projections:
-            known = features.get(p.name)
-            missing = [n for n in p.desired_features if known is not None and n not in known]
-            if missing and known is not None:
-                has = ", ".join(sorted(known))
-                raise DataError(f"feature service {service.name!r}: {p.name!r} has no feature {missing[0]!r}; it has {has}")
-    return counted(services, "feature service") + (f": {', '.join(services)}" if services else "")
-
-
-def _model(asked: _Asked, model: Model, services: Mapping[str, Any] | None, features: Mapping[str, Mapping[str, str]]) -> str:
-    """``services``: None where they cannot be known, of which a problem was told already."""
-    what = f"model {model.name!r}"
+def _model(asked: _Asked, model: Model, features: KnownFeatures) -> str:
     asked.loaded((model.spine, model.preprocessing_fn, model.run_fn))
-    if isinstance(model.features, str):
-        if services is None:
-            return f"{what}: its features are not checked without its feature service"
-        if model.features not in services:
-            raise DataError(f"{what}: no file defines the feature service {model.features!r}; there is {', '.join(services) or 'none'}")
-        service = services[model.features]
-        wanted = FeatureSet.of_service(service)
-        pending = [(p.name_to_use(), n) for p in service.feature_view_projections for n in p.desired_features]
-        pairs = [pair for pair in dict.fromkeys([*wanted.pairs, *pending]) if pair[1] not in RESERVED]
-    else:
-        wanted = FeatureSet.of(model.features)
-        pairs = list(wanted.pairs)
-    unfit: dict[str, str] = {}
-    for name, feature in pairs:
-        use = wanted.projection(name)
-        group = asked.repo.groups.get(use.view)
-        if group is None:
-            continue  # a view of the user's own
-        if feature not in features[use.view]:
-            raise DataError(f"{what}: group {use.view!r} has no feature {feature!r}; it has {', '.join(sorted(features[use.view]))}")
-        if (kind := features[use.view][feature]).startswith(("list", "timestamp")):
-            unfit[f"{name}:{feature} is {kind}"] = feature
-        for key in (use.column(k) for k in group.entity.keys):
-            if key not in model.entity_keys:
-                raise DataError(f"{what}: the features of {name!r} are found by {key!r}, which is none of its entity_keys; add it")
-    if unfit:
-        names = ", ".join(f'"{feature}"' for feature in dict.fromkeys(unfit.values()))
-        how = f": views.features(without=[{names}])" if isinstance(model.features, str) else " of its features="
-        raise DataError(f"{what}: a model takes strings, numbers and booleans, and {', '.join(unfit)}; leave them out{how}")
-    return f"{what}: {counted(model.request_fields, 'request field')}, {counted(pairs, 'feature')}"
+    return check_features(model, features)

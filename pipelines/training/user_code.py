@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from pipelines.project.mistakes import one_line
 from pipelines.project.repository import Repo, load_module
+from pipelines.project.written_names import surely_lacks
 from transforms.errors import ConfigError, DataError, TandemError
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ def load_function(repo: str | Path, reference: str) -> Callable[..., Any]:
     file = folder.joinpath(*module_name.split("."))
     if not file.with_suffix(".py").is_file() and not (file / "__init__.py").is_file():
         raise ConfigError(f"{reference!r}: {folder.name}/ has no module {module_name!r}; create it or fix the name")
-    function = getattr(load_module(folder, module_name), function_name, None)
+    lacking = surely_lacks(folder, module_name, function_name)
+    function = None if lacking else getattr(load_module(folder, module_name), function_name, None)
     if not callable(function):
         raise ConfigError(f"{reference!r}: module {module_name!r} of {folder.name}/ has no function {function_name!r}; fix the name")
     return function  # type: ignore[no-any-return]

@@ -43,6 +43,9 @@ def run(quick: bool = False) -> list[Part]:
         (wrong / "features.py").write_text(definitions.replace("hop=minutes(5)", "hop=minutes(-5)", 1), "utf-8")
         if definitions == (wrong / "features.py").read_text("utf-8"):
             raise ValueError("feature_repo/features.py has no hop of five minutes to make wrong")
+        misnamed = folder / "misnamed"
+        shutil.copytree(repo, misnamed)
+        (misnamed / "features.py").write_text(definitions.replace("preprocessing:aircraft", "preprocessing:aircrafts", 1), "utf-8")
         at = ["--repo", str(repo), "--data", str(data)]
         check = [*TANDEM, "check", *at]
         none, some = {"TANDEM_CHECK_CACHE": ""}, {"TANDEM_CHECK_CACHE": kept}
@@ -67,6 +70,9 @@ def run(quick: bool = False) -> list[Part]:
         checks.add("asked anew: functions traced, analyzed and applied to 100 rows", Took(anew), 1)
         checks.add("contracts alone", of([*check, "--only", "contracts"]), 1)
         checks.add("a wrong definition", of([*TANDEM, "check", "--repo", str(wrong)], code=1, says="hop"), 1, "the goal: 1.5 s")
+        named = [*TANDEM, "check", "--repo", str(misnamed), "--data", str(data)]
+        checks.add("a wrong name of a function", of(named, code=1, says="has no 'aircrafts'"), 1, "the goal: 1.5 s; no TensorFlow")
+        checks.add("no event files: functions traced, not run", of([*check[:-1], str(folder / "none")], says="traced, not run"), 1)
         checks.add("the limit of asking anew: its libraries imported", of([sys.executable, "-c", quickly + libraries]), 1)
         checks.add("the same, as they are without Tandem's quick imports", of([sys.executable, "-c", libraries]), 1)
     checks.notes.append("the goal: 3 s for all, 1.5 s for a wrong definition")

@@ -106,6 +106,51 @@ def test_each_mistake_is_one_line(tmp_path: Path, file: str, old: str, new: str,
     assert all("\n" not in one for one in found)
 
 
+@pytest.mark.parametrize(
+    ("file", "old", "new", "line"),
+    [
+        ("features.py", '"preprocessing:card_activity"', '"preprocessing:card_actvity"', "of shop has no 'card_actvity'; correct"),
+        ("features.py", '"preprocessing:card_activity"', '"preprocesing:card_activity"', "shop has no module 'preprocesing'; write"),
+        ("preprocessing.py", "def card_activity(", "def card_activity(:", "shop/preprocessing.py, line "),
+        ("tandem.yaml", "labels:card_fraud_model", "labels:card_fraud_modell", "module 'labels' of shop has no 'card_fraud_modell'"),
+        ("model.py", "def run_fn(", "def run(", "'model:run_fn': module 'model' of shop/ has no function 'run_fn'; fix the name"),
+        ("model.py", "import tensorflow as tf", "import tensorflow as as", "shop/model.py, line "),
+        ("labels.py", 'spine="labels:', 'spine="label:', "shop/ has no module 'label'; create it or fix the name"),
+        ("labels.py", 'features="card_fraud"', 'features="nobody"', "no file defines the feature service 'nobody'; there is card_fraud"),
+        ("labels.py", 'features="card_fraud"', 'features=["card_activity:amount_last_3_24h"]', "a model takes strings, numbers"),
+        ("labels.py", 'entity_keys=["card_id", ', 'entity_keys=["card_no", ', "which is none of its entity_keys; add it"),
+    ],
+)  # fmt: skip
+def test_what_the_files_tell_is_told_before_tensorflow_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, old: str, new: str, line: str
+) -> None:
+    """Issue 10.7: a name that is wrong waited for TensorFlow's import, ten seconds under load. Nothing is traced before it is right."""
+    folder = shop(tmp_path / "shop")
+    change(folder, file, old, new)
+    monkeypatch.setattr(analysis, "begin_analysis", lambda *_: pytest.fail("traced"))
+    monkeypatch.setattr(analysis, "outputs_of", lambda *_: pytest.fail("traced"))
+    found, said = check(folder, rows=True)
+    assert len(found) == 1 and line in found[0], found
+    assert not {"preprocessing", "model"} & set(sys.modules)  # which import TensorFlow
+    left = "preprocessing of card_activity, terminal_activity, functions of models"
+    assert f"nothing is traced until the errors above are corrected: {left}" in said
+    assert "source payments: 300 events accepted, rejected: none" in said
+
+
+def test_nothing_follows_from_a_function_that_fails(tmp_path: Path) -> None:
+    """Features that it would have given are not called missing."""
+    folder = shop(tmp_path / "shop")
+    change(folder, "preprocessing.py", '_log(inputs["count_1h"])', '_log(inputs["count_7h"])')
+    change(
+        folder,
+        "features.py",
+        "card_fraud = Feature",
+        'odd = FeatureService(name="odd", features=[view_card_activity[["busy_z"]]])\ncard_fraud = Feature',
+    )
+    (found,) = check(folder)[0]
+    assert "KeyError: 'count_7h'" in found
+
+
 def test_a_problem_is_told_once_and_without_what_follows_from_it(tmp_path: Path) -> None:
     folder = shop(tmp_path / "shop")
     (folder / "feature_store.yaml").unlink()
