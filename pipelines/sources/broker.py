@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Broker",
     "BrokerAway",
+    "BrokerRefused",
     "DamagedLog",
     "DeadLetterWriter",
     "FetchResult",
@@ -43,6 +44,7 @@ __all__ = [
     "REPLAYED_TIME",
     "TopicReplaced",
     "UnknownTopic",
+    "WAITED_FOR",
     "open_broker",
 ]
 
@@ -67,6 +69,14 @@ class TopicReplaced(OffsetGone):
 
 class BrokerAway(StoreError):
     """No broker answered in time; the same call may be made again."""
+
+
+class BrokerRefused(ConfigError):
+    """A broker is there, and its user may not do that. Who could before waits for the right as for a broker that is away."""
+
+
+WAITED_FOR = (BrokerAway, BrokerRefused)
+"""What a running stream waits for."""
 
 
 class LetterRefused(StoreError):

@@ -17,8 +17,8 @@ import pyarrow as pa
 from pydantic import BaseModel, Field, model_validator
 
 from pipelines.lake.data_files import write_text
-from pipelines.sources.broker import BrokerAway, DeadLetterWriter, FetchResult, Ints, KeptRecords, LetterRefused, Original
-from transforms.errors import StoreError, TandemError
+from pipelines.sources.broker import WAITED_FOR, BrokerAway, DeadLetterWriter, FetchResult, Ints, KeptRecords, LetterRefused, Original
+from transforms.errors import TandemError
 from transforms.locks import try_lock
 
 __all__ = ["SpooledLetters", "keep_waiting", "letters_waiting", "waiting_records"]
@@ -54,7 +54,7 @@ class SpooledLetters(DeadLetterWriter):
         self.inner, self.folder, self.patience, self.say = inner, folder, patience, say
         self.again = again or (lambda: inner)
         self.away_since: float | None = None
-        self.given_up: BrokerAway | None = None
+        self.given_up: TandemError | None = None
         """Why letters go to files at once: the topic was away for longer than the patience, and nobody has seen it since."""
         self.tried = float("-inf")
         self.trying: threading.Thread | None = None
@@ -87,7 +87,7 @@ class SpooledLetters(DeadLetterWriter):
             self.away_since = None
         except LetterRefused as error:
             self.say(self._keep(topic, partition, source_name, fetched, rows, reasons, details, error))
-        except BrokerAway as error:
+        except WAITED_FOR as error:
             self.away_since = began if self.away_since is None else self.away_since
             if self.clock() - self.away_since < self.patience:
                 raise
@@ -126,7 +126,7 @@ class SpooledLetters(DeadLetterWriter):
             for path in _files(self.folder):
                 try:
                     written += _written(path, writer)
-                except BrokerAway:
+                except WAITED_FOR:
                     return False
                 except (TandemError, OSError):  # refused, or gone: it keeps no other letter waiting
                     continue
@@ -146,7 +146,7 @@ class SpooledLetters(DeadLetterWriter):
 
     def _keep(
         self, topic: str, partition: int, source: str, fetched: FetchResult, rows: Ints, reasons: Sequence[str],
-        details: Sequence[str | None], error: StoreError,
+        details: Sequence[str | None], error: TandemError,
     ) -> str:  # fmt: skip
         """Keep these letters in a file; the line that says so. Raises BrokerAway when the disk takes none."""
         offsets = fetched.offsets[rows].tolist()

@@ -71,8 +71,13 @@ class StreamStatus:
     """Partitions whose share is above ``stream.max_late_share``, and the share."""
     paused: tuple[str, ...] = ()
     away: tuple[str, ...] = ()
+    away_why: tuple[str, ...] = ()
+    """What the broker of those partitions says."""
     waiting: tuple[str, ...] = ()
     """What shards wait for: a store, a disk."""
+    waiting_why: dict[str, str] = field(default_factory=dict)
+    """What it says to one of them."""
+    waiting_shards: int = 0
     silent_seconds: float = 0.0
     """Since the last report of any part."""
 
@@ -120,7 +125,7 @@ class Tracker:
         """Read the reports; the state of things now."""
         reports, points = PartReports.of(self.job_state.reports()), self.job_state.load_checkpoints()
         self._add_counts(reports)
-        polls = reports.polls.values()
+        polls, waiting = reports.polls.values(), [sink for sink in reports.sinks.values() if sink.waiting_for]
         nulls: dict[str, list[tuple[int, list[str]]]] = {}
         for poll in polls:
             nulls.setdefault(poll.source, []).append((poll.valid, poll.null_fields))
@@ -162,7 +167,10 @@ class Tracker:
             many_late=tuple(f"{p.source}/{p.partition} ({p.late_share:.0%})" for p in polls if p.many_late),
             paused=tuple(f"{p.source}/{p.partition}" for p in polls if p.paused),
             away=reports.away,
-            waiting=tuple(sorted({sink.waiting_for for sink in reports.sinks.values()} - {""})),
+            away_why=reports.away_why,
+            waiting=tuple(sorted({sink.waiting_for for sink in waiting})),
+            waiting_why={sink.waiting_for: sink.waiting_why for sink in waiting if sink.waiting_why},
+            waiting_shards=len(waiting),
             silent_seconds=time.time() - reports.newest if reports.newest else 0.0,
         )
         return self.now
@@ -233,8 +241,8 @@ def line(p: StreamStatus) -> str:
         parts.append(f"NaN or infinite: {', '.join(f'{n:,} of {feature}' for feature, n in p.nonfinite.items())}")
     parts += [f"too late among the last records: {', '.join(p.many_late)}"] if p.many_late else []
     parts += [f"paused: {', '.join(p.paused)}"] if p.paused else []
-    parts += [f"unavailable: {', '.join(p.away)}"] if p.away else []
-    parts += [f"waiting for {', '.join(p.waiting)}"] if p.waiting else []
+    parts += [f"unavailable: {', '.join(p.away)}" + (f" ({'; '.join(p.away_why)})" if p.away_why else "")] if p.away else []
+    parts += [f"waiting for {what}" + (f" ({p.waiting_why[what]})" if what in p.waiting_why else "") for what in p.waiting]
     if p.silent_seconds > 10:
         parts.append(f"no news for {p.silent_seconds:.0f} s")
     return "; ".join(parts)

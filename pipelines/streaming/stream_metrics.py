@@ -55,7 +55,8 @@ class StreamMetrics(Collector):
             "output_watermark_seconds", "Boundary up to which a group's rows were emitted (Unix time).", ["group"], output_watermark
         )
         yield _gauge("paused_partitions", "Partitions paused for their share of rejects or of late events.", [], {(): len(p.paused)})
-        yield _gauge("away_partitions", "Partitions whose broker does not respond.", [], {(): len(p.away)})
+        yield _gauge("away_partitions", "Partitions whose broker does not respond, or denies access.", [], {(): len(p.away)})
+        yield _gauge("waiting_shards", "Shards waiting for an online store or a disk.", [], {(): p.waiting_shards})
         yield _gauge("silent_seconds", "Time since any part of the job reported.", [], {(): p.silent_seconds})
 
 

@@ -26,7 +26,7 @@ from pipelines.streaming.state.stream_link import here
 from pipelines.streaming.state.workers_elsewhere import WorkersElsewhere
 from pipelines.streaming.stream_options import StreamOptions
 from pipelines.streaming.supervisor import Outcome, Supervisor
-from transforms.errors import ConfigError, FingerprintError, OwnerError, RightsError, StoreError, TandemError
+from transforms.errors import ConfigError, DataError, FingerprintError, OwnerError, RightsError, StoreError, TandemError
 
 __all__ = ["StopAsked", "StreamPlan", "patiently", "still_ours", "while_ours"]
 
@@ -122,6 +122,9 @@ class StreamPlan:
             record_format(source, settings.kafka)  # settings that do not fit are told once, here, and not by each attempt of the engine
         partitions = {n: reader.partitions(s.topic) for n, s in sources.items()}
         topics = {n: reader.identity(s.topic) for n, s in sources.items()}
+        for s in sources.values():  # who may not read is told now; who later may not any more waits
+            with suppress(StoreError, DataError):
+                reader.poll(s.topic, 0, reader.end(s.topic, 0), 1, 0)
         until = {n: {p: reader.end(s.topic, p) for p in range(partitions[n])} for n, s in sources.items()} if options.until else None
         start = self._start(stream.shards, options.reset)
         link = job_state.link

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import select
+import sys
+import time
 from typing import Any
 
 import psycopg
 from feast import RepoConfig
+from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
 from serving.online_store import postgres_tables as tables
@@ -23,32 +28,50 @@ _REFUSALS = {
     '(database|role) ".*" does not exist': "create it, or correct database and user in feature_store.yaml",
     "does not support SSL": "take another sslmode in feature_store.yaml",
 }
-"""What helps where the server is there and lets nobody in, by its words: libpq gives no SQLSTATE while there is no connection. One that
-answers in another language is waited for."""
+"""What helps where the server is there and lets nobody in, by its words, where it speaks English."""
+_REFUSAL_CODES = {
+    "28P01": "correct its user and password in feature_store.yaml",
+    "28000": "let its user log in from this machine: LOGIN, and the server's pg_hba.conf",
+    "3D000": "create it, or correct database and user in feature_store.yaml",
+    "42501": "grant its user CONNECT on that database",
+}
+"""The same by SQLSTATE, in whatever language it answers (``lc_messages``)."""
 SETTING_UP = 7_382_511_064_118_903_021
 """The lock of who makes tables: CREATE ... IF NOT EXISTS fails where two do it at once."""
 
 
+class RefusedError(psycopg.OperationalError):
+    """The server is there, and lets its user not in; ``fix`` helps."""
+
+    def __init__(self, error: psycopg.OperationalError, fix: str) -> None:
+        super().__init__(*error.args)
+        self.fix = fix
+
+
 def opened(config: RepoConfig) -> psycopg.Connection[Any]:
-    """A connection whose statements are each their own transaction."""
+    """A connection whose statements are each their own transaction. Raises RefusedError for a server that lets its user not in."""
     store = config.online_store
-    return psycopg.connect(
-        make_conninfo(
-            host=store.host,
-            port=store.port,
-            dbname=store.database,
-            user=store.user,
-            password=store.password,
-            sslmode=store.sslmode,
-            sslkey=store.sslkey_path,
-            sslcert=store.sslcert_path,
-            sslrootcert=store.sslrootcert_path,
-            keepalives_idle=store.keepalives_idle,
-            connect_timeout=max(1, round(store.connect_timeout_seconds)),
-            application_name="tandem",
-        ),
-        autocommit=True,
+    seconds = max(1, round(store.connect_timeout_seconds))
+    where = make_conninfo(
+        host=store.host,
+        port=store.port,
+        dbname=store.database,
+        user=store.user,
+        password=store.password,
+        sslmode=store.sslmode,
+        sslkey=store.sslkey_path,
+        sslcert=store.sslcert_path,
+        sslrootcert=store.sslrootcert_path,
+        keepalives_idle=store.keepalives_idle,
+        connect_timeout=seconds,
+        application_name="tandem",
     )
+    try:
+        return psycopg.connect(where, autocommit=True)
+    except psycopg.OperationalError as error:
+        if (fix := _refusal(error, where, seconds)) is not None:
+            raise RefusedError(error, fix) from None
+        raise
 
 
 def connect(config: RepoConfig) -> psycopg.Connection[Any]:
@@ -72,20 +95,44 @@ def connect(config: RepoConfig) -> psycopg.Connection[Any]:
 
 def refuses(error: psycopg.Error) -> bool:
     """Whether the server is there, and does not let its user in or do that."""
-    return isinstance(error, psycopg.errors.InsufficientPrivilege) or _refusal(error) is not None
+    return isinstance(error, (psycopg.errors.InsufficientPrivilege, RefusedError))
 
 
-def _refusal(error: psycopg.Error) -> str | None:
+def _refusal(error: psycopg.OperationalError, where: str, seconds: float) -> str | None:
     """What helps where a connection was refused by a server; None where it is another error."""
-    if not isinstance(error, psycopg.OperationalError) or error.sqlstate is not None:
+    for words, fix in _REFUSALS.items():
+        if re.search(words, str(error)):
+            return fix
+    if isinstance(error, psycopg.errors.ConnectionTimeout):  # nobody answered
         return None
-    return next((fix for words, fix in _REFUSALS.items() if re.search(words, str(error))), None)
+    return _REFUSAL_CODES.get(_sqlstate(where, seconds) or "")
+
+
+def _sqlstate(where: str, seconds: float) -> str | None:
+    """What a server answers a login with, as SQLSTATE; None where it lets in or nobody answers. libpq has none of it while there is no
+    connection, but in its trace of the protocol, which psycopg offers on Linux."""
+    if sys.platform != "linux":
+        return None
+    with open(os.memfd_create("trace"), "w+b") as trace:  # in memory: a login may be in it
+        connection = pq.PGconn.connect_start(where.encode())
+        try:
+            connection.trace(trace.fileno())
+            until, step = time.monotonic() + seconds, int(pq.PollingStatus.WRITING)
+            while step in (pq.PollingStatus.READING, pq.PollingStatus.WRITING) and (left := until - time.monotonic()) > 0:
+                ready = [connection.socket]
+                select.select(*((ready, [], []) if step == pq.PollingStatus.READING else ([], ready, [])), left)
+                step = connection.connect_poll()
+            connection.untrace()
+        finally:
+            connection.finish()
+        found = re.search(rb'\tB\t\d+\tErrorResponse\t.*? C "([0-9A-Z]{5})"', trace.read() if trace.seek(0) == 0 else b"")
+    return found[1].decode() if found else None
 
 
 def fix_of(error: psycopg.Error) -> str:
     """What helps."""
-    if (fix := _refusal(error)) is not None:
-        return fix
+    if isinstance(error, RefusedError):
+        return error.fix
     if isinstance(error, psycopg.errors.QueryCanceled):
         return "it took longer than statement_timeout_seconds: look for who holds its locks, or raise it"
     if isinstance(error, (psycopg.errors.DiskFull, psycopg.errors.OutOfMemory)):

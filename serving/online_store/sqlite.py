@@ -21,7 +21,7 @@ from serving.online_store.base import Covered, OrderedOnlineStore, OrderedOnline
 from serving.online_store.order import check_owner, without_order
 from serving.online_store.packed import PACKED
 from serving.online_store.packed_rows import PackedRows
-from serving.online_store.sqlite_file import SqliteFile
+from serving.online_store.sqlite_file import SqliteFile, is_shut
 from serving.online_store.sqlite_tables import WRITING, adopt, columns_query, create, lines, packed_query
 from serving.online_store.store_columns import ColumnRead, PackedColumns, StoredColumns, by_columns
 from serving.online_store.table_names import check_tables, sharing
@@ -92,6 +92,8 @@ class OrderedSqliteOnlineStore(OrderedOnlineStore, SqliteOnlineStore):
                     conn.execute("ROLLBACK")
                 raise
         except sqlite3.Error as e:
+            if is_shut(e):  # a connection that was opened while the file could only be read stays so
+                self._file(config).close()
             raise unreachable(
                 self._get_db_path(config), e, "nothing of this batch was written; fix the file or its disk and write again"
             ) from e

@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 from serving.online_store.base import unreachable
 from transforms.errors import StoreError
 
-__all__ = ["SqliteFile"]
+__all__ = ["SqliteFile", "is_shut"]
 
 T = TypeVar("T")
 _MAY_WRITE = "give a path that can be written in feature_store.yaml"
@@ -93,7 +93,7 @@ class SqliteFile:
                 problem: Exception = sqlite3.OperationalError("the file changes faster than it can be read")
             except Exception as e:
                 torn = reader is not None and reader.state is not None and reader.state != _state(self.path)
-                if not torn and not _shut(e):
+                if not torn and not is_shut(e):
                     raise
                 problem = e
             self._forget_reader()
@@ -134,7 +134,7 @@ class SqliteFile:
         try:
             self.writer()
         except StoreError as e:
-            if not _shut(e.__cause__) or not os.path.exists(self.path):
+            if not is_shut(e.__cause__) or not os.path.exists(self.path):
                 raise
         self._local.reader = reader = self._open_reader()
         return reader
@@ -147,7 +147,7 @@ class SqliteFile:
         except sqlite3.Error as e:
             conn.close()
             state = _state(self.path)
-            if state is None or not _shut(e) or not self._whole() or not self._is_settled(state):
+            if state is None or not is_shut(e) or not self._whole() or not self._is_settled(state):
                 raise
             return _Reader(os.getpid(), identity, state, self._connect("mode=ro&immutable=1"))
         return _Reader(os.getpid(), identity, None, conn)
@@ -176,7 +176,7 @@ class SqliteFile:
         return True
 
 
-def _shut(error: BaseException | None) -> bool:
+def is_shut(error: BaseException | None) -> bool:
     """Whether SQLite could not open a file, or not write in it."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 

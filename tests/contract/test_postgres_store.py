@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import struct
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -235,6 +238,69 @@ def test_a_server_that_lets_nobody_in_is_no_outage(postgres: PostgresServer) -> 
             with pytest.raises(RightsError, match=fix) as refused:
                 what()
             assert "\n" not in str(refused.value) and "start PostgreSQL" not in str(refused.value)
+
+
+@contextlib.contextmanager
+def in_another_language(port: int, code: bytes = b"") -> Iterator[int]:
+    """The port of a relay to the server that says the texts of its errors in Japanese, severities too (``code``: in place of theirs)."""
+
+    def translated(frame: bytes) -> bytes:
+        fields = [f for f in frame[5:].split(b"\0") if f]
+        new = {b"S": "致命的エラー".encode(), b"M": "接続できません".encode()} | ({b"C": code} if code else {})
+        body = b"".join(f[:1] + new.get(f[:1], f[1:]) + b"\0" for f in fields) + b"\0"
+        return b"E" + struct.pack("!I", 4 + len(body)) + body
+
+    def talk(client: socket.socket) -> None:
+        with client, socket.create_connection(("127.0.0.1", port)) as server, server.makefile("rb") as answers:
+            threading.Thread(target=pump, args=(client, server), daemon=True).start()
+            while head := answers.read(5):
+                frame = head + answers.read(struct.unpack("!I", head[1:])[0] - 4)
+                client.sendall(translated(frame) if head[:1] == b"E" else frame)
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65_536):
+                sink.sendall(data)
+
+    def listen() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=talk, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=listen, daemon=True).start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_server_that_lets_nobody_in_is_no_outage_in_any_language(postgres: PostgresServer) -> None:
+    """One whose ``lc_messages`` are others was waited for: what it says is known by its words in English alone."""
+    bench = Bench.open({"type": POSTGRES, **postgres.settings}, view())
+    with postgres.connect() as admin:
+        admin.execute("CREATE ROLE outside PASSWORD 'outside'")
+        admin.execute("CREATE ROLE visitor LOGIN PASSWORD 'visitor'")
+        admin.execute("CREATE DATABASE locked")
+        admin.execute("REVOKE CONNECT ON DATABASE locked FROM public")
+    with in_another_language(postgres.port) as port:
+        for fix, user, given in (
+            ("correct its user and password", None, {"password": "no"}),
+            ("correct its user and password", "nobody", {}),
+            ("create it, or correct database", None, {"database": "none"}),
+            ("let its user log in from this machine: LOGIN", "outside", {}),
+            ("grant its user CONNECT", "visitor", {"database": "locked"}),
+        ):
+            other = _own_process(bench, user, port=port, **given)
+            with pytest.raises(RightsError, match=fix) as refused:
+                other.store.reach(other.config)
+            assert "接続できません" in str(refused.value) and "\n" not in str(refused.value)
+        other = _own_process(bench, None, port=port)
+        other.store.reach(other.config)
+    for code in (b"57P03", b"53300", b"57P01", b"XX000"):  # it starts, has too many connections, or ends: that is waited for
+        with in_another_language(postgres.port, code) as port:
+            other = _own_process(bench, None, port=port, password="no")
+            with pytest.raises(StoreError, match="start PostgreSQL there") as away:
+                other.store.reach(other.config)
+            assert not isinstance(away.value, RightsError)
 
 
 def _may_all_but_the_mark(admin: Any, role: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 from pipelines.lake.processes import free_ports
 from pipelines.project.config import KafkaSettings
 from pipelines.services.kafka_broker import HOST, Broker
-from pipelines.sources.broker import BrokerAway, UnknownTopic
+from pipelines.sources.broker import BrokerAway, BrokerRefused, FetchResult, UnknownTopic
 from pipelines.sources.kafka.dead_letters import KafkaDeadLetters
 from pipelines.sources.kafka.kafka_client import client_options
 from pipelines.sources.kafka.partition_reader import KafkaPartitionReader
@@ -114,6 +114,44 @@ def test_the_right_password_over_tls(broker: Guarded, topic: str) -> None:
     with pytest.raises(ConfigError, match="denied permission to"):
         writer.write(topic, 0, "s", polled, np.array([0]), ["r"], [None])
     writer.close()
+    reader.close()
+
+
+def test_a_right_that_is_taken_and_given_back(broker: Guarded, topic: str) -> None:
+    """Who could read and no longer may is told that, reads nothing, and reads on where it was once it may again."""
+    from kafka import KafkaAdminClient
+    from kafka.admin import ACL, ACLFilter, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
+
+    plain = options_of(broker.bootstrap)
+    name = new_topic(plain, name="taken")
+    produce(plain, name, [b"one"])
+    right = ACL("User:me", "*", ACLOperation.READ, ACLPermissionType.ALLOW, ResourcePattern(ResourceType.TOPIC, name))
+    admin, reader, said = KafkaAdminClient(**plain), KafkaPartitionReader(options(broker)), list[str]()
+
+    def polled(offset: int, wanted: bool) -> FetchResult | None:
+        """What is there, or None for a refusal, once it is as ``wanted``."""
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                found: FetchResult | None = reader.poll(name, 0, offset, 10, 100)
+            except BrokerRefused as error:
+                found, said[:] = None, [str(error)]
+            if (found is not None) == wanted and (found is None or len(found.offsets)):
+                return found
+            assert time.monotonic() < deadline, "it does not come"
+
+    admin.create_acls([right])
+    first = polled(0, True)
+    assert first is not None and first.payloads.to_pylist() == [b"one"]
+    admin.delete_acls([ACLFilter("User:me", "*", ACLOperation.READ, ACLPermissionType.ALLOW, ResourcePattern(ResourceType.TOPIC, name))])
+    polled(1, False)
+    assert "denied permission to" in said[0] and "\n" not in said[0]
+    produce(plain, name, [b"two"])
+    polled(1, False)
+    admin.create_acls([right])
+    again = polled(1, True)
+    assert again is not None and (again.payloads.to_pylist(), again.offsets.tolist()) == ([b"two"], [1])
+    admin.close()
     reader.close()
 
 

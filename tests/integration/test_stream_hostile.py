@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import threading
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,17 @@ import pyarrow as pa
 import pytest
 
 from pipelines.project.config import KafkaSettings, StreamSettings
-from pipelines.sources.broker import BrokerAway, DamagedLog, FetchResult, LetterRefused
+from pipelines.sources.broker import BrokerAway, BrokerRefused, DamagedLog, FetchResult, LetterRefused
 from pipelines.sources.letter_spool import SpooledLetters, keep_waiting, letters_waiting, waiting_records
 from pipelines.sources.letters import Letter
 from pipelines.sources.memory import MemoryBroker, MemoryPartitionReader
+from pipelines.streaming import status
 from pipelines.streaming.stages import poll
 from pipelines.streaming.stream_control import skip_record, stream_status
 from tests.integration.kafka_world import drain
 from tests.integration.stages_world import HOUR, T0, World, payment, payments
 from tests.oracle import rows as oracle_rows
-from transforms.errors import ConfigError, DataError, StoreError
+from transforms.errors import ConfigError, DataError, StoreError, TandemError
 
 MINUTE = HOUR // 60
 GOOD = [payment(n, T0 + n * MINUTE) for n in range(240)]
@@ -36,8 +38,17 @@ class Reader(MemoryPartitionReader):
 
     damaged: tuple[int, int] = (0, 0)
     large: tuple[int, ...] = ()
+    denied: str = ""
+    """What may not be done any more: poll, or ends."""
+
+    def ends(self, topic: str, partitions: Collection[int]) -> dict[int, int]:
+        if self.denied == "ends":
+            raise BrokerRefused(f"the Kafka broker denied permission to describe topic {topic!r}")
+        return super().ends(topic, partitions)
 
     def poll(self, topic: str, partition: int, offset: int, max_records: int, timeout_ms: int) -> FetchResult:
+        if self.denied == "poll":
+            raise BrokerRefused(f"the Kafka broker denied permission to read topic {topic!r}")
         first, following = self.damaged
         if first <= offset < following:
             raise DamagedLog(f"{topic}/{partition}: damaged; tandem stream skip {topic}/{partition}/{offset}", offset, following)
@@ -130,7 +141,7 @@ class Inner:
     """A topic that does what it is told."""
 
     def __init__(self) -> None:
-        self.error: StoreError | None = None
+        self.error: TandemError | None = None
         self.written: list[tuple[int, bytes | None, str]] = []
 
     def write(self, topic: str, partition: int, source: str, fetched: FetchResult, rows: Any, reasons: Any, details: Any) -> None:
@@ -148,8 +159,28 @@ def fetched_of(values: list[bytes | None]) -> FetchResult:
     return FetchResult(pa.array(values, pa.binary()), n + 7, n + 1, 99, 99, False, "id", run="run")
 
 
-def test_letters_that_nobody_takes_wait_in_a_file(tmp_path: Path) -> None:
-    """SECURITY H1: a dead-letter topic that is down, or refuses, does not stop the stream for ever; nothing is lost."""
+@pytest.mark.parametrize("denied", ["poll", "ends"])
+def test_a_right_to_the_topic_that_is_taken_away_is_waited_for(world: World, denied: str) -> None:
+    """It ended the stream. Nothing is lost, ``stream status`` says why, and it goes on once the right is back."""
+    world.run()
+    before = len(world.rows())
+    world.send([payment(n, T0 + n * MINUTE) for n in range(240, 300)])
+    damage(world).made = {"denied": denied}
+    world.run()
+    found = status.Tracker(world.control).look()
+    assert world.control.failure() is None and len(world.rows()) == before
+    assert found.away == ("payments-0",) and "denied permission to" in status.line(found) and "\n" not in status.line(found)
+    assert any("denied permission to" in said for said in world.control.said()[0])
+    damage(world).made = {}
+    world.run()
+    found = status.Tracker(world.control).look()
+    assert not found.away and found.lag == {("payments", 0): 0} and len(world.rows()) > before
+
+
+@pytest.mark.parametrize("kind", [BrokerAway, BrokerRefused])
+def test_letters_that_nobody_takes_wait_in_a_file(tmp_path: Path, kind: type[TandemError]) -> None:
+    """SECURITY H1: a dead-letter topic that is down, or refuses, does not stop the stream for ever; nothing is lost. So of one whose
+    right to it was taken away."""
     inner, said, now = Inner(), list[str](), [0.0]
     spool = SpooledLetters(inner, tmp_path / "letters", 30.0, said.append)
     spool.clock = lambda: now[0]
@@ -159,9 +190,9 @@ def test_letters_that_nobody_takes_wait_in_a_file(tmp_path: Path) -> None:
         spool.write("t", 3, "s", fetched_of(list(values)), np.arange(n), ["r"] * n, [None] * n)
 
     write(b"a")
-    inner.error = BrokerAway("nobody answers")
+    inner.error = kind("nobody answers")
     for now[0] in (10.0, 39.0):
-        with pytest.raises(BrokerAway):
+        with pytest.raises(kind):
             write(b"b", None)
     now[0] = 40.0
     write(b"b", None)

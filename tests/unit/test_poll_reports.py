@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipelines.streaming.stages.poll_reports import MOST_REASONS, REPORT_SECONDS, PollReports
+from pipelines.streaming.stages.part_reports import MOST_REASONS
+from pipelines.streaming.stages.poll_reports import REPORT_SECONDS, PollReports
 from pipelines.streaming.state.job_state import JobState
 
 

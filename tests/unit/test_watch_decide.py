@@ -212,7 +212,7 @@ def test_a_month_of_drift_never_trains_twice_on_the_same_data(outcomes: list[str
             world = replace(world, attempts=(*(a for a in world.attempts if a.key != key), Attempt(key, how, now, ended, failures)))
             if how == "done":
                 world = replace(world, trained_until=day)
-            if outcome == "promoted":
+            if outcome == "promoted" and world.champion is not None:
                 version, learnt = world.champion.version + 1, day
                 world = replace(world, champion=Champion(version, now), findings=replace(world.findings or DRIFT, version=version))
             now = ended

@@ -22,8 +22,8 @@ from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 from kafka.protocol.metadata import MetadataRequest
 
-from pipelines.sources.broker import BrokerAway, UnknownTopic
-from transforms.errors import ConfigError, StoreError
+from pipelines.sources.broker import BrokerAway, BrokerRefused, UnknownTopic
+from transforms.errors import StoreError
 
 __all__ = ["ANSWER_SECONDS", "KafkaConnection", "TopicInfo", "refused"]
 
@@ -80,7 +80,7 @@ class KafkaConnection:
     """The connection of this process; safe to share between threads.
 
     Every call returns or raises within ``answer_seconds`` and the wait that the request itself asks for: BrokerAway when nobody
-    answers (call again: it connects anew by itself), ConfigError when the broker refuses us for good.
+    answers (call again: it connects anew by itself), BrokerRefused when it is there and does not let us.
     """
 
     def __init__(self, options: dict[str, Any], answer_seconds: float = ANSWER_SECONDS) -> None:
@@ -127,7 +127,7 @@ class KafkaConnection:
             time.sleep(_PAUSE_SECONDS)
 
     def ask(self, node: int | None, request: Callable[[], Any], until: float | None = None) -> Any:
-        """The answer of a broker (None: any), repeating the request until then. Raises BrokerAway, ConfigError."""
+        """The answer of a broker (None: any), repeating the request until then. Raises BrokerAway, BrokerRefused."""
         until = time.monotonic() + self.patience() if until is None else until
         while True:
             try:
@@ -239,6 +239,6 @@ def _done(future: Future, until: float) -> bool:
     return bool(future.is_done)
 
 
-def refused(what: str) -> ConfigError:
+def refused(what: str) -> BrokerRefused:
     """The error for a broker that knows us and says no."""
-    return ConfigError(f"the Kafka broker denied permission to {what}; correct kafka.sasl_* or the user's ACLs")
+    return BrokerRefused(f"the Kafka broker denied permission to {what}; correct kafka.sasl_* or the user's ACLs")

@@ -19,7 +19,16 @@ from kafka import errors as kafka_errors
 from kafka.future import Future
 from kafka.protocol.consumer import FetchRequest, IsolationLevel, ListOffsetsRequest, OffsetSpec
 
-from pipelines.sources.broker import BrokerAway, DamagedLog, FetchResult, OffsetGone, PartitionReader, TopicReplaced, UnknownTopic
+from pipelines.sources.broker import (
+    BrokerAway,
+    BrokerRefused,
+    DamagedLog,
+    FetchResult,
+    OffsetGone,
+    PartitionReader,
+    TopicReplaced,
+    UnknownTopic,
+)
 from pipelines.sources.kafka.connection import ANSWER_SECONDS, KafkaConnection, refused
 from pipelines.sources.kafka.record_batches import Columns, decode
 from transforms.errors import StoreError
@@ -188,7 +197,7 @@ class KafkaPartitionReader(PartitionReader):
         """Ask for what comes next, without waiting; None when that cannot be done now."""
         try:
             return offset, self._send(topic, partition, offset, epoch, 0, time.monotonic())
-        except (kafka_errors.RetriableError, StoreError, OffsetGone, UnknownTopic):
+        except (kafka_errors.RetriableError, StoreError, OffsetGone, UnknownTopic, BrokerRefused):
             return None  # the next poll meets it
 
     def _send(self, topic: str, partition: int, offset: int, epoch: int, wait_ms: int, until: float) -> Future:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from pipelines.sources.broker import BrokerAway, PartitionReader
+from pipelines.sources.broker import WAITED_FOR, PartitionReader
+from transforms.errors import TandemError
 
 __all__ = ["LogEnds"]
 
@@ -20,7 +21,7 @@ class LogEnds:
         self.reader, self.seconds, self.clock = reader, seconds, clock
         self._ends: dict[str, dict[int, int]] = {}
         self._looked: dict[str, float] = {}
-        self._away: tuple[float, BrokerAway] | None = None
+        self._away: tuple[float, TandemError] | None = None
 
     def renew(self) -> None:
         """Ask anew at the next question, however old the answers are."""
@@ -34,7 +35,7 @@ class LogEnds:
         if partition not in ends or now - self._looked[topic] >= self.seconds:
             try:
                 ends |= self.reader.ends(topic, range(max(partitions, partition + 1)))
-            except BrokerAway as error:
+            except WAITED_FOR as error:
                 self._away = self.clock(), error
                 raise
             self._looked[topic], self._away = now, None

@@ -6,6 +6,7 @@ report lives as long as its job: a key that is missing has its default, and one 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
@@ -13,11 +14,24 @@ from typing import Any, Self
 from pipelines.streaming.stages.position import Position
 from transforms.lateness import NEVER
 
-__all__ = ["PartReports", "PartitionsReport", "PollReport", "SinkReport", "poll_part", "sink_part"]
+__all__ = ["MOST_REASONS", "PartReports", "PartitionsReport", "PollReport", "SinkReport", "away", "poll_part", "shape_of", "sink_part"]
 
 _POLL, _SINK, _PARTITIONS = "poll-", "sink-", "partitions-"
-AWAY = {"away": True}
 """What the poll of a partition reports while its broker does not answer."""
+
+
+MOST_REASONS = 5
+"""Said of one wait."""
+
+
+def shape_of(line: str) -> str:
+    """A line without its numbers: what it says again and again is one thing."""
+    return re.sub(r"\d+", "#", line)
+
+
+def away(why: str) -> dict[str, Any]:
+    """The report of a partition whose broker does not answer, or no longer lets in."""
+    return {"away": True, "why": why}
 
 
 def poll_part(key: str) -> str:
@@ -94,7 +108,9 @@ class SinkReport:
     seconds_waiting: float = 0.0
     outages: int = 0
     waiting_for: str = ""
-    """The store or disk that does not answer; empty while none is waited for."""
+    """The store or disk that does not answer, or refuses; empty while none is waited for."""
+    waiting_why: str = ""
+    """What it says."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -135,6 +151,8 @@ class PartReports:
     polls: dict[str, PollReport] = field(default_factory=dict)
     """By ``source-partition``; while the broker does not answer it is in ``away`` instead."""
     away: tuple[str, ...] = ()
+    away_why: tuple[str, ...] = ()
+    """What their broker says, each once."""
     sinks: dict[str, SinkReport] = field(default_factory=dict)
     """By shard, as text."""
     partitions: dict[str, PartitionsReport] = field(default_factory=dict)
@@ -150,6 +168,7 @@ class PartReports:
         return cls(
             {name: PollReport.of(values) for name, values in polls.items() if "next" in values},
             tuple(name for name, values in polls.items() if values.get("away")),
+            tuple({shape_of(why): why for values in polls.values() if (why := str(values.get("why", "")))}.values()),
             {name: SinkReport.of(values) for name, values in sinks.items()},
             {name: PartitionsReport.of(values) for name, values in partitions.items()},
             max((float(values.get("at", 0)) for values in mine.values()), default=0.0),

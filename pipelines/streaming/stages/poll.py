@@ -14,7 +14,7 @@ import pyarrow as pa
 from apache_beam.coders import BytesCoder
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec
 
-from pipelines.sources.broker import BrokerAway, FetchResult
+from pipelines.sources.broker import WAITED_FOR, FetchResult
 from pipelines.sources.formats.record_format import record_format
 from pipelines.sources.letter_spool import SpooledLetters
 from pipelines.sources.null_fields import NullFields
@@ -80,7 +80,7 @@ class Partitions(beam.DoFn):
                 # What a partition holds that no poll has reported of yet is lag.
                 unread = PartitionsReport(source=name, unread={p: max(0, end - done.get(p, 0)) for p, end in ends.items()})
                 self.job_state.report(unread.part, unread.to_dict())
-            except BrokerAway:
+            except WAITED_FOR:
                 continue
             except TandemError as error:
                 self.job_state.fail(str(error))
@@ -95,8 +95,8 @@ class Partitions(beam.DoFn):
 class Poll(beam.DoFn):
     """("source/partition", tick) -> (a shard's key, :class:`Element` as bytes), one for every shard and poll that brings something.
 
-    Dead letters are written before anything else of a poll goes on. A broker that is away is waited for; what can never be read
-    again, or dead letters that cannot be written, end the job with one line. Nothing is skipped.
+    Dead letters are written before anything else of a poll goes on. A broker that is away, or no longer lets in, is waited for; what can
+    never be read again, or dead letters that cannot be written, end the job with one line. Nothing is skipped.
     """
 
     POSITION = ReadModifyWriteStateSpec("position", BytesCoder())
@@ -147,7 +147,8 @@ class Poll(beam.DoFn):
 
     def once(self, key: str, partitions: int, at: Position | None) -> tuple[Position | None, list[tuple[int, Element]], bool]:
         """One poll of ``source/partition``, which stands ``at`` (None: nowhere yet): where it stands then, what goes to which shard, and
-        whether the tick is to poll again. ``at`` is not to be used afterwards. A broker that does not answer is reported and no error."""
+        whether the tick is to poll again. ``at`` is not to be used afterwards. A broker that does not answer, or no longer lets in, is
+        reported and no error."""
         name, _, number = key.rpartition("/")
         source, partition = self.spec.sources[name], int(number)
         elements: list[tuple[int, Element]] = []
@@ -164,7 +165,7 @@ class Poll(beam.DoFn):
             again = self._poll(source, partition, partitions, at, elements)
             self.letters.flush()
             self.reports.back(key)
-        except BrokerAway as error:
+        except WAITED_FOR as error:
             self.reports.away(key, str(error))
         except TandemError as error:
             self.job_state.fail(str(error))
@@ -300,7 +301,7 @@ class Poll(beam.DoFn):
                 details = said_of(reasons, details, times, fetched.timestamps_us[bad], now, limit)
                 own = replace(fetched, run=self.spec.run)
                 self.letters.write(source.topic, partition, source.name, own, bad, reasons, details)
-            except BrokerAway:
+            except WAITED_FOR:
                 raise  # waited for, like any other silence: the position has not moved
             except StoreError as error:
                 raise DataError(f"dead letters of {source.topic}/{partition} cannot be written, so the job stops here: {error}") from error

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import time
 from dataclasses import replace
 
 from pipelines.sources.null_fields import NullFields
-from pipelines.streaming.stages.part_reports import AWAY, PollReport, poll_part
+from pipelines.streaming.stages.part_reports import MOST_REASONS, PollReport, away, poll_part, shape_of
 from pipelines.streaming.stages.position import Position
 from pipelines.streaming.state.job_state import JobState
 
@@ -16,8 +15,6 @@ __all__ = ["PollReports"]
 REPORT_SECONDS = 0.5
 MOST_REPORTS = 50
 """In a second over all partitions: each is a file."""
-MOST_REASONS = 5
-"""Said of one silence of a broker."""
 
 
 class PollReports:
@@ -84,8 +81,8 @@ class PollReports:
             self.news(key)
         if self.due(key):
             self.reported[key] = time.monotonic()
-            self.job_state.report(poll_part(key), AWAY)
-        said, shape = self.reasons.setdefault(key, set()), re.sub(r"\d+", "#", line)
+            self.job_state.report(poll_part(key), away(line))
+        said, shape = self.reasons.setdefault(key, set()), shape_of(line)
         if shape not in said and len(said) < MOST_REASONS:
             said.add(shape)
             self.job_state.say(f"{key}: {line}; waiting")

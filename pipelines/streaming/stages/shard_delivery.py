@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from pipelines.streaming.stages.coders import FoldOutput
-from pipelines.streaming.stages.part_reports import SinkReport, sink_part
+from pipelines.streaming.stages.part_reports import MOST_REASONS, SinkReport, shape_of, sink_part
 from pipelines.streaming.state.job_state import JobState
 from transforms.errors import FingerprintError, OwnerError, StoreError, TandemError
 
@@ -46,9 +46,9 @@ class ShardDelivery:
     counts: SinkReport = field(default_factory=SinkReport)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def report(self, waiting_for: str = "") -> None:
+    def report(self, waiting_for: str = "", why: str = "") -> None:
         """Report the shard's numbers now."""
-        self.counts.waiting_for = waiting_for
+        self.counts.waiting_for, self.counts.waiting_why = waiting_for, why
         self.reported = time.monotonic()
         self.job_state.report(sink_part(self.shard), self.counts.to_dict())
 
@@ -58,9 +58,9 @@ class ShardDelivery:
             self.report()
 
     def patiently(self, what: str, action: Callable[[], _T]) -> _T:
-        """``action``, repeated with growing pauses while it raises StoreError; says so once, and when it is over. Raises StopRequested if
-        the job is to end meanwhile."""
-        since, pause = 0.0, _FIRST_WAIT
+        """``action``, repeated with growing pauses while it raises StoreError; says so, another reason too, and when it is over. Raises
+        StopRequested if the job is to end meanwhile."""
+        since, pause, said = 0.0, _FIRST_WAIT, set[str]()
         while True:
             try:
                 result = action()
@@ -70,13 +70,15 @@ class ShardDelivery:
                 if not since:
                     since = time.monotonic()
                     self.counts.outages += 1
-                    self.report(what)
+                    self.report(what, str(error))
+                if (reason := shape_of(str(error))) not in said and len(said) < MOST_REASONS:
+                    said.add(reason)
                     self.job_state.say(f"shard {self.shard} waits: {error}")
                 begun = time.monotonic()
                 self._pause(pause, what)
                 self.counts.seconds_waiting += time.monotonic() - begun
                 pause = min(pause * 2, _LONGEST_WAIT)
-                self.report(what)
+                self.report(what, str(error))
                 continue
             if since:
                 took = time.monotonic() - since
