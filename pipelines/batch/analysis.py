@@ -26,8 +26,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.batch.in_process import Analysis
-from pipelines.batch.learning import Arrived, Asked, Learners, accumulate, sent, shares_of
+from pipelines.batch.learning import Arrived, Asked, Learners, accumulate, sent
 from pipelines.batch.operations import Unknown
+from pipelines.batch.row_shares import RowRange, read_batches, shares_of
 from transforms.data_folder import SPEC_FILE
 from transforms.definitions import RESERVED, FeatureGroup
 from transforms.errors import GraphError
@@ -43,13 +44,11 @@ __all__ = [
     "check_row_by_row",
     "graph_inputs",
     "outputs_of",
-    "read_batches",
     "to_tft_batch",
     "wrap_preprocessing_fn",
 ]
 
 PreprocessingFn = Callable[[dict[str, Any]], dict[str, Any]]
-BATCH = 65_536
 SHARE_ROWS = 4_000_000
 SAMPLE = 97
 """How many rows are checked one by one against the batch."""
@@ -241,24 +240,14 @@ def _untraceable(group: FeatureGroup, error: Exception) -> GraphError:
     return GraphError(f"group {group.name!r}: preprocessing_fn cannot be traced: {_first_line(error)}; fix the function")
 
 
-def read_batches(files: Sequence[str], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The batches of Parquet files, in the order given."""
-    for file in files:
-        with pq.ParquetFile(file) as parquet:
-            for batch in parquet.iter_batches(BATCH, columns=list(columns)):
-                if batch.num_rows:
-                    arrays = [batch.column(batch.schema.get_field_index(c)) for c in columns]
-                    yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
-
-
 class _ReadGroup:
-    """(files) -> TF-Transform batches. A plain callable, so that Beam pickles nothing but a schema."""
+    """(ranges of rows) -> TF-Transform batches. A plain callable, so that Beam pickles nothing but a schema."""
 
     def __init__(self, inputs: pa.Schema) -> None:
         self.inputs = inputs
 
-    def __call__(self, files: list[str]) -> Iterator[pa.RecordBatch]:
-        for batch in read_batches(files, self.inputs.names):
+    def __call__(self, rows: Sequence[RowRange]) -> Iterator[pa.RecordBatch]:
+        for batch in read_batches(rows, self.inputs.names):
             yield to_tft_batch(batch, self.inputs)
 
 
@@ -276,7 +265,7 @@ def analyze_groups(
 
     ``groups`` maps a name to (group, its function or None, Parquet files of feature rows). Returns name -> fingerprint.
     ``temp_dir`` is where the job keeps its files while it runs (workers elsewhere must see it; default: the system's). Groups of more than
-    ``share_rows`` rows are learnt in shares of no more (or of one file). ``workers`` (None: all is learnt here) learn what is wanted of
+    ``share_rows`` rows are learnt in shares of no more. ``workers`` (None: all is learnt here) learn what is wanted of
     groups that have more than ``share_rows`` rows together: this process itself reads no more than that. ``begun``: analyses
     that :func:`begin_analysis` made, which are gone on with.
     Raises GraphError that names group and function: for a mistake in a function, for a group without any rows, and for
@@ -297,7 +286,7 @@ def analyze_groups(
         shares = shares_of(rows, share_rows)
         if not shares:
             raise GraphError(f"{what} has no feature rows to analyze; run over a time range that has events of {group.source.name!r}")
-        work[name] = _Work(group, inputs, function, files, shares, sum(rows.values()), what)
+        work[name] = _Work(group, inputs, function, [RowRange(f, 0, n) for f, n in rows.items() if n], shares, what)
     if not work:
         return {name: done[name] for name in groups}
 
@@ -322,15 +311,19 @@ def analyze_groups(
 
 @dataclass(frozen=True)
 class _Work:
-    """A group whose function is to be analyzed over the ``rows`` rows in ``files``, or in ``shares`` of them; ``what`` names both."""
+    """A group whose function is to be analyzed over its rows, in ``files`` and ``shares``; ``what`` names both."""
 
     group: FeatureGroup
     inputs: pa.Schema
     given: PreprocessingFn
-    files: list[str]
-    shares: list[list[str]]
-    rows: int
+    files: list[RowRange]
+    shares: list[list[RowRange]]
     what: str
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return sum(one.end for one in self.files)
 
     @property
     def function(self) -> PreprocessingFn:

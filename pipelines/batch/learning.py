@@ -1,8 +1,9 @@
-"""What analyzers learn from rows, in shares: a group's rows are divided by their files, each share is accumulated by itself, on whichever
-machine, and the shares' accumulators are put together in the order of the shares.
+"""What analyzers learn from rows, in shares: each share of a group's rows is accumulated by itself, on whichever machine, and the shares'
+accumulators are put together in the order of the shares.
 
-TF-Transform's sums and quantile sketches depend on the order in which they see values. So the shares are decided by the names of the files
-and their rows alone, and within one batch follows batch as the files do: what is learnt does not depend on who learns which share, or when.
+TF-Transform's sums and quantile sketches depend on the order in which they see values. So the shares are decided by the files and their
+rows alone (:mod:`pipelines.batch.row_shares`), and within one batch follows batch as the rows do: what is learnt does not depend on who
+learns which share, or when.
 An accumulator has passed through its pickled form wherever there is more than one share, on one machine, too.
 
 TensorFlow, TF-Transform and Beam are imported inside functions.
@@ -22,6 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from pipelines.batch.row_shares import RowRange
 from transforms.errors import DataError
 
 __all__ = [
@@ -38,28 +40,11 @@ __all__ = [
     "accumulate",
     "learnt_constants",
     "sent",
-    "shares_of",
 ]
 
 _OF_NUMPY = (("multiarray", "scalar"), ("multiarray", "_reconstruct"), ("numeric", "_frombuffer"))
 _TRACING = threading.Lock()
 """TF-Transform keeps what is traced in a variable of the process, and workers are threads."""
-
-
-def shares_of(rows: Mapping[str, int], most: int) -> list[list[str]]:
-    """Files, of so many rows each, by name: neighbours together as long as they have no more than ``most`` rows. Files without rows are in
-    none."""
-    out: list[list[str]] = []
-    held = 0
-    for file, n in sorted(rows.items()):
-        if not n:
-            continue
-        if not out or held + n > most:
-            out.append([])
-            held = 0
-        out[-1].append(file)
-        held += n
-    return out
 
 
 @dataclass(frozen=True)
@@ -173,8 +158,8 @@ class Asked:
 class Learners(Protocol):
     """Who accumulates shares elsewhere."""
 
-    def accumulated(self, asked: Mapping[str, Asked], shares: Mapping[str, Sequence[Sequence[str]]]) -> Mapping[str, Sequence[Any]]:
-        """Answers to what is asked of groups whose rows lie in ``shares`` of files: for each fold the shares' accumulators."""
+    def accumulated(self, asked: Mapping[str, Asked], shares: Mapping[str, Sequence[Sequence[RowRange]]]) -> Mapping[str, Sequence[Any]]:
+        """Answers to what is asked of groups whose rows are in ``shares``: for each fold the shares' accumulators."""
         ...
 
 

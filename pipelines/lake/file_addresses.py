@@ -127,19 +127,28 @@ def reading_folder(address: str) -> AbstractContextManager[Path]:
 
 
 @contextmanager
-def opening(address: str, size: int) -> Iterator[BinaryIO]:
-    """A file of ``size`` bytes, open for reading: of a URL only what is read comes here. Raises DataError where there is no such object."""
+def opening(address: str, size: int | None = None) -> Iterator[BinaryIO]:
+    """A file of ``size`` bytes (None: as it is), open for reading: of a URL only what is read comes here. Raises DataError where there is
+    no such object."""
     if not is_url(address):
         with open(address, "rb") as f:
             yield f
         return
     store, key = _split(address)
+    if size is None:
+        if (head := store.head(key)) is None:
+            raise _gone(address)
+        size = head.size
     with io.BufferedReader(cast(Any, ObjectFile(store, key, size, address)), _PIECE) as found:
         yield cast(BinaryIO, found)
 
 
 class ObjectGone(DataError):
     """There is no such object any more."""
+
+
+def _gone(address: str) -> ObjectGone:
+    return ObjectGone(f"{address} is gone; put it back, or run the same command again")
 
 
 class ObjectFile(io.RawIOBase):
@@ -172,7 +181,7 @@ class ObjectFile(io.RawIOBase):
             return 0
         block = self.store.read_range(self.key, self.at, length)
         if block is None:
-            raise ObjectGone(f"{self.address} is gone; put it back, or run the same command again")
+            raise _gone(self.address)
         if len(block) != length:  # not the end of the file, which is known
             raise _changed(self.address)
         buffer[:length] = block
@@ -189,7 +198,7 @@ def _get_file(address: str, path: Path) -> str:
     """Its version."""
     store, key = _split(address)
     if (head := store.download(key, path)) is None:
-        raise DataError(f"{address} is gone; put it back, or run the same command again")
+        raise _gone(address)
     return head.version
 
 

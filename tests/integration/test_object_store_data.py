@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.batch import far_files
+from pipelines.batch import far_files, learn_steps
 from pipelines.batch.batch_job import run_batch
 from pipelines.batch.beam_options import BeamEngine
+from pipelines.batch.row_shares import RowRange
 from pipelines.lake import file_addresses, graphs, layout
 from pipelines.lake.runs import RunStore
 from pipelines.project.config import load_settings
@@ -151,6 +152,30 @@ def test_a_large_object_is_read_in_parts_by_its_ranges(machine: Callable[[str], 
     (letters,) = (run.folder / "dead_letters/orders").iterdir()
     (whole,) = (wanted.folder / "dead_letters/orders").iterdir()
     assert letters.read_bytes() == whole.read_bytes() and letters.stem == f"{whole.stem}~000003"
+
+
+def test_of_an_object_with_more_rows_than_a_share_a_worker_reads_its_own(
+    s3_here: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No worker fetches it whole to learn from some of its rows."""
+    table = pa.table({"a": pa.array(range(100_000), pa.int64())})
+    pq.write_table(table, tmp_path / "rows.parquet", row_group_size=10_000, use_dictionary=False, compression="none")
+    address = f"{s3_here}/rows.parquet"
+    file_addresses.put_file(address, tmp_path / "rows.parquet")
+    monkeypatch.setattr(file_addresses, "_PIECE", 1 << 10)
+    asked: list[int] = []
+    genuine = file_addresses.ObjectFile.readinto
+
+    def readinto(self: file_addresses.ObjectFile, buffer: bytearray) -> int:
+        asked.append(n := genuine(self, buffer))
+        return n
+
+    monkeypatch.setattr(file_addresses.ObjectFile, "readinto", readinto)
+    found = list(learn_steps.row_batches([RowRange(address, 25_000, 35_000, whole=False)], table.schema))
+    assert [row for batch in found for row in batch.column(0).to_pylist()] == [[n] for n in range(25_000, 35_000)]
+    assert 0 < sum(asked) < (tmp_path / "rows.parquet").stat().st_size / 3
+    with pytest.raises(DataError, match=r"none\.parquet is gone"):
+        list(learn_steps.row_batches([RowRange(f"{s3_here}/none.parquet", 0, 1, whole=False)], table.schema))
 
 
 def test_many_bytes_are_hashed_by_workers_and_none_is_copied(machine: Callable[[str], Machine], monkeypatch: pytest.MonkeyPatch) -> None:

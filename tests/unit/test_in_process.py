@@ -153,12 +153,12 @@ def test_rows_are_read_once_for_each_phase_however_many_analyzers(files, tmp_pat
     reads, genuine = [], analysis.read_batches
 
     def read(given, columns):
-        reads.append(given)
+        reads.append([(rows.file, rows.whole) for rows in given])
         return genuine(given, columns)
 
     monkeypatch.setattr(analysis, "read_batches", read)
     analyze_groups({"many": (graph_build.GROUP, many, files)}, tmp_path / "read")
-    assert reads == [[str(f) for f in files]] * 2 + [[str(f) for f in files]], "two phases; and the sample that is checked row by row"
+    assert reads == [[(str(f), True) for f in files]] * 3, "two phases; and the sample that is checked row by row"
 
 
 def test_an_analyzer_that_is_not_known_is_for_beam_before_a_row_is_read(tmp_path):

@@ -6,7 +6,6 @@ import os
 import pickle
 import random
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ from hypothesis import strategies as st
 
 from pipelines.batch import analysis
 from pipelines.batch.analysis import analyze_groups
-from pipelines.batch.learning import Arrived, Phases, accumulate, sent, shares_of
+from pipelines.batch.learning import Arrived, Phases, accumulate, sent
+from pipelines.batch.row_shares import RowRange, batches_of, read_batches, shares_of
 from tests.unit import graph_build
 from tests.unit.test_in_process import many, per_key, words
 from transforms.errors import DataError
@@ -28,15 +28,30 @@ from transforms.graph import TransformGraph
 NAMES = st.integers(0, 99).map(lambda i: f"date={i:02}/shard-0000.parquet")
 
 
-@given(st.dictionaries(NAMES, st.integers(0, 30), max_size=40), st.integers(1, 100), st.randoms())
-def test_shares_are_neighbours_and_none_has_more_than_it_may_unless_it_is_one_file(rows: dict[str, int], most: int, chance: Any) -> None:
+@given(st.dictionaries(NAMES, st.integers(0, 300), max_size=40), st.integers(1, 100), st.randoms())
+def test_shares_are_neighbours_and_none_has_more_rows_than_it_may(rows: dict[str, int], most: int, chance: Any) -> None:
     shares = shares_of(rows, most)
-    assert [f for share in shares for f in share] == sorted(f for f, n in rows.items() if n)
-    assert all(len(share) == 1 or sum(rows[f] for f in share) <= most for share in shares)
-    assert all(sum(rows[f] for f in [*a, b[0]]) > most for a, b in pairwise(shares)), "as large as they may be"
+    assert [(r.file, n) for share in shares for r in share for n in range(r.begin, r.end)] == [
+        (f, n) for f in sorted(rows) for n in range(rows[f])
+    ]
+    held = [sum(r.end - r.begin for r in share) for share in shares]
+    assert all(0 < n <= most for n in held)
+    assert all(a + b[0].end - b[0].begin > most for a, b in zip(held, shares[1:], strict=False)), "as large as they may be"
+    assert all(r.whole == (r.end - r.begin == rows[r.file]) for share in shares for r in share), "cut only where it has more than that"
     shuffled = list(rows.items())
     chance.shuffle(shuffled)
     assert shares_of(dict(shuffled), most) == shares
+
+
+@given(st.integers(1, 400), st.integers(1, 150), st.data())
+def test_ranges_have_the_rows_of_their_numbers_whatever_the_row_groups(n: int, group: int, data: Any) -> None:
+    table, file = pa.table({"a": range(n), "b": [str(i) for i in range(n)]}), pa.BufferOutputStream()
+    pq.write_table(table, file, row_group_size=group)
+    begin = data.draw(st.integers(0, n - 1))
+    end = data.draw(st.integers(begin + 1, n))
+    found = list(batches_of(pa.BufferReader(file.getvalue()), RowRange("x", begin, end, False), ["b", "a"]))
+    assert all(batch.num_rows for batch in found)
+    assert pa.Table.from_batches(found) == table.slice(begin, end - begin).select(["b", "a"])
 
 
 class Runs:
@@ -68,10 +83,11 @@ def test_accumulators_arrive_as_they_were_sent(value: Any) -> None:
     assert type(again) is type(value) and repr(again) == repr(value)
 
 
-def test_the_order_in_which_shares_are_learnt_changes_no_bit(tmp_path: Path) -> None:
-    files = [tmp_path / f"part-{i:02}.parquet" for i in range(9)]
-    for i, file in enumerate(files):
-        pq.write_table(pa.Table.from_batches([graph_build.rows(40 + 31 * i, seed=i)]), file)
+@pytest.mark.parametrize("sizes", [[40 + 31 * i for i in range(9)], [40, 1500, 120]], ids=["small files", "one that is cut"])
+def test_the_order_in_which_shares_are_learnt_changes_no_bit(tmp_path: Path, sizes: list[int]) -> None:
+    files = [tmp_path / f"part-{i:02}.parquet" for i in range(len(sizes))]
+    for i, (file, n) in enumerate(zip(files, sizes, strict=True)):
+        pq.write_table(pa.Table.from_batches([graph_build.rows(n, seed=i)]), file, row_group_size=130)
     functions = {"many": many, "fares": graph_build.function(), "per_key": per_key, "words": words}
     work: Any = {name: (graph_build.GROUP, function, files) for name, function in functions.items()}
     wanted = analyze_groups(work, tmp_path / "in-order", share_rows=300)
@@ -87,7 +103,7 @@ def test_the_order_in_which_shares_are_learnt_changes_no_bit(tmp_path: Path) -> 
                 found: dict[int, list[bytes]] = {}
                 two = [Phases(function, analysis.adapter_config(inputs), tmp_path / f"worker-{random.random()}") for _ in range(2)]
                 for number in random.Random(1).sample(range(len(shares[name])), len(shares[name])):
-                    batches = [analysis.to_tft_batch(b, inputs) for b in analysis.read_batches(shares[name][number], inputs.names)]
+                    batches = [analysis.to_tft_batch(b, inputs) for b in read_batches(shares[name][number], inputs.names)]
                     found[number] = [sent(x) for x in accumulate(two[number % 2], folds, batches)]
                 assert len(found) > 3
                 out[name] = [
@@ -113,7 +129,7 @@ class Counting:
             phases = Phases(function, analysis.adapter_config(one.inputs), self.folder / f"{name}-{len(self.asked)}")
             found = []
             for share in shares[name]:
-                batches = [analysis.to_tft_batch(b, one.inputs) for b in analysis.read_batches(share, one.inputs.names)]
+                batches = [analysis.to_tft_batch(b, one.inputs) for b in read_batches(share, one.inputs.names)]
                 found.append([sent(x) for x in accumulate(phases, one.folds, batches)])
             out[name] = [Arrived([lambda f=f, i=i: f[i] for f in found]) for i in range(len(one.folds))]  # type: ignore[misc]
         return out
