@@ -22,6 +22,8 @@ from transforms.errors import ConfigError
 __all__ = ["app", "installed_pins"]
 
 PACKAGE = "tandem-features"
+_OBJECT = r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?"
+"""A name of Kubernetes."""
 DATASOURCE = "tandem-prometheus"
 """The data source that the dashboard is written for; docker/grafana provisions one of this UID."""
 
@@ -68,6 +70,13 @@ def kubeflow(
     output: OutputOption = None,
     name: NameOption = None,
     claim: Annotated[str, typer.Option(help="PersistentVolumeClaim of the data folder (compiling then needs kfp-kubernetes).")] = "",
+    settings_secret: Annotated[
+        str, typer.Option(metavar="SECRET", help="Secret whose keys are settings (kafka__sasl_password, ...); needs kfp-kubernetes, too.")
+    ] = "",
+    env_secret: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=SECRET/KEY", help="Environment variable from a key of a Secret; may be repeated. Needs kfp-kubernetes."),
+    ] = None,
     events: EventsOption = False,
     retries: RetriesOption = 2,
 ) -> None:
@@ -76,7 +85,10 @@ def kubeflow(
         raise ConfigError(f"--image {image!r} is not an image name; use registry/name:tag or registry/name@sha256:...")
     values = _values(repo, data, name, events, retries)
     dates = {key: f"{values[of]:%Y-%m-%d}" if values[of] else "" for key, of in (("first", "demo_start"), ("last", "demo_end"))}
-    values |= {"image": image, "claim": claim, **dates}
+    for given, option in ((claim, "--claim"), (settings_secret, "--settings-secret")):
+        if given and not re.fullmatch(_OBJECT, given):
+            raise ConfigError(f"{option} {given!r} is not a name of Kubernetes; use lower-case letters, digits, '-' and '.'")
+    values |= {"image": image, "claim": claim, "settings_secret": settings_secret, "env_secrets": _env_secrets(env_secret or []), **dates}
     _write("kubeflow_pipeline.py.txt", values, output)
 
 
@@ -208,6 +220,16 @@ def installed_pins(package: str) -> list[str]:
             if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras):
                 waiting.append(needed.name)
     return [pins[name] for name in sorted(pins)]
+
+
+def _env_secrets(given: list[str]) -> dict[str, tuple[str, str]]:
+    """Variable -> Secret and key. Raises ConfigError."""
+    out = {}
+    for text in given:
+        if not (found := re.fullmatch(rf"([A-Za-z_]\w*)=({_OBJECT})/([\w.-]+)", text, re.ASCII)):
+            raise ConfigError("--env-secret: a value is not NAME=SECRET/KEY; write e.g. REDIS_PASSWORD=shop-redis/password")
+        out[found[1]] = (found[2], found[3])
+    return out
 
 
 def _values(repo: Path, data: Path | None, name: str | None, events: bool, retries: int) -> dict[str, Any]:

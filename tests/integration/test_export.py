@@ -58,13 +58,21 @@ def test_a_pipeline_has_a_step_for_each_step(shop: Path, tmp_path: Path) -> None
     assert said == "" and {"batch", "apply", "materialize", "train", "evaluate", "promote"} <= set(functions(text))
     assert "kubernetes" not in text and "2024-03-04" in text
     claimed = export("kubeflow", "--repo", str(shop), "--image", "shop", "--claim", "data", "--events")
-    assert "mount_pvc" in claimed and "events" in functions(claimed)
+    assert "mount_pvc" in claimed and "events" in functions(claimed) and "use_secret" not in claimed
+    named = ("--settings-secret", "shop-settings", "--env-secret", "REDIS_PASSWORD=shop-redis/password")
+    secret = export("kubeflow", "--repo", str(shop), "--image", "shop", *named)
+    assert "SETTINGS_SECRET = 'shop-settings'" in secret and "{'REDIS_PASSWORD': ('shop-redis', 'password')}" in secret
+    assert "from kfp import kubernetes" in secret and "mount_pvc" not in secret and functions(secret)
 
 
 def test_what_would_not_work_is_refused_in_a_line(shop: Path) -> None:
     export("airflow", "--repo", str(shop), "--days", "2", fails="leaves nothing to train on")
     export("airflow", "--repo", str(shop), "--name", '"; import os', fails="use letters")
     export("kubeflow", "--repo", str(shop), "--image", 'x"""\nimport os', fails="is not an image name")
+    for words in (("--claim", "it's"), ("--settings-secret", "A_b"), ("--env-secret", "REDIS_PASSWORD=hunter22")):
+        export(
+            "kubeflow", "--repo", str(shop), "--image", "shop", *words, fails="use lower" if "env" not in words[0] else "NAME=SECRET/KEY"
+        )
 
 
 @pytest.fixture(scope="module")

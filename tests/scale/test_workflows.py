@@ -68,6 +68,8 @@ def test_airflow_runs_the_dag_and_a_second_run_makes_nothing_anew(shop: Path, tm
 def test_kfp_compiles_the_pipeline(shop: Path, tmp_path: Path) -> None:
     bin_ = python_tools("kubeflow", KUBEFLOW)
     words = ("--repo", shop, "--image", "registry.example.org/shop-train:1", "--claim", "shop-data", "--events")
+    words += ("--settings-secret", "shop-settings", "--env-secret", "REDIS_PASSWORD=shop-redis/password")
+    words += ("--env-secret", "AWS_SECRET_ACCESS_KEY=shop-bucket/secret.key")
     tandem("export", "kubeflow", *words, "--output", tmp_path / "pipeline.py")
     subprocess.run([bin_ / "python", tmp_path / "pipeline.py", tmp_path / "pipeline.yaml"], check=True, cwd=tmp_path)
     spec, platform = yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text())
@@ -84,4 +86,9 @@ def test_kfp_compiles_the_pipeline(shop: Path, tmp_path: Path) -> None:
     )
     mounted = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert len(mounted) == len(tasks) and all(m["pvcMount"][0]["mountPath"] == "/repo/data" for m in mounted.values())
+    for one in mounted.values():
+        assert [(m["secretName"], m["mountPath"]) for m in one["secretAsVolume"]] == [("shop-settings", "/run/secrets/tandem")]
+        variables = {k["envVar"]: (m["secretName"], k["secretKey"]) for m in one["secretAsEnv"] for k in m["keyToEnv"]}
+        assert variables == {"REDIS_PASSWORD": ("shop-redis", "password"), "AWS_SECRET_ACCESS_KEY": ("shop-bucket", "secret.key")}
+    assert all({"name": "TANDEM_SECRETS_DIR", "value": "/run/secrets/tandem"} in one["env"] for one in containers)
     assert ROOT.as_posix() not in (tmp_path / "pipeline.yaml").read_text()
