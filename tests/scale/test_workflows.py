@@ -68,9 +68,9 @@ def test_airflow_runs_the_dag_and_a_second_run_makes_nothing_anew(shop: Path, tm
 def test_kfp_compiles_the_pipeline(shop: Path, tmp_path: Path) -> None:
     bin_ = python_tools("kubeflow", KUBEFLOW)
     words = ("--repo", shop, "--image", "registry.example.org/shop-train:1", "--claim", "shop-data", "--events")
-    words += ("--settings-secret", "shop-settings", "--env-secret", "REDIS_PASSWORD=shop-redis/password")
-    words += ("--env-secret", "AWS_SECRET_ACCESS_KEY=shop-bucket/secret.key")
-    tandem("export", "kubeflow", *words, "--output", tmp_path / "pipeline.py")
+    secrets = ("--settings-secret", "shop-settings", "--env-secret", "REDIS_PASSWORD=shop-redis/password")
+    another = ("--env-secret", "AWS_SECRET_ACCESS_KEY=shop-bucket/secret.key")
+    tandem("export", "kubeflow", *words, *secrets, *another, "--output", tmp_path / "pipeline.py")
     subprocess.run([bin_ / "python", tmp_path / "pipeline.py", tmp_path / "pipeline.yaml"], check=True, cwd=tmp_path)
     spec, platform = yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text())
     tasks = spec["root"]["dag"]["tasks"]
