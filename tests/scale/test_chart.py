@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -67,6 +68,7 @@ VALUES: dict[str, dict[str, Any]] = {
             "tlsConfig": {"ca": {"secret": {"name": "shop-tls", "key": "ca.crt"}}, "serverName": "shop.example.org"},
         },
     },
+    "a command": {"command": ["pipeline", "--start", "2024-03-04"], "jobDefaults": {"nodeSelector": {"pool": "batch"}}},
     "on an object store": {
         "data": {"url": "s3://shop/tandem", "accessModes": ["ReadWriteOnce"], "copiesLimit": "50Gi"},
         "env": {"REDIS": "redis:6379,ssl=true"},
@@ -103,8 +105,8 @@ def validated(file: Path, version: str) -> str:
 
 
 def pods(parts: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The pod of each Deployment, StatefulSet and CronJob, by its container's name."""
-    specs = [p["spec"]["template"]["spec"] for p in parts if p["kind"] in ("Deployment", "StatefulSet")]
+    """The pod of each Deployment, StatefulSet, Job and CronJob, by its container's name."""
+    specs = [p["spec"]["template"]["spec"] for p in parts if p["kind"] in ("Deployment", "StatefulSet", "Job")]
     specs += [p["spec"]["jobTemplate"]["spec"]["template"]["spec"] for p in parts if p["kind"] == "CronJob"]
     return {spec["containers"][0]["name"]: spec for spec in specs}
 
@@ -268,6 +270,20 @@ def test_the_jobs_range_is_the_last_whole_days(tmp_path: Path) -> None:
     assert asked[:2] == ["tandem", "batch"] and asked[2::2] == ["--start", "--end", "--pinned"]
     days = [subprocess.run(["date", "-u", "-d", f"-{n} days", "+%F"], capture_output=True, text=True).stdout.strip() for n in (3, 0)]
     assert asked[3:6:2] == days
+
+
+def test_a_command_is_a_job_with_what_the_release_s_pods_have(tmp_path: Path) -> None:
+    values = {**VALUES["on an object store"], **VALUES["a command"]}
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump({name: value for name, value in values.items() if name != "command"}))
+    words = ("--values", tmp_path / "values.yaml", "--show-only", "templates/command.yaml", "--set-string", "command={track,--last,2}")
+    (job,) = yaml.safe_load_all(helm("template", "shop", CHART, *words))
+    assert job["kind"] == "Job" and re.fullmatch(r"shop-tandem-command-\d{8}-\d{6}", job["metadata"]["name"]), "each time another one"
+    found = pods(rendered(values, tmp_path))
+    pod = job["spec"]["template"]["spec"]
+    assert pod["containers"][0]["args"] == ["track", "--last", "2"] and "command" not in pod["containers"][0]
+    assert pod["containers"][0]["image"].startswith("tandem-train:") and pod["nodeSelector"] == {"pool": "batch"}
+    assert pod["containers"][0]["env"] == found["batch"]["containers"][0]["env"] and pod["volumes"] == found["batch"]["volumes"]
+    assert "Job" not in {p["kind"] for p in rendered({}, tmp_path)}
 
 
 def test_the_stream_is_one_pod_also_while_it_is_moved(tmp_path: Path) -> None:

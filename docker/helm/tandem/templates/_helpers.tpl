@@ -131,3 +131,32 @@ tolerations: {{ toYaml . | nindent 2 }}
 affinity: {{ toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
+
+{{- /* The specification of a Job: command (none: tandem) and args of an image's target. */ -}}
+{{- define "tandem.job" -}}
+backoffLimit: {{ .root.Values.jobDefaults.retries }}
+activeDeadlineSeconds: {{ .root.Values.jobDefaults.deadlineSeconds }}
+template:
+  metadata:
+    labels: {{ include "tandem.podLabels" . | nindent 6 }}
+  spec:
+    {{- include "tandem.pod" . | nindent 4 }}
+    {{- include "tandem.placement" .root.Values.jobDefaults | nindent 4 }}
+    restartPolicy: Never
+    containers:
+      - name: {{ .part }}
+        image: {{ include "tandem.image" . }}
+        {{- include "tandem.container" .root | nindent 8 }}
+        {{- with .command }}
+        command: {{ toYaml . | nindent 10 }}
+        {{- end }}
+        {{- with .args }}
+        args: {{ toYaml . | nindent 10 }}
+        {{- end }}
+        env:
+          {{- include "tandem.env" .root | nindent 10 }}
+          - {name: TANDEM_TRACKING__WAIT_SECONDS, value: "30"}
+        resources: {{ toYaml .resources | nindent 10 }}
+        volumeMounts:
+          {{- include "tandem.mounts" .root | nindent 10 }}
+{{- end }}
