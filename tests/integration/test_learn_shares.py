@@ -13,6 +13,7 @@ from pipelines.batch.batch_engine import BatchEngine
 from pipelines.batch.batch_job import BatchResult, run_batch
 from pipelines.batch.beam_options import BeamEngine
 from pipelines.batch.learning import Asked
+from pipelines.batch.row_shares import RowRange
 from tests.integration.orders_world import Orders
 from tests.integration.prepared_world import prepared, twin
 from tests.integration.test_continued_batch import NOW, day, file_bytes
@@ -48,7 +49,7 @@ def test_workers_learn_the_bits_that_one_process_learns(
     seen: list[tuple[str, int]] = []
     genuine = learn_steps.Workers.accumulated
 
-    def accumulated(self: learn_steps.Workers, asked: dict[str, Asked], shares: dict[str, list[list[str]]]) -> object:
+    def accumulated(self: learn_steps.Workers, asked: dict[str, Asked], shares: dict[str, list[list[RowRange]]]) -> object:
         seen.extend((name, len(shares[name])) for name in asked)
         return genuine(self, asked, shares)
 
@@ -59,6 +60,8 @@ def test_workers_learn_the_bits_that_one_process_learns(
     assert file_bytes(other, there.run.id) == file_bytes(world, here.run.id)
     assert [name for name, _ in seen].count("shop_orders") == 2, "a round per phase"
     assert all(n > 1 for _, n in seen) and max(n for _, n in seen) > 5
+    files = list((world.data / "offline/shop_orders" / f"run={here.run.id}").rglob("*.parquet"))
+    assert len(files) > 3 and all(pq.read_metadata(f).num_rows > 200 for f in files), "each is cut"
     assert not (there.run.folder / "learn").exists(), "what workers sent is gone when it is learnt"
 
 

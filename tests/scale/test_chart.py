@@ -203,6 +203,12 @@ def test_what_is_selected_is_there(tmp_path: Path) -> None:
     assert found["serve"]["containers"][0]["readinessProbe"]["httpGet"]["scheme"] == "HTTPS"
 
 
+def test_the_example_of_the_docs_is_taken_as_it_is(tmp_path: Path) -> None:
+    (example,) = re.findall(r"A small `shop.yaml`:\n\n```text\n(.*?)```", (ROOT / "docs/deployment.md").read_text(), re.DOTALL)
+    parts = rendered(yaml.safe_load(example.replace("sha256:...", DIGEST)), tmp_path)
+    assert {"Ingress", "ServiceMonitor"} <= {p["kind"] for p in parts} and validated(tmp_path / "rendered.yaml", "1.37") == ""
+
+
 def test_secrets_are_named_and_never_written(tmp_path: Path) -> None:
     parts = rendered(VALUES["with secrets, TLS, a digest and rules"], tmp_path)
     assert "Secret" not in {p["kind"] for p in parts}

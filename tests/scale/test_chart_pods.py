@@ -1,4 +1,4 @@
-"""The chart's other pods, run by ``podman kube play`` as rendered: the stream with its Flink, and the CronJobs' one after another.
+"""The chart's other pods, run by ``podman kube play`` as rendered: the stream with its Flink, the CronJobs' and a command's in turn.
 
 Each is what Kubernetes would make of the template: a Pod of the specification that the chart gives. One thing is changed: it shares the
 machine's network, where the test's broker listens, under a name that resolves (a kubelet sees to that; Flink asks for its own).
@@ -30,6 +30,7 @@ from tests.scale.test_images_together import caught_up
 from tests.scale.test_workflows import tandem
 
 DAYS = 7  # of the jobs, before today (UTC)
+HISTORY = 15  # days that a model learns from: reports of fraud come late
 
 
 @dataclass
@@ -66,14 +67,14 @@ def own(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def claims(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Claims]:
-    """A week up to yesterday, its rows and graphs in a claim; then yesterday, in files and in the topics."""
+    """Events, and of a week up to yesterday rows and graphs, in a claim; then yesterday, in files and in the topics."""
     today = dt.datetime.now(dt.UTC).date()
-    first, yesterday = (str(today - dt.timedelta(days=n)) for n in (DAYS + 1, 1))
+    early, first, yesterday = (str(today - dt.timedelta(days=n)) for n in (HISTORY, DAYS + 1, 1))
     week, day = ["--start", first, "--end", yesterday], ["--start", yesterday, "--end", str(today)]
     name, base = f"tandem-{uuid.uuid4().hex[:8]}", tmp_path_factory.mktemp("pods")
     shop = base / "shop"
     tandem("init", shop)
-    for words in (["events", "--start", first, "--end", str(today)], ["batch", *week], ["apply"]):
+    for words in (["events", "--start", early, "--end", str(today)], ["batch", *week], ["apply"]):
         tandem(*words, "--repo", shop)
     with kafka_server(base) as broker:
         settings = (shop / "tandem.yaml").read_text()
@@ -127,6 +128,19 @@ def test_the_stream_s_pod_keeps_rows_fresh(claims: Claims, tmp_path: Path) -> No
         assert state["HostConfig"]["ReadonlyRootfs"] and state["Config"]["User"].startswith("10001")
         podman("stop", "--time", str(spec["terminationGracePeriodSeconds"]), name)
         assert json.loads(podman("inspect", name))[0]["State"]["ExitCode"] == 0, podman("logs", name)
+
+
+def test_a_command_s_pod_makes_a_history_and_a_model(claims: Claims, tmp_path: Path) -> None:
+    """As docs/deployment.md begins a new installation."""
+    today = dt.datetime.now(dt.UTC).date()
+    values = {**claims.values(), "command": ["pipeline", "--start", str(today - dt.timedelta(days=HISTORY)), "--end", str(today)]}
+    del values["env"]["TANDEM_MODELS"]
+    with played("command", pods(rendered(values, tmp_path))["command"], tmp_path) as name:
+        code = podman("wait", name, timeout=1800).strip()
+        said = subprocess.run(["podman", "logs", name], capture_output=True, text=True)
+        assert code == "0", said.stdout + said.stderr
+    (model,) = json.loads(tandem("models", "--repo", claims.shop, "--data", claims.folder, "--json"))["models"]
+    assert model["versions"]
 
 
 @pytest.mark.parametrize("kind", ["batch", "materialize", "watch"])

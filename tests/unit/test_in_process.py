@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.batch import analysis, beam_options
+from pipelines.batch import analysis, beam_options, row_shares
 from pipelines.batch.analysis import adapter_config, analyze_groups, graph_inputs, wrap_preprocessing_fn
 from pipelines.batch.beam_options import in_this_process, options
 from pipelines.batch.in_process import Analysis
@@ -150,7 +150,7 @@ def test_a_function_is_traced_once_for_each_phase_and_never_for_metadata_that_no
 
 
 def test_rows_are_read_once_for_each_phase_however_many_analyzers(files, tmp_path, monkeypatch):
-    reads, genuine = [], analysis.read_batches
+    reads, genuine = [], row_shares.read_batches
 
     def read(given, columns):
         reads.append([(rows.file, rows.whole) for rows in given])
