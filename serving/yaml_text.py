@@ -20,6 +20,8 @@ _WRITTEN = re.compile(r"""\b(tag|handle|alias|anchor) (['"]).*\2""")
 """Of PyYAML's words those that repeat what was written: names of anchors and tags, which a password may look like."""
 _KINDS = ("bool", "float", "int", "null", "timestamp")
 _EVERY = 1_000
+_MOST_ALIASED = 100_000
+"""How many values a text's aliases may add, written out: a few lines, each of which names the one before ten times, add billions."""
 
 
 class YamlMistake(ValueError):
@@ -27,12 +29,19 @@ class YamlMistake(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """As YAML's own, but for repeated keys, names that are no text, and text that is none. Keys are looked at as they were written, before
-    ``<<`` adds what it may repeat."""
+    """As YAML's own, but for repeated keys, names that are no text, text that is none, and aliases that stand for too much. Keys are looked
+    at as they were written, before ``<<`` adds what it may repeat."""
 
     def __init__(self, stream: str | bytes, names: int) -> None:
         super().__init__(stream)
         self._names, self._within = names, 0
+
+    def get_single_node(self) -> yaml.Node | None:
+        node: yaml.Node | None = super().get_single_node()
+        known: dict[int, int | None] = {}
+        if node is not None and _values_of(node, known) - len(known) > _MOST_ALIASED:
+            raise YamlMistake(f"its aliases stand for more than {_MOST_ALIASED:,} values; use fewer of them")
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         self._within += 1
@@ -68,6 +77,17 @@ class _Loader(yaml.SafeLoader):
             raise
         except (ValueError, AttributeError, LookupError, TypeError):  # PyYAML's, of a date, a number or a truth value that is none
             raise YamlMistake(f"line {node.start_mark.line + 1}: no such date or number; correct it, or put it in quotes") from None
+
+
+def _values_of(node: yaml.Node, known: dict[int, int | None]) -> int:
+    """How many values a node stands for, each alias counted as what it names; ``known``: of nodes looked at (None: within this one)."""
+    if id(node) not in known:
+        known[id(node)] = None
+        within = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        known[id(node)] = 1 + (0 if isinstance(node, yaml.ScalarNode) else sum(_values_of(each, known) for each in within))
+    if (count := known[id(node)]) is None:
+        raise YamlMistake(f"line {node.start_mark.line + 1}: an alias stands within what it names; write it out")
+    return count
 
 
 def yaml_value(text: str | bytes, names: int | None = None) -> Any:

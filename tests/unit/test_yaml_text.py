@@ -72,3 +72,30 @@ def test_a_grid_of_mappings(tmp_path: Path, text: str, found: list[dict[str, Any
     (tmp_path / "grid.yaml").write_text(text)
     grid = read_grid(tmp_path / "grid.yaml")
     assert grid == found if found is not None else [list(one) for one in grid] == [["class_weight"]]
+
+
+TEN = ", ".join(["*a{0}"] * 10)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[" + TEN + "]", "{{<<: [" + TEN + "]}}", "{{b: {{<<: [" + TEN + "], c: 1}}}}", "{{<<: *a{0}, b: [" + TEN + "]}}"],
+    ids=["lists", "merged", "merged within", "both"],
+)
+def test_aliases_that_stand_for_billions_are_refused_before_they_are_written_out(line: str) -> None:
+    """Ten of ten of ten ...: a merge (``<<``) is written out while it is read, other aliases when what was read is recorded."""
+    text = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {line.format(n - 1)}\n" for n in range(1, 12))
+    with pytest.raises(YamlMistake, match=r"^its aliases stand for more than 100,000 values; use fewer of them$"):
+        yaml_value(text)
+    few = "\n".join(text.splitlines()[:4])
+    assert list(yaml_value(few)) == ["a0", "a1", "a2", "a3"]
+
+
+@pytest.mark.parametrize("text", ["a: &a {b: *a}", "a: &a [1, *a]", "&a {b: [{c: *a}]}", "a: &a {<<: *a}"])
+def test_what_stands_within_itself_is_refused(text: str) -> None:
+    with pytest.raises(YamlMistake, match="line 1: an alias stands within what it names"):
+        yaml_value(text)
+
+
+def test_a_long_text_without_aliases_may_hold_as_much_as_it_says() -> None:
+    assert len(yaml_value("[" + "1, " * 110_000 + "]")) == 110_000
