@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+from typing import Any
 
 import pytest
 
@@ -50,6 +51,18 @@ def test_a_registry_that_never_answers(registry: SchemaRegistry) -> None:
             client.schema(1)
 
 
+STRANGE = (
+    {"name": [], "subject": "s", "version": 1},
+    {"name": "n", "subject": 5, "version": 1},
+    {"name": "n", "subject": "s", "version": "1/../2"},
+)
+"""Of references whose parts are of other kinds than a registry's."""
+
+
+def _referring(reference: dict[str, Any]) -> bytes:
+    return json.dumps({"schema": "", "schemaType": "PROTOBUF", "references": [reference]}).encode()
+
+
 def test_a_server_that_is_no_registry_is_no_verdict() -> None:
     """Its 404 says nothing about a schema."""
 
@@ -65,6 +78,7 @@ def test_a_server_that_is_no_registry_is_no_verdict() -> None:
         b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(page), page),
         b'HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n{"a":1}',
         b'HTTP/1.1 404 Not Found\r\nContent-Length: 19\r\n\r\n{"error_code": 404}',
+        *(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(said), said) for said in map(_referring, STRANGE)),
     ]
     for answer in answers:
         with socket.create_server(("127.0.0.1", 0)) as server:

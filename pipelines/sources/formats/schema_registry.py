@@ -127,8 +127,8 @@ class Registry:
 
     def _schema(self, found: Any) -> RegisteredSchema:
         try:
-            references = tuple(Reference(r["name"], r["subject"], r["version"]) for r in found.get("references") or ())
-            return RegisteredSchema(str(found["schema"]), found.get("schemaType") or "AVRO", references)
+            references = tuple(_reference(r["name"], r["subject"], r["version"]) for r in found.get("references") or ())
+            return RegisteredSchema(str(found["schema"]), str(found.get("schemaType") or "AVRO"), references)
         except (AttributeError, KeyError, TypeError):
             raise self._strange("a schema") from None
 
@@ -182,6 +182,12 @@ def registry_of(kafka: KafkaSettings) -> Registry:
     """The one of ``kafka.schema_registry``, which must be set. No request is made yet. Raises ConfigError."""
     user, password = kafka.schema_registry_username, kafka.schema_registry_password
     return Registry(str(kafka.schema_registry), user, password.get_secret_value() if password else None, kafka.ssl_cafile)
+
+
+def _reference(name: Any, subject: Any, version: Any) -> Reference:
+    if not isinstance(name, str) or not isinstance(subject, str) or type(version) is not int:
+        raise TypeError("no reference")
+    return Reference(name, subject, version)
 
 
 def _form(serialized: bool) -> str:
