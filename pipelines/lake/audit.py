@@ -4,8 +4,8 @@
 holds ``before``, the hash of the one before; ``HEAD`` beside it holds number and hash of the last. So a changed, removed, inserted or
 reordered entry is found, and a cut end too, unless whoever did it computes the chain anew: with a key (``TANDEM_AUDIT_KEY`` or
 ``TANDEM_AUDIT_KEY_FILE``) the hash is an HMAC, and that needs the key. ``HEAD`` is sealed by the key, too: else who cuts off the end could
-write the one that fits. ``.audit`` beside the folder says what ``HEAD`` said before the last entry, sealed as it is, so that a folder that
-is removed, or put back as it once was, is missed. A line that a kill or power loss left in part is kept, and vouched for by the entry after
+write the one that fits. ``.audit`` beside the folder says what ``HEAD`` says, sealed as it is, so that a folder that is removed, or put
+back as it was before its last entry, is missed. A line that a kill or power loss left in part is kept, and vouched for by the entry after
 it; of a disk that is full nothing is left.
 """
 
@@ -65,7 +65,6 @@ class AuditLog:
             if self._check_head(number, before, whole) < number:
                 self._write(self.head, number, before)  # first of all: no more than one entry may ever be ahead of HEAD
             self._ask_witness(number, whole)
-            self._write(self.witness, number, before)
             said: dict[str, Any] = {
                 "n": number + 1,
                 "at": now.isoformat(),
@@ -90,6 +89,7 @@ class AuditLog:
             finally:
                 os.close(handle)
             self._write(self.head, entry.n, entry.hash)
+            self._write(self.witness, entry.n, entry.hash)  # last: a kill before it leaves one that is behind, and never one ahead
         return entry
 
     def _write(self, file: Path, number: int, digest: str) -> None:

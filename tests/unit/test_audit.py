@@ -195,7 +195,15 @@ def test_a_witness_of_before_goes_on_under_a_key(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("TANDEM_AUDIT_KEY", "a key")
     for _ in range(2):
         log.append(NOW, {"action": "apply"})
-    assert json.loads(log.witness.read_text())["n"] == entries + 1
+    assert json.loads(log.witness.read_text())["n"] == entries + 2
+
+
+def test_a_log_of_one_entry_that_is_removed_is_missed(tmp_path: Path) -> None:
+    log = filled(tmp_path, 1)
+    put(log, None)
+    assert "names entry 1" in log.check().problem
+    with pytest.raises(DataError, match="put the log back"):
+        log.append(NOW, {"action": "apply"})
 
 
 def test_an_empty_key_file_is_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,15 +216,16 @@ def test_an_empty_key_file_is_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(60))
 @given(cut=st.integers(1, 400), more=st.integers(0, 2))
 def test_a_tail_torn_by_a_kill_is_no_tampering_and_the_log_goes_on(tmp_path: Path, cut: int, more: int) -> None:
-    """A kill within the write leaves a part of a line, and HEAD at the entry before."""
+    """A kill within the write leaves a part of a line, and HEAD and witness at the entry before."""
     folder = tmp_path / f"{cut}-{more}"
     log = filled(folder, 3) if not folder.exists() else AuditLog(folder / "audit")
-    head = log.head.read_bytes()
+    head, witness = log.head.read_bytes(), log.witness.read_bytes()
     log.append(NOW, {"action": "apply", "outcome": "begun"})
     whole = log.file.read_bytes()
     size = len(lines(log)[-1])
     log.file.write_bytes(whole[: len(whole) - min(cut, size)])
     log.head.write_bytes(head)
+    log.witness.write_bytes(witness)
     found = log.check()
     assert not found.problem, found.problem
     before = len(found.entries)
@@ -227,14 +236,26 @@ def test_a_tail_torn_by_a_kill_is_no_tampering_and_the_log_goes_on(tmp_path: Pat
     assert len(again.entries) == before + more
 
 
-def test_a_kill_between_entry_and_head_is_no_tampering(tmp_path: Path) -> None:
-    log = filled(tmp_path, 3)
-    head = log.head.read_bytes()
+@pytest.mark.parametrize("entries", [0, 3])
+@pytest.mark.parametrize("behind", [("head", "witness"), ("witness",)], ids=["HEAD", "the witness"])
+def test_a_kill_between_what_is_written_is_no_tampering(tmp_path: Path, behind: tuple[str, ...], entries: int) -> None:
+    """The entry, then HEAD, then the witness."""
+    log = filled(tmp_path, max(entries, 1))
+    if not entries:  # a log that has none yet
+        shutil.rmtree(log.folder)
+        log.witness.unlink()
+        log.folder.mkdir()
+        log._write(log.head, 0, "0" * 64)
+    files = [file for name in behind if (file := getattr(log, name)).exists()]
+    before = [file.read_bytes() for file in files]
     log.append(NOW, {"action": "apply", "outcome": "done"})
-    log.head.write_bytes(head)
+    for file, data in zip(files, before, strict=True):
+        file.write_bytes(data)
+    if not entries:
+        log.witness.unlink()
     assert not log.check().problem
     log.append(NOW, {"action": "apply", "outcome": "done"})
-    assert not log.check().problem and len(log.check().entries) == 5
+    assert not log.check().problem and len(log.check().entries) == entries + 2
 
 
 def test_a_kill_between_an_entry_behind_a_torn_line_and_head_is_no_tampering(tmp_path: Path) -> None:
@@ -279,12 +300,14 @@ OTHERS: dict[str, Callable[[AuditLog, Path], None]] = {
 }
 
 
+@pytest.mark.parametrize("entries", [1, 2])
 @pytest.mark.parametrize("how", OTHERS)
-def test_a_log_that_is_removed_as_a_whole_is_missed(tmp_path: Path, how: str) -> None:
-    """Nothing told: the next action began another one, with entry 1."""
+def test_a_log_that_is_removed_as_a_whole_is_missed(tmp_path: Path, how: str, entries: int) -> None:
+    """Nothing told: the next action began another one, with entry 1. An attempt that was denied is one entry, and the witness named the one
+    before: without it, all was well."""
     log = filled(tmp_path / "data", 3)
     shutil.copytree(log.folder, tmp_path / "old")
-    for k in range(2):
+    for k in range(entries):
         log.append(NOW + timedelta(hours=k), {"action": "promote", "subject": "m", "outcome": "done"})
     OTHERS[how](log, tmp_path / "old")
     again = AuditLog(log.folder)
@@ -328,7 +351,7 @@ def test_a_log_of_before_there_was_a_witness_goes_on(tmp_path: Path) -> None:
     log.witness.unlink()
     assert not log.check().problem
     log.append(NOW, {"action": "apply"})
-    assert not log.check().problem and json.loads(log.witness.read_text())["n"] == 5
+    assert not log.check().problem and json.loads(log.witness.read_text())["n"] == 6
 
 
 def test_many_writers_make_one_chain(tmp_path: Path) -> None:
