@@ -20,7 +20,7 @@ from transforms.errors import DefinitionError
 from transforms.expressions import Expression, Formula, Predicate, formula_of
 from transforms.fields import EVENT_MARK, TIMESTAMP, Field, check_name, check_some_pass
 from transforms.file_formats import Csv
-from transforms.places import EACH, ElementIndex, Header, Path, RecordKey, RecordTimestamp, Step, path_of, path_text
+from transforms.places import ElementIndex, Header, Path, RecordKey, RecordTimestamp, Step, depth_of, lists_of, path_of, path_text
 from transforms.tables import Table
 
 __all__ = ["Entity", "EventSource"]
@@ -39,7 +39,9 @@ class EventSource:
     batch run takes a snapshot of: ``Delta(...)``, ``Iceberg(...)`` or ``Query(...)``.
 
     ``explode`` is the path of a list: a record is as many events as it has elements, and fields of an element have a path through
-    it (``"items[].sku"``). ``where`` says which events are of this source: others are passed over and counted, whatever else they hold.
+    it (``"items[].sku"``). It may itself lead through lists, ``"orders[].items"``: then the events are the elements of the innermost
+    lists, and fields may stand in the elements of each (``"orders[].id"``). ``where`` says which events are of this source: others are
+    passed over and counted, whatever else they hold.
     """
 
     name: str
@@ -127,16 +129,15 @@ class EventSource:
     def _check_explode(self) -> None:
         what = f"source {self.name!r}: explode"
         if self.explode is not None:
-            object.__setattr__(self, "explode", path_of(what, self.explode, each=False))
+            object.__setattr__(self, "explode", path_of(what, self.explode))
         for f in self.all_fields:
             if isinstance(f.path, ElementIndex) and self.explode is None:
                 raise DefinitionError(
                     f"{what} is not given, but field {f.name!r} is the ElementIndex() of a list; name the list, e.g. 'items'"
                 )
-            if not isinstance(f.path, tuple) or EACH not in f.path:
+            if not isinstance(f.path, tuple) or not (depth := depth_of(f.path)):
                 continue
-            whole = f.path[: f.path.index(EACH)]
-            if whole != self.explode:
+            if f.path[: depth - 1] not in self.exploded:
                 into = "no list" if self.explode is None else f"the list {path_text(self.explode_path)!r}"
                 raise DefinitionError(f"{what} names {into}, but field {f.name!r} is {path_text(f.path)!r}; make both the same list")
 
@@ -188,6 +189,12 @@ class EventSource:
     def explode_path(self) -> Path:
         """The path of the list that a record's events are the elements of; () where a record is one event."""
         return () if self.explode is None else path_of("explode", self.explode)
+
+    @cached_property
+    def exploded(self) -> tuple[Path, ...]:
+        """The paths of the lists that lead to a record's events, from the outermost to that of :attr:`explode_path`; () where there is
+        none."""
+        return lists_of(self.explode_path)
 
     @cached_property
     def mapped(self) -> bool:

@@ -10,10 +10,10 @@ from transforms.columns import OK, Column, all_ok, int64_values, is_valid
 from transforms.computed import chosen, clock_change, compute
 from transforms.event_source import EventSource
 from transforms.expressions.formula import Formula
-from transforms.fields import TIMESTAMP
+from transforms.fields import TIMESTAMP, Field
 from transforms.instants import MAX_US, MIN_US, instant
 from transforms.origin_fields import Read
-from transforms.places import EACH, canonical_place, path_text
+from transforms.places import EACH, within
 from transforms.reasons import REASONS
 from transforms.rules import Checked, Now, apply_rules, detail_of, now_of
 
@@ -53,7 +53,7 @@ def judge_events(source: EventSource, read: Read, now_us: Now, max_future_us: in
     if not good.all():
         valid = valid.filter(pa.array(good[records]))
     details: list[str | None] = [None] * len(good)
-    of_elements = {f.name for f in source.all_fields if f.value is not None or EACH in canonical_place(f.place)}
+    depths = {f.name: _depth(f, len(read.elements)) for f in source.all_fields}
     first: dict[int, int] = {}
     for event in np.flatnonzero((of_event == verdict[records]) & ~good[records]).tolist():
         first.setdefault(int(records[event]), event)
@@ -71,9 +71,7 @@ def judge_events(source: EventSource, read: Read, now_us: Now, max_future_us: in
                 )
                 continue
             value, why = read.raw[name](int(at[event])) if name in read.raw else _computed(source, name, columns, event)
-            inside = ""
-            if read.elements is not None and name in of_elements:
-                inside = f" (element {read.elements[at[event]]} of {path_text(source.explode_path)})"
+            inside = within(source.exploded, [int(each[at[event]]) for each in read.elements[: depths[name]]])
             details[row] = detail_of(source, name, REASONS[verdict[row]], value, max_future_us, why) + inside
     reasons = pa.array(REASONS).take(pa.array(np.where(good, 0, verdict).astype(np.int64), mask=good))
     several = source.explode is not None or source.where is not None
@@ -81,6 +79,11 @@ def judge_events(source: EventSource, read: Read, now_us: Now, max_future_us: in
     return Checked(
         valid, reasons, pa.array(details, pa.string()), earliest, records[good[records]] if several else None, passed, read.empty
     )  # fmt: skip
+
+
+def _depth(f: Field, most: int) -> int:
+    """How many of the ``most`` lists that were exploded lead to a field: all of them to what is computed."""
+    return most if f.value is not None else f.place.count(EACH) if isinstance(f.place, tuple) else 0
 
 
 def _computed(source: EventSource, name: str, columns: dict[str, Column], event: int) -> tuple[object, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,8 @@ def _standing(records: list[dict[str, Any]], path: Any, kind: pa.DataType) -> li
 
 def _values(records: list[dict[str, Any]], path: Any) -> list[Any]:
     found: list[Any] = list(records)
-    parts = [path] if EACH not in path else [path[: path.index(EACH)], path[path.index(EACH) + 1 :]]
+    ends = [-1, *(number for number, step in enumerate(path) if step == EACH), len(path)]
+    parts = [path[before + 1 : end] for before, end in itertools.pairwise(ends)]
     for number, part in enumerate(parts):
         following = []
         for value in found:
@@ -113,7 +115,7 @@ def _type(node: Any) -> Any:
 
 def _at(made: Any, path: Any) -> pa.DataType:
     for step in path:
-        if pa.types.is_list(made) and isinstance(step, int):
+        if pa.types.is_list(made) and (isinstance(step, int) or step == EACH):
             made = made.value_type
         elif pa.types.is_struct(made) and made.get_field_index(step) >= 0:
             made = made[made.get_field_index(step)].type

@@ -21,7 +21,7 @@ from transforms.fields import LIST_TYPES, Field
 from transforms.nested import Misplaced, convert_any, find, from_values_any, spans, step_into, step_refused
 from transforms.origin import Origin
 from transforms.origin_fields import Raw, Read, from_origin, why
-from transforms.places import EACH, ElementIndex, Path, path_text
+from transforms.places import EACH, ElementIndex, Path, depth_of, path_text, within
 from transforms.reasons import MALFORMED, TOO_LONG, WRONG_TYPE
 
 __all__ = ["Read", "TooMuchAtOnce", "read_records", "read_rows"]
@@ -72,25 +72,25 @@ def read_records(
     read = Read({}, np.arange(len(records)), start, notes, {})
     for f, path in _of_records(read, source, origin):
         one(read, f, whole, path, 0)
-    if source.explode is None:
-        return read
-    into, lists = source.explode_path, list[Sequence[Any]]()
-    for row, record in enumerate(whole):
-        found: Any = None
-        try:
-            found = None if row in refused else find(record, into)
-            if found is not None and not isinstance(found, (list, tuple)):
-                raise Misplaced(found, f"at {path_text(into)} is no list, of which the source's events are the elements")
-        except Misplaced as error:
-            start[row], notes[row], found = CODE[WRONG_TYPE], f"{_shown(error.value)} {error.detail}", None
-        lists.append(found or ())
-    read = _exploded(read, np.array([len(each) for each in lists], np.int64), source, bounded)
-    taken = np.zeros(len(records), bool)
-    taken[read.records] = True
-    parts = [element for elements, mine in zip(lists, taken.tolist(), strict=True) if mine for element in elements]
-    for f, path, done in _of_elements(source):
-        one(read, f, parts, path, done)
-    return _in_order(read, source)
+    for level, into in enumerate(source.exploded):
+        lists = list[Sequence[Any]]()
+        for event, (row, part) in enumerate(zip(read.records.tolist(), whole, strict=True)):
+            found: Any = None
+            try:
+                found = None if start[row] != OK else find(part, into, _done(source, level))
+                if found is not None and not isinstance(found, (list, tuple)):
+                    raise Misplaced(found, _no_list(into))
+            except Misplaced as error:
+                found = None
+                _refuse(read, source, event, f"{_shown(error.value)} {error.detail}")
+            lists.append(found or ())
+        read = _exploded(read, np.array([len(each) for each in lists], np.int64), bounded)
+        kept = np.zeros(len(lists), bool)
+        kept[read.events] = True
+        whole = [element for elements, mine in zip(lists, kept.tolist(), strict=True) if mine for element in elements]
+        for f, path in _of_elements(source, into):
+            one(read, f, whole, path, len(into) + 1)
+    return _finished(read, source)
 
 
 def _raw_of_records(base: Sequence[Any], path: Any, done: int, f: Field) -> Raw:
@@ -132,32 +132,30 @@ def read_rows(batch: pa.RecordBatch, source: EventSource, origin: Origin | None,
     read = Read({}, np.arange(n), start, notes, {})
     for f, steps in _of_records(read, source, origin):
         one(read, f, top(steps[0]), steps, 1)
-    if source.explode is None:
-        return read
-    path = source.explode_path
-    lists, lost = top(path[0]), []
-    for number, step in enumerate(path[1:], 1):
-        following, wrong = step_into(lists, step, united)
-        if wrong.any():
-            lost.append((wrong, lists, step_refused(path, number)))
-        lists = following
-    if pa.types.is_dictionary(lists.type):
-        lists = lists.dictionary_decode()
-    found = spans(lists)
-    if found is None:
-        if (there := is_valid(lists)).any():
-            lost.append((there, lists, f"at {path_text(path)} is no list, of which the source's events are the elements"))
-        found = np.zeros(n, np.int64), np.zeros(n, np.int64), pa.nulls(0)
-    first, size, values = found
-    for wrong, column, detail in lost:
-        for row in np.flatnonzero(wrong).tolist():
-            start[row], notes[row] = CODE[WRONG_TYPE], f"{_shown(raw_value(column, row))} {detail}"
-    read = _exploded(read, size, source, bounded)
-    assert read.elements is not None
-    parts = values.take(pa.array(first[read.records] + read.elements))
-    for f, steps, done in _of_elements(source):
-        one(read, f, parts, steps, done)
-    return _in_order(read, source)
+    parts = pa.nulls(n)
+    for level, path in enumerate(source.exploded):
+        done = _done(source, level)
+        lists, lost = (parts if done else top(path[0])), []
+        for number, step in enumerate(path[done or 1 :], done or 1):
+            following, wrong = step_into(lists, step, united)
+            if wrong.any():
+                lost.append((wrong, lists, step_refused(path, number)))
+            lists = following
+        if pa.types.is_dictionary(lists.type):
+            lists = lists.dictionary_decode()
+        found = spans(lists)
+        if found is None:
+            if (there := is_valid(lists)).any():
+                lost.append((there, lists, _no_list(path)))
+            found = np.zeros(len(lists), np.int64), np.zeros(len(lists), np.int64), pa.nulls(0)
+        first, size, values = found
+        for event, column, detail in sorted(((e, c, d) for w, c, d in lost for e in np.flatnonzero(w).tolist()), key=lambda each: each[0]):
+            _refuse(read, source, event, f"{_shown(raw_value(column, event))} {detail}")
+        read = _exploded(read, size, bounded)
+        parts = values.take(pa.array(first[read.events] + read.elements[-1]))
+        for f, steps in _of_elements(source, path):
+            one(read, f, parts, steps, len(path) + 1)
+    return _finished(read, source)
 
 
 # ---- a record as several events ------------------------------------------------------------------------------------------------
@@ -174,53 +172,88 @@ def _of_records(read: Read, source: EventSource, origin: Origin | None) -> Itera
                 yield f, path
 
 
-def _of_elements(source: EventSource) -> Iterator[tuple[Field, Path, int]]:
-    """The fields of the elements of a list, with their paths and how many steps of these lead to an element."""
+def _of_elements(source: EventSource, path: Path) -> Iterator[tuple[Field, Path]]:
+    """The fields, with their paths, of the elements of the list at ``path``, and of no list within these."""
     for f in source.all_fields:
-        if f.value is None and isinstance(f.place, tuple) and EACH in f.place:
-            yield f, f.place, f.place.index(EACH) + 1
+        if f.value is None and isinstance(f.place, tuple) and f.place[: depth_of(f.place)] == (*path, EACH):
+            yield f, f.place
 
 
-def _exploded(of: Read, size: Int, source: EventSource, bounded: bool) -> Read:
-    """What was read of N records, for their ``size`` (int64 [N]) events each: every event has its record's fields."""
+def _done(source: EventSource, level: int) -> int:
+    """How many steps of the path of a list lead to the element of the list around it; 0 for the outermost."""
+    return len(source.exploded[level - 1]) + 1 if level else 0
+
+
+def _no_list(path: Path) -> str:
+    return f"at {path_text(path)} is no list, of which the source's events are the elements"
+
+
+def _refuse(read: Read, source: EventSource, event: int, detail: str) -> None:
+    """Note why the record of what would be events is refused, if it is not already."""
+    row = int(read.records[event])
+    if read.start[row] == OK:
+        read.start[row] = CODE[WRONG_TYPE]
+        read.notes[row] = detail + within(source.exploded, [int(each[event]) for each in read.elements])
+
+
+def _exploded(of: Read, size: Int, bounded: bool) -> Read:
+    """What was read of N records, or of M elements in them, for the ``size`` (int64 [N] or [M]) elements in each: every one of these has
+    the fields of what it stands in."""
     if bounded:
         size = _bounded(of, size)
     rows = np.repeat(np.arange(len(size)), size)
     elements = np.arange(len(rows)) - (np.cumsum(size) - size)[rows]
-    read = Read({}, rows, of.start, of.notes, {}, elements, int(((size == 0) & (of.start == OK)).sum()))
+    has = np.bincount(of.records[rows], minlength=len(of.start)) > 0
+    around = tuple(each[rows] for each in of.elements)
+    read = Read({}, of.records[rows], of.start, of.notes, {}, (*around, elements), int((~has & (of.start == OK)).sum()), rows)
     at = pa.array(rows)
     for name, (array, codes) in of.columns.items():
         read.columns[name] = array.take(at), codes[rows]
         read.raw[name] = _raw_of_event(of.raw[name], rows)
-    for f in source.all_fields:
-        if isinstance(f.path, ElementIndex) and f.value is None:
-            read.columns[f.name] = pa.array(elements, pa.int64()), all_ok(len(rows))
-            read.raw[f.name] = lambda row: (int(elements[row]), "")
     return read
 
 
 def _bounded(of: Read, size: Int) -> Int:
-    """How many events each record has: none where it is refused, as those are whose own fields would come to more than
-    :data:`MAX_REPEATED_BYTES` in its events. Raises TooMuchAtOnce."""
-    repeated = size * sum((_sizes(array) for array, _ in of.columns.values()), np.zeros(len(size), np.int64))
-    for row in np.flatnonzero(repeated > MAX_REPEATED_BYTES).tolist():
+    """How many elements each has: none where its record is refused, as those are whose fields outside of these elements would come to more
+    than :data:`MAX_REPEATED_BYTES` in them. Raises TooMuchAtOnce."""
+    every = size * sum((_sizes(array) for array, _ in of.columns.values()), np.zeros(len(size), np.int64))
+    repeated, number = (_by_record(of, each) for each in (every, size))
+    for row in np.flatnonzero((repeated > MAX_REPEATED_BYTES) & (of.start == OK)).tolist():
         of.start[row] = CODE[TOO_LONG]
         of.notes[row] = (
-            f"its {size[row]:,} events would repeat {repeated[row] // size[row]:,} bytes of the record each, {repeated[row]:,} together,"
-            f" above the limit of {MAX_REPEATED_BYTES:,}"
+            f"its {number[row]:,} events would repeat {repeated[row] // number[row]:,} bytes of the record each,"
+            f" {repeated[row]:,} together, above the limit of {MAX_REPEATED_BYTES:,}"
         )
     good = of.start == OK
-    if len(size) > 1 and repeated[good].sum() > MAX_AT_ONCE:
+    if len(good) > 1 and repeated[good].sum() > MAX_AT_ONCE:
         raise TooMuchAtOnce
-    return np.where(good, size, 0)
+    return np.where(good[of.records], size, 0)
+
+
+def _by_record(of: Read, values: Int) -> Int:
+    """The sums of M values, those of each of the N records."""
+    if not of.elements:
+        return values
+    sums = np.zeros(len(of.start), np.int64)
+    np.add.at(sums, of.records, values)
+    return sums
 
 
 def _raw_of_event(raw: Raw, rows: Int) -> Raw:
     return lambda row: raw(int(rows[row]))
 
 
-def _in_order(read: Read, source: EventSource) -> Read:
-    """With its columns in the order of the fields."""
+def _finished(read: Read, source: EventSource) -> Read:
+    """With the positions of elements, and its columns in the order of the fields."""
+    if source.explode is None:
+        return read
+    positions = read.elements[0]
+    if len(read.elements) > 1:
+        positions = np.arange(len(read.records)) - np.searchsorted(read.records, read.records)
+    for f in source.all_fields:
+        if isinstance(f.path, ElementIndex) and f.value is None:
+            read.columns[f.name] = pa.array(positions, pa.int64()), all_ok(len(positions))
+            read.raw[f.name] = lambda row: (int(positions[row]), "")
     return replace(read, columns={f.name: read.columns[f.name] for f in source.all_fields if f.name in read.columns})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,15 +32,18 @@ Raw = Callable[[int], tuple[Any, str]]
 class Read:
     """M events of N records. ``columns`` has one for each field that is not computed, [M]; ``records`` (int64 [M]) is each event's
     record; ``start`` (codes [N]) and ``notes`` are verdicts that hold for whole records already; ``raw`` says for a field's name what
-    stood in a row; ``elements`` (int64 [M]) are positions in the list that was exploded; ``empty`` counts the records of no event."""
+    stood in a row; ``elements`` (int64 [M] each) are positions in the lists that were exploded, the outermost first; ``empty`` counts the
+    records of no event; ``events`` (int64 [M]) are what each came from of those that were read before it: records, or elements of a list
+    around it."""
 
     columns: dict[str, Column]
     records: Int
     start: Codes
     notes: dict[int, str]
     raw: dict[str, Raw]
-    elements: Int | None = None
+    elements: tuple[Int, ...] = ()
     empty: int = 0
+    events: Int = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 def from_origin(read: Read, f: Field, origin: Origin | None) -> bool:

@@ -23,12 +23,15 @@ __all__ = [
     "RecordTimestamp",
     "Step",
     "canonical_place",
+    "depth_of",
+    "lists_of",
     "path_of",
     "path_text",
+    "within",
 ]
 
 EACH = "[]"
-"""The step from the list that a source explodes to the element that an event is made of."""
+"""The step from a list that a source explodes to the element that an event is made of."""
 
 Step = str | int
 Path = tuple[Step, ...]
@@ -70,7 +73,8 @@ class RecordTimestamp:
 
 @dataclass(frozen=True)
 class ElementIndex:
-    """The position, from 0, of an event's element in the list that its source explodes: an ``int64`` field."""
+    """The position, from 0, of an event's element in the list that its source explodes: an ``int64`` field. Of lists in lists it is the
+    position among all of the record's elements, in their order: no two events of a record have the same."""
 
 
 Place = Path | RecordKey | Header | RecordTimestamp | ElementIndex
@@ -80,7 +84,7 @@ Place = Path | RecordKey | Header | RecordTimestamp | ElementIndex
 def path_of(what: str, path: Any, *, each: bool = True) -> Path:
     """The steps of a path in either way of writing it. Raises DefinitionError, where ``what`` names the definition.
 
-    ``each``: the step ``[]`` may be in it, once and not first.
+    ``each``: the step ``[]`` may be in it, not first.
     """
     advice = "write 'user.id', 'items[0].sku', or 'data[\"user.id\"]' for a name that holds dots"
     if isinstance(path, str):
@@ -105,11 +109,19 @@ def path_of(what: str, path: Any, *, each: bool = True) -> Path:
         raise DefinitionError(f"{what}: path {path!r} is no path; {advice}")
     if not isinstance(steps[0], str) or steps[0] == EACH:
         raise DefinitionError(f"{what}: path {path!r} begins with an index, but a record is an object; {advice}")
-    if steps.count(EACH) > (1 if each else 0):
-        raise DefinitionError(
-            f"{what}: path {path!r} has {steps.count(EACH)} steps []; only the list that a source explodes is stepped into"
-        )
+    if EACH in steps and not each:
+        raise DefinitionError(f"{what}: path {path!r} has a step []; a key has no elements that events are made of; name one, e.g. [0]")
     return tuple(steps)
+
+
+def depth_of(path: Path) -> int:
+    """How many steps of a path lead to the innermost element of lists that it goes through; 0 for a path through none."""
+    return len(path) - path[::-1].index(EACH) if EACH in path else 0
+
+
+def lists_of(path: Path) -> tuple[Path, ...]:
+    """The paths of the lists that a list's own path goes through, from the outermost, and its own; () of none."""
+    return (*(path[:number] for number, step in enumerate(path) if step == EACH), path) if path else ()
 
 
 def path_text(path: Path) -> str:
@@ -118,6 +130,15 @@ def path_text(path: Path) -> str:
         f"[{s}]" if isinstance(s, int) else s if s == EACH else f"{'.' if n else ''}{s}" if _PLAIN.fullmatch(s) else f"[{_quoted(s)}]"
         for n, s in enumerate(path)
     )  # fmt: skip
+
+
+def within(lists: Sequence[Path], positions: Sequence[int]) -> str:
+    """The end of a detail: the element of the last of as many ``lists`` (as of :func:`lists_of`) as there are ``positions``; "" of none."""
+    if not positions:
+        return ""
+    outer = iter(positions)
+    path = [next(outer) if step == EACH else step for step in lists[len(positions) - 1]]
+    return f" (element {positions[-1]} of {path_text(tuple(path))})"
 
 
 def _quoted(name: str) -> str:

@@ -32,8 +32,10 @@ KEYS = (
     "zaehler",
 )  # fmt: skip
 """Words of names of what events are about, the likeliest first."""
-_IDS = {"id", "code", "key", "zip", "phone", "number"}
+_IDS = {"id", "code", "key", "zip", "phone", "number", "postcode", "plz", "last4", "ssn", "isbn", "ean", "gtin", "imei", "pin"}
 """Words of names whose digits are no amounts."""
+_VERSIONS = {"ver", "fw", "firmware", "release", "revision"}
+"""Words of names of versions, besides those that end so: 1.10 is no 1.1."""
 _OPEN = {
     "country", "currency", "lang", "language", "locale", "city", "email", "mail", "host", "hostname", "ip", "url", "uri", "path", "page",
 }  # fmt: skip
@@ -178,7 +180,7 @@ def _texts(column: Column, values: list[Any], text: bool, decimal_mark: str, zon
     column.dtype = "string"
     if text_times(column, values, all_match, text, zone):
         return
-    version = any(w.endswith("version") for w in words(name))
+    version = any(w.endswith("version") or w in _VERSIONS for w in words(name))
     mark = re.escape(decimal_mark)
     real = rf"^[+-]?(\d{{1,15}}({mark}\d*)?|{mark}\d+)([eE][+-]?\d{{1,2}})?$"
     code = bool(pc.any(pc.match_substring_regex(array, r"^[+-]?0\d")).as_py())

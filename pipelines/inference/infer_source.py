@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -46,12 +47,19 @@ def infer_files(
     """A definition for a file or a folder of event files, from its first ``rows`` records. ``data`` is the data folder that
     the definition's ``files`` are relative to. Raises DataError, one line."""
     sample = sample_files(path, rows, explode, encoding, say)
-    stem = path.name.partition(".")[0] if path.is_file() else path.resolve().name
+    stem = path.name.partition(".")[0] if path.is_file() else Path(os.path.abspath(path)).name
     name = _named(name, stem)
-    where = path if path.is_dir() else path.resolve().parent
-    inside = data is not None and where.resolve().is_relative_to(data.resolve()) and where.resolve() != data.resolve()
-    files = where.resolve().relative_to(data.resolve()).as_posix() if inside and data is not None else f"events/{name}"
+    where = path if path.is_dir() else path.parent
+    files = (None if data is None else _below(data, where)) or f"events/{name}"
     return _made(sample, name, files, "", event_time, zone, group, f"{path.name}, {sample.rows:,} records")
+
+
+def _below(data: Path, folder: Path) -> str | None:
+    """A folder relative to the data folder, as it is named there or by where its links lead; None: it is not below it."""
+    for place, root in ((Path(os.path.abspath(folder)), Path(os.path.abspath(data))), (folder.resolve(), data.resolve())):
+        if place != root and place.is_relative_to(root):
+            return place.relative_to(root).as_posix()
+    return None
 
 
 def infer_topic(

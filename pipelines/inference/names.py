@@ -33,6 +33,10 @@ _MONGO_TYPES = {
     "$oid", "$regularExpression", "$symbol", "$timestamp", "$undefined", "$uuid",
 }  # fmt: skip
 """Of MongoDB's Extended JSON, version 2."""
+_ANY_TYPES = {
+    "stringValue", "intValue", "doubleValue", "boolValue", "bytesValue", "string_value", "int_value", "float_value", "double_value",
+}  # fmt: skip
+"""Of OpenTelemetry's and GA4's values of any type."""
 _BORDERS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[^A-Za-z0-9]+")
 
 
@@ -54,9 +58,12 @@ def identifier(name: str) -> str:
 
 
 def called(steps: Sequence[Any]) -> list[str]:
-    """The names on a way that call something: without places in lists, and without the types that MongoDB writes (``$date``, ``$oid``).
-    What others begin with a dollar (``$browser`` of Mixpanel, PostHog) are names."""
+    """The names on a way that call something: without places in lists, without the types that MongoDB writes (``$date``, ``$oid``), and
+    without those of values of any type at its end (``stringValue``). What others begin with a dollar (``$browser`` of Mixpanel,
+    PostHog) are names."""
     inner = [str(s) for s in steps if s != "[]"] or [str(steps[-1])]
+    if len(inner) > 1 and inner[-1] in _ANY_TYPES:
+        inner = inner[:-1]
     return [s for s in inner if s not in _MONGO_TYPES] or inner
 
 
@@ -66,6 +73,8 @@ def taken_from(steps: Sequence[Any], taken: set[str]) -> str:
     own = identifier(inner[-1])
     tries = [own] if len(inner) == 1 or "[]" in steps else []
     tries += [identifier("_".join(inner[-k:])) for k in range(2, len(inner) + 1)] or [own]
+    whole = [str(s) for s in steps if s != "[]"]
+    tries += [identifier("_".join(whole[-3:]))] if whole[-1] in _ANY_TYPES else []
     for made in [*tries, *(f"{tries[-1]}_{n}" for n in range(2, 10_000))]:
         if made not in taken:
             taken.add(made)

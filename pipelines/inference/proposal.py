@@ -19,6 +19,7 @@ from pipelines.inference.sampling import Sample
 from pipelines.inference.times import shown, time_like
 from transforms.errors import DataError
 from transforms.instants import instant, micros_of
+from transforms.places import path_text
 
 __all__ = ["ORIGIN", "Disorder", "Proposal", "propose"]
 
@@ -149,7 +150,7 @@ def propose(sample: Sample, *, zone: str | None = None, event_time: str | None =
     fields = [c for c in columns if offset or c is not when]
     if sample.explode is not None and not any(c.unique and c.dtype in ("string", "int64") for c in fields):
         # Elements of one record share its time: their position tells them apart.
-        name = taken_from((*sample.explode.split("."), "index"), taken)
+        name = taken_from((*sample.explode, "index"), taken)
         tie = Column((name,), sample.rows, dtype="int64", name=name, is_index=True)
         fields.append(tie)
     else:
@@ -281,7 +282,7 @@ def _event_time(columns: list[Column], asked: str | None, lists: Mapping[tuple[A
     if seconds := _seconds(columns):
         return seconds[0], True
     most = max(lists, key=lambda steps: lists[steps], default=None)
-    listed = "" if most is None else f", make the elements of a list the events (--explode {'.'.join(map(str, most))})"
+    listed = "" if most is None else f", make the elements of a list the events (--explode {path_text(most)})"
     raise DataError(
         f"no column holds a time in every record; choose one with --event-time (an integer counts as seconds){listed}, or add one to the"
         " data"

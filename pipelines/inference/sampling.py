@@ -8,7 +8,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,13 @@ from pipelines.sources.file_formats.compressed_file import opened
 from pipelines.sources.file_formats.file_format import COMPRESSED, UnreadableFileError, format_of, one_line
 from pipelines.sources.file_formats.json_lines_file import MAX_LINE_BYTES, json_texts
 from pipelines.sources.file_formats.line_parts import section
-from pipelines.sources.file_records import partitions_of
+from pipelines.sources.file_records import partitions_of, unread
 from transforms.definitions import Csv, EventSource, Field
-from transforms.errors import DataError
+from transforms.errors import DataError, DefinitionError
 from transforms.json_forms import objects_of
 from transforms.json_payload import too_deep
 from transforms.nested import entries_of, entry_names
+from transforms.places import EACH, lists_of, path_of, path_text
 
 __all__ = ["Sample", "Steps", "flattened", "json_object", "maps_as_objects", "sample_files", "sample_records", "types_of"]
 
@@ -42,10 +43,14 @@ MOST_LETTERS = 200
 """Of a name."""
 MOST_DEPTH = 64
 """As the contract takes JSON."""
+MOST_ELEMENTS = 8
+"""Elements of a list that are looked into for other lists."""
 LINES = (".jsonl", ".ndjson", ".json")
 TEXTS = (".csv", ".tsv", ".txt")
 ARROWS = (".parquet", ".arrow", ".arrows", ".ipc", ".feather")
 _NAME = EventSource(name="sampled", fields=[Field("key", "string", required=True)], event_time="at", tie_breaker="key")
+_ANY = replace(_NAME, file_format=Csv())
+"""Of which all files are that those of some source may be."""
 
 Steps = tuple[Any, ...]
 """Where a value stands: names of members; ``"[]"`` for each element of the list that is taken apart."""
@@ -79,16 +84,18 @@ class Sample:
     """What Debezium puts around each row, where its records are such."""
     key_names: frozenset[str] = frozenset()
     """The names of what stands in the records' keys."""
-    explode: str | None = None
+    explode: Steps | None = None
     """The list whose elements are the rows: as it was asked for, or as an envelope has its rows."""
     told: dict[Steps, ReadAs] = field(default_factory=dict)
     """How members are read, where records say of what type these are."""
+    doubled: tuple[str, ...] = ()
+    """Names that a header has more than once, whose columns are left out."""
     more: int = 0
     """Values that were passed over, as there were :data:`MOST_COLUMNS` names before theirs."""
 
 
 def sample_files(
-    path: Path, rows: int, explode: str | None = None, encoding: str | None = None, say: Callable[[str], None] = lambda line: None
+    path: Path, rows: int, explode: str | Steps | None = None, encoding: str | None = None, say: Callable[[str], None] = lambda line: None
 ) -> Sample:
     """The first ``rows`` records of a file, or as many in all from the files of a folder. Raises DataError, one line."""
     files, there = _files(path)
@@ -100,11 +107,12 @@ def sample_files(
     dialect: Csv | None = None
     suffix = _suffix(files[0])
     columns: dict[str, None] = {}
+    doubled: dict[str, None] = {}
     for file in files:
         if _suffix(file) in TEXTS and dialect is None:
             dialect = _dialect(file, encoding)
         try:
-            found = list(itertools.islice(_records(file, dialect, types), each))
+            found = list(itertools.islice(_records(file, dialect, types, doubled), each))
         except UnreadableFileError as error:
             raise DataError(f"{file}: {error}") from error
         except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
@@ -119,7 +127,7 @@ def sample_files(
         raise DataError(f"{path} holds no records; nothing can be inferred")
     made = flattened(records, explode, parts)
     made.kind, made.text, made.dialect, made.suffix = "file", dialect is not None, dialect, suffix
-    made.kinds, made.folders = types, tuple(columns)
+    made.kinds, made.folders, made.doubled = types, tuple(columns), tuple(doubled)
     places = [file_places(file) for file in files if _suffix(file) == ".avro"]
     made.words = words_of(made.columns, places)
     made.told |= told_by_avro((each.schemas for each in places), made.columns)
@@ -128,8 +136,8 @@ def sample_files(
 
 
 def sample_records(
-    records: Sequence[Mapping[str, Any]], explode: str | None, dialect: Csv | None = None, types: dict[Steps, pa.DataType] | None = None,
-    parts: Sequence[int] | None = None,
+    records: Sequence[Mapping[str, Any]], explode: str | Steps | None, dialect: Csv | None = None,
+    types: dict[Steps, pa.DataType] | None = None, parts: Sequence[int] | None = None,
 ) -> Sample:  # fmt: skip
     """A sample of the decoded records of a topic. ``dialect`` is that of lines; ``types`` are those of columns, where they are known;
     ``parts``: how many of the records came from each partition."""
@@ -138,30 +146,24 @@ def sample_records(
     return made
 
 
-def flattened(records: Sequence[Mapping[str, Any]], explode: str | None = None, parts: Sequence[int] | None = None) -> Sample:
-    """Records as columns by path. ``explode`` names a list of objects of which each element becomes a row; ``parts`` are how many records
-    in a row came from one place (default: all). Raises DataError."""
+def flattened(records: Sequence[Mapping[str, Any]], explode: str | Steps | None = None, parts: Sequence[int] | None = None) -> Sample:
+    """Records as columns by path. ``explode`` names a list of which each element becomes a row, perhaps within other lists;
+    ``parts`` are how many records in a row came from one place (default: all). Raises DataError."""
     columns: dict[Steps, list[Any]] = {}
     lists: dict[Steps, int] = {}
     maps: set[Steps] = set()
     row = more = 0
     envelope = envelope_of(records)
-    explode = explode or (".".join(envelope.rows_at) if envelope is not None and envelope.rows_at else None)
-    wanted = tuple(explode.split(".")) if explode else None
+    wanted = _wanted(explode) if explode else envelope.rows_at if envelope is not None else None
+    exploded = lists_of(wanted) if wanted else ()
     described = all(map(is_described, records))
     sizes = list(parts or [len(records)])
     of_part = [0] * len(sizes)
     for record, part in zip(records, (p for p, n in enumerate(sizes) for _ in range(n)), strict=True):
         if envelope is not None and not envelope.has_row(record):
             continue
-        elements: Sequence[Any] = [None]
-        if wanted is not None:
-            inner: Any = record
-            for name in wanted:
-                inner = inner.get(name) if isinstance(inner, Mapping) else None
-            elements = inner if isinstance(inner, list) else []
-        for element in elements:
-            for steps, value in _leaves(record, (), wanted, element, lists, maps):
+        for chosen in _chosen(record, exploded):
+            for steps, value in _leaves(record, (), exploded, chosen, lists, maps):
                 if (envelope is not None and not envelope.keeps(steps)) or (described and steps[0] == "schema"):
                     continue
                 column = columns.get(steps)
@@ -177,38 +179,80 @@ def flattened(records: Sequence[Mapping[str, Any]], explode: str | None = None, 
     for column in columns.values():
         column.extend([None] * (row - len(column)))
     if wanted is not None and not row:
+        for record in records:
+            _note_lists(record, (), lists)
         raise DataError(
-            f"--explode {explode}: no record has a list there; lists of objects: {', '.join('.'.join(s) for s in lists) or 'none'}"
+            f"--explode {path_text(wanted)}: no record has a list there; lists of objects: {', '.join(map(path_text, lists)) or 'none'}"
         )
     if envelope is not None:
         lists = {steps: n for steps, n in lists.items() if envelope.keeps(steps)}
     if described:
         lists = {steps: n for steps, n in lists.items() if steps[0] != "schema"}
     told = told_types(records) if described else {}
-    return Sample(columns, row, of_part, "records", lists=lists, maps=maps, envelope=envelope, more=more, explode=explode, told=told)
+    return Sample(columns, row, of_part, "records", lists=lists, maps=maps, envelope=envelope, more=more, explode=wanted, told=told)
+
+
+def _wanted(explode: str | Steps) -> Steps:
+    """The path of a list, as it is asked for. Raises DataError."""
+    try:
+        return path_of("--explode", explode)
+    except DefinitionError as error:
+        raise DataError(str(error)) from None
+
+
+def _chosen(value: Any, exploded: Sequence[Steps], done: int = 0) -> Iterator[tuple[Any, ...]]:
+    """The elements on the way to each event of a record: one of each list that is ``exploded``. ``done`` of the steps led to the value."""
+    if not exploded:
+        yield ()
+        return
+    for name in exploded[0][done:]:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    for element in value if isinstance(value, list) else ():
+        for inner in _chosen(element, exploded[1:], len(exploded[0]) + 1):
+            yield element, *inner
 
 
 def _leaves(
-    value: Mapping[Any, Any], at: Steps, wanted: Steps | None, element: Any, lists: dict[Steps, int], maps: set[Steps]
+    value: Mapping[Any, Any], at: Steps, exploded: Sequence[Steps], chosen: Sequence[Any], lists: dict[Steps, int], maps: set[Steps]
 ) -> Iterator[tuple[Steps, Any]]:
     for name, inner in value.items():
         if not name or name == "[]" or len(name) > MOST_LETTERS:
             continue  # no field can stand there
         steps = (*at, str(name))
-        if steps == wanted:
-            if isinstance(element, Mapping):
-                yield from _leaves(element, (*steps[:-1], f"{steps[-1]}", "[]"), None, None, {}, set())
+        if exploded and steps == exploded[0]:
+            if isinstance(chosen[0], Mapping):
+                yield from _leaves(chosen[0], (*steps, EACH), exploded[1:], chosen[1:], lists, maps)
             else:
-                yield (*steps, "[]"), element
+                yield (*steps, EACH), chosen[0]
         elif (members := _members(inner)) is not None:
             if inner is not members:
                 maps.add(steps)
             if len(steps) < MOST_DEPTH:
-                yield from _leaves(members, steps, wanted, element, lists, maps)
-        elif isinstance(inner, list) and any(isinstance(e, (Mapping, list)) for e in inner):
-            lists[steps] = lists.get(steps, 0) + 1
+                yield from _leaves(members, steps, exploded, chosen, lists, maps)
+        elif _is_of_objects(inner):
+            _note_lists({name: inner}, at, lists)
         else:
             yield steps, inner
+
+
+def _is_of_objects(value: Any) -> bool:
+    """Whether it is a list of objects or of lists."""
+    return isinstance(value, list) and any(isinstance(e, (Mapping, list)) for e in value)
+
+
+def _note_lists(value: Mapping[Any, Any], at: Steps, lists: dict[Steps, int]) -> None:
+    """Count the lists of objects in a value, and within their first elements."""
+    for name, inner in value.items():
+        steps = (*at, str(name))
+        if not name or len(steps) >= MOST_DEPTH:
+            continue
+        if isinstance(inner, Mapping):
+            _note_lists(inner, steps, lists)
+        elif _is_of_objects(inner) and _members(inner) is None:
+            lists[steps] = lists.get(steps, 0) + 1
+            for element in inner[:MOST_ELEMENTS]:
+                if isinstance(element, Mapping):
+                    _note_lists(element, (*steps, EACH), lists)
 
 
 def _members(value: Any) -> Mapping[Any, Any] | None:
@@ -228,15 +272,14 @@ def _files(path: Path) -> tuple[list[Path], int]:
     if not path.exists():
         raise DataError(f"there is no file or folder {path}; correct the path")
     if path.is_file():
-        if _suffix(path) not in TEXTS and format_of(_suffix(path)) is None:
-            raise DataError(
-                f"{path.name}: files of this suffix are not read; known are .parquet, .jsonl, .csv, .tsv, .avro, .arrow and .feather"
-            )
+        if why := unread(path.name, _ANY):
+            raise DataError(f"{path.name} is no event file: {why}")
         return [path], 1
     every = [p for p in sorted(path.rglob("*")) if p.is_file() and not any(x.startswith((".", "_")) for x in p.relative_to(path).parts)]
-    known = [p for p in every if _suffix(p) in TEXTS or format_of(_suffix(p)) is not None]
+    known = [p for p in every if not unread(p.name, _ANY)]
     if not known:
-        raise DataError(f"{path} holds no event files; known are .parquet, .jsonl, .csv, .tsv, .avro, .arrow and .feather")
+        why = f": {every[0].name} is {unread(every[0].name, _ANY)}" if every else "; it is empty"
+        raise DataError(f"{path} holds no event files{why}")
     suffixes = {_suffix(p) for p in known}
     if len(suffixes & set(TEXTS)) and suffixes - set(TEXTS):
         raise DataError(f"{path} holds files of several kinds ({', '.join(sorted(suffixes))}); name one file or folder of one kind")
@@ -252,10 +295,12 @@ def _suffix(path: Path) -> str:
     return Path(name).suffix
 
 
-def _records(file: Path, dialect: Csv | None, types: dict[Steps, pa.DataType]) -> Iterator[Mapping[str, Any]]:
+def _records(
+    file: Path, dialect: Csv | None, types: dict[Steps, pa.DataType], doubled: dict[str, None]
+) -> Iterator[Mapping[str, Any]]:  # fmt: skip
     suffix = _suffix(file)
     if suffix in TEXTS and dialect is not None:
-        yield from _text_records(file, dialect)
+        yield from _text_records(file, dialect, doubled)
     elif suffix in LINES:
         for text in json_texts(lambda: section(lambda: opened(file), (0, MOST_BYTES))):
             if (record := json_object(text)) is not None:
@@ -316,7 +361,7 @@ def json_object(line: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _text_records(file: Path, dialect: Csv) -> Iterator[Mapping[str, Any]]:
+def _text_records(file: Path, dialect: Csv, doubled: dict[str, None]) -> Iterator[Mapping[str, Any]]:
     encoding = "utf-8-sig" if dialect.encoding == "utf-8" else dialect.encoding  # what stands before a quote would make it a letter
     with opened(file) as f, io.TextIOWrapper(f, encoding, errors="replace", newline="") as text:
         left = MOST_BYTES
@@ -329,7 +374,7 @@ def _text_records(file: Path, dialect: Csv) -> Iterator[Mapping[str, Any]]:
                 left -= len(line)
                 yield line
 
-        yield from text_records(lines(), dialect)
+        yield from text_records(lines(), dialect, doubled)
 
 
 def _dialect(file: Path, encoding: str | None) -> Csv:

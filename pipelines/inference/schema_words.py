@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
@@ -70,9 +69,9 @@ def _categories(file: Path) -> dict[str, tuple[tuple[str, ...], bool]]:
     """The words of a file's categories of text, and whether these have an order; none where it, of which the first rows could be read, is
     damaged."""
     try:
-        with opened(file) as f:
+        with open(file, "rb") as f:
             table = _first_rows(f)
-    except (OSError, EOFError, zlib.error, pa.ArrowException):
+    except (OSError, pa.ArrowException):
         return {}
     out = {}
     for name, column in zip(table.column_names, table.columns, strict=True):

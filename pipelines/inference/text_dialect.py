@@ -26,15 +26,19 @@ MOST_BEFORE = 50
 """Lines before a header."""
 
 
-def text_records(lines: Iterable[str], dialect: Csv) -> Iterator[Mapping[str, Any]]:
-    """The records of lines in a dialect; those of another number of values are left out."""
+def text_records(lines: Iterable[str], dialect: Csv, doubled: dict[str, None] | None = None) -> Iterator[Mapping[str, Any]]:
+    """The records of lines in a dialect; those of another number of values are left out, and so are columns whose name others have, too,
+    which are noted in ``doubled``."""
     how: Any = {"quotechar": dialect.quote} if dialect.quote else {"quoting": csv.QUOTE_NONE}
     nulls = NullSpellings(dialect)
     if dialect.comment is not None:
         lines = (line for line in lines if not line.startswith(dialect.comment))
     reader = _rows(csv.reader(map(nulls.mark, lines), **_how(dialect.delimiter, dialect.escape), **how))
     names: Sequence[str] = dialect.columns or [n.strip().lstrip("\ufeff") for n in next(reader, [])]
-    once = {name for name in names if names.count(name) == 1}  # which of several is meant nobody can say
+    several = {name: None for name in names if name and names.count(name) > 1}  # which one is meant nobody can say
+    once = {name for name in names if name} - set(several)
+    if doubled is not None:
+        doubled |= several
     for row in reader:
         if len(row) == len(names):
             yield {name: value for name, value in zip(names, nulls.read(row), strict=True) if name in once}

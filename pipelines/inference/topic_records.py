@@ -7,6 +7,7 @@ import itertools
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ from pipelines.inference.schema_words import avro_places, protobuf_words, words_
 from pipelines.inference.text_dialect import dialect_of, text_records
 from pipelines.project.config import KafkaSettings
 from pipelines.sources.broker import REPLAYED_TIME
+from pipelines.sources.formats.csv_format import CsvFormat
 from pipelines.sources.formats.framing import HEADER
 from pipelines.sources.formats.json_schema_format import JsonSchemaFormat
 from pipelines.sources.formats.record_format import record_format
@@ -38,7 +40,7 @@ _FRAMED = {"AVRO": "avro", "PROTOBUF": "protobuf", "JSON": "json_schema"}
 
 
 def sample_payloads(
-    payloads: Sequence[bytes | None], explode: str | None = None, *, kafka: KafkaSettings | None = None, name: str = "sampled",
+    payloads: Sequence[bytes | None], explode: str | Steps | None = None, *, kafka: KafkaSettings | None = None, name: str = "sampled",
     topic: str = "", form: str | None = None, parts: Sequence[int] | None = None,
 ) -> tuple[Sample, str]:  # fmt: skip
     """A sample of the records of a topic, and their format; records that are none of it are left out. ``name`` is the source's, whose
@@ -60,7 +62,7 @@ def sample_payloads(
         places = _json_places(known, source, kafka) if form == "json_schema" else []
     elif form == "csv":
         lines = b"\n".join(p.rstrip(b"\r\n") for p in known)
-        dialect = dialect_of(lines[: 1 << 18], None, f"topic {topic}", header=False)
+        dialect = _dialect(lines[: 1 << 18], topic, source, kafka)
         records = [_line(p.decode(dialect.encoding, "replace"), dialect) for p in known]
     elif form == "avro":
         records, places = _avro(known, source, kafka)
@@ -79,6 +81,15 @@ def sample_payloads(
     sample.words = words | words_of(sample.columns, places)
     sample.told |= told_by_avro((each.schemas for each in places if isinstance(each, AvroPlaces)), sample.columns)
     return sample, form
+
+
+def _dialect(lines: bytes, topic: str, source: EventSource, kafka: KafkaSettings) -> Csv:
+    """The dialect of a topic's lines: as it looks, but for what the settings of the source say. Raises DataError and ConfigError."""
+    said = CsvFormat.options_of(source.name, kafka).model_dump(exclude_unset=True)
+    looks = dialect_of(lines, said.get("encoding"), f"topic {topic}", header=False)
+    if said.get("delimiter", looks.delimiter) != looks.delimiter and not said.get("columns"):
+        raise DataError(f"topic {topic}: kafka.format_options.{source.name} says delimiter {said['delimiter']!r}; say its columns, too")
+    return replace(looks, **said)
 
 
 def _parts(payloads: Sequence[bytes | None], parts: Sequence[int] | None, records: Sequence[Mapping[str, Any] | None]) -> list[int]:

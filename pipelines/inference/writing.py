@@ -16,6 +16,7 @@ from pipelines.inference.proposal import ORIGIN, Proposal
 from pipelines.inference.sampling import MOST_COLUMNS
 from pipelines.lake.counted import counted
 from transforms.definitions import Csv
+from transforms.places import path_text
 from transforms.tables import Table
 
 __all__ = ["USED", "definition"]
@@ -47,7 +48,7 @@ def definition(made: Proposal, name: str, files: str, topic: str, group: bool, t
         lines.append(f"    file_format={_csv(dialect)},{_encoding_said(dialect)}")
         used.add("Csv")
     if made.sample.explode:
-        lines.append(f"    explode={_text(made.sample.explode)},")
+        lines.append(f"    explode={_text(path_text(made.sample.explode))},")
     lines += _envelope_lines(made, used)
     lines += _time_lines(made)
     tie = made.tie_breaker
@@ -329,17 +330,24 @@ def _disorder_lines(made: Proposal, used: set[str]) -> list[str]:
 
 
 def _left_out(made: Proposal) -> list[str]:
-    lists = [".".join(str(s) for s in steps) for steps in made.sample.lists if ".".join(map(str, steps)) != made.sample.explode]
+    lists = [path_text(steps) for steps in made.sample.lists if steps != made.sample.explode]
     lines = [f"{one}: a list of objects; infer --explode {one} makes each element an event" for one in lists]
     reasons: dict[str, list[str]] = {}
     for column in made.left_out:
         reasons.setdefault(column.left_out, []).append(".".join(str(s) for s in column.steps))
     if made.sample.more:
         lines.append(f"left out: {made.sample.more:,} values of other names than the first {MOST_COLUMNS:,}; are these names data?")
+    if made.sample.doubled:
+        reasons["as the header has its name more than once; Csv's columns and skip can name each"] = [*made.sample.doubled]
     for why, names in reasons.items():
         more = f" and {len(names) - MOST_LEFT_OUT} more" if len(names) > MOST_LEFT_OUT else ""
         lines.append(f"left out, {why}: {', '.join(n[:MOST_LETTERS] for n in names[:MOST_LEFT_OUT])}{more}")
     return lines
+
+
+def _original(column: Column) -> str:
+    """The name in the data of a field whose own does not tell it, as of one in another script: " (店舗)"."""
+    return "" if words(column.called) else f" ({column.called})"
 
 
 def _group(made: Proposal, name: str, used: set[str]) -> str:
@@ -347,11 +355,12 @@ def _group(made: Proposal, name: str, used: set[str]) -> str:
     key = keys[0] if keys else made.tie_breaker
     measure = next((c for c in made.measures if c is not key and c is not made.tie_breaker), None)
     used |= {"Count", "Entity", "FeatureGroup", "hours", "minutes"}
-    others = ", ".join(c.name for c in keys[1:6])
+    others = ", ".join(c.name + _original(c) for c in keys[1:6])
+    said = "; ".join([*([_original(key).strip(" ()")] if _original(key) else []), *([f"other candidates: {others}"] if others else [])])
     called = f"{name}_by_{key.name}"  # another source may have the same key, and groups of one name would hide one another
     lines = [
         f"{called} = FeatureGroup(", f'    name="{called}",', f"    source={name},",
-        f'    entity=Entity("{key.name}"),' + (f"  # other candidates: {others}" if others else ""),
+        f'    entity=Entity("{key.name}"),' + (f"  # {_said_plainly(said)}" if said else ""),
         "    hop=minutes(15),", "    ttl=hours(48),", "    aggregates=[", "        Count(over=[hours(1), hours(24)]),",
     ]  # fmt: skip
     if measure is not None:

@@ -70,7 +70,7 @@ def unread(name: str, source: EventSource) -> str:
         dialect = source.file_format.suffixes if isinstance(source.file_format, Csv) else ()
         return f"none of {', '.join([*mine, *dialect])}, those of lines also with {', '.join(COMPRESSED[:-1])} or {COMPRESSED[-1]}"
     if packed and not found.packed:
-        return f"{found.title} in another compression; {found.title} compresses itself"
+        return f"{found.title} in another compression; decompress it, as {found.title} compresses itself"
     if found.declared is not None and not isinstance(source.file_format, found.declared):
         return f"its dialect is not declared; say file_format={found.declared.__name__}(...) at the source to read it"
     return ""

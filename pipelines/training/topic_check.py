@@ -95,6 +95,6 @@ def _unseen(repo: Repo, source: EventSource, nulls: NullFields, payloads: list[b
     form = repo.settings.kafka.format_of(source.name)
     if form not in _NAMED:
         return [*(null_line(source, name, nulls.events) for name in named), *lines]
-    explode = None if source.explode is None else ".".join(map(str, source.explode_path))
+    explode = source.explode_path or None
     sample, _ = sample_payloads(payloads, explode, kafka=repo.settings.kafka, name=source.name, topic=source.topic, form=form)
     return [*unseen_in(source, named, sample), *lines]

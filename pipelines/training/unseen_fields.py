@@ -26,7 +26,7 @@ def unseen_fields(data: Path, source: EventSource, taken: pa.Table) -> list[str]
     empty = [f.name for f in source.fields if f.value is None and taken.column(f.name).null_count == len(taken)]
     if not empty:
         return []
-    explode = None if source.explode is None else ".".join(map(str, source.explode_path))
+    explode = source.explode_path or None
     try:
         sample = sample_files(data / source.files, RECORDS, explode, source.file_format.encoding if source.file_format else None)
     except DataError:

@@ -23,7 +23,7 @@ from pipelines.streaming.stream_job import run_stream
 from pipelines.streaming.stream_options import StreamOptions
 from tests.integration.kafka_world import KafkaTopics
 from tests.integration.test_topic_shapes import Record, World, make_world
-from tests.unit.test_infer_shapes import (
+from tests.unit.test_infer_changes import (
     N,
     at,
     change,

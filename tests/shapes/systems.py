@@ -317,6 +317,34 @@ def _delta(made: Made, folder: Path) -> None:
         write_deltalake(str(folder), table, mode="append", partition_by=["kind"], schema_mode="merge")
 
 
+def logs_of_otlp(n: int, registry: SchemaRegistry, repo: Path) -> Made:
+    """OTLP's JSON: an event is a log in lists within two others, whose attributes are its own; some records have none."""
+    r = np.random.default_rng(81)
+    made, count = Made(_times(n, 81)), 0
+    for row, at in enumerate(made.at):
+        resources: list[dict[str, Any]] = []
+        for _ in range(1 + row % 2):
+            service, scopes = f"svc-{r.integers(0, 4)}", []
+            for scope in range(1 + row % 3):
+                logs = []
+                for _ in range(0 if row % 7 == 6 else 1 + scope):
+                    code, count = int(r.choice([200, 404])), count + 1
+                    logs.append({
+                        "timeUnixNano": str(micros_of(at) * 1_000 + count % 1_000), "spanId": f"{count:016x}",
+                        "body": {"stringValue": f"text {count}"}, "attributes": [{"key": "http.bytes", "value": {"intValue": str(code)}}],
+                    })  # fmt: skip
+                    made.wanted.append({
+                        "time_unix_nano": at, "service_name": service, "lib": f"lib{scope}", "span_id": f"{count:016x}",
+                        "body": f"text {count}", "http_bytes": code,
+                    })  # fmt: skip
+                scopes.append({"scope": {"lib": f"lib{scope}"}, "logRecords": logs})
+            about = [{"key": "service.name", "value": {"stringValue": service}}]
+            resources.append({"resource": {"attributes": about}, "scopeLogs": scopes})
+        made.keys.append(None)
+        made.values.append(json.dumps({"resourceLogs": resources}).encode())
+    return made
+
+
 SYSTEMS: dict[str, System] = {
     "orders_of_proto2": System(orders_of_proto2),
     "trades_of_avro": System(trades_of_avro),
@@ -326,6 +354,7 @@ SYSTEMS: dict[str, System] = {
     "old_moments": System(old_moments, ("--event-time", "at")),
     "days_and_times": System(days_and_times, ("--zone", "Europe/Berlin")),
     "lake_files": System(lake_files, write=_parquet),
+    "logs_of_otlp": System(logs_of_otlp, ("--explode", "resourceLogs[].scopeLogs[].logRecords")),
 }
 if find_spec("deltalake") is not None:
     SYSTEMS["lake_table"] = System(lake_files, write=_delta)

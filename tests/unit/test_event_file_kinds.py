@@ -208,7 +208,7 @@ def test_what_is_passed_over_is_named_and_counted(tmp_path: Path) -> None:
         PassedOver("events/orders/_tmp.jsonl", "its name starts with . or _"),
         PassedOver("events/orders/b.csv", dialect),
         PassedOver("events/orders/c.jsonl.xz", kinds),
-        PassedOver("events/orders/d.parquet.gz", "Parquet in another compression; Parquet compresses itself"),
+        PassedOver("events/orders/d.parquet.gz", "Parquet in another compression; decompress it, as Parquet compresses itself"),
         PassedOver("events/orders/e.txt.gz", dialect),
         PassedOver("events/orders/notes", kinds),
         PassedOver("events/orders/pipe.jsonl", "no regular file"),

@@ -72,7 +72,7 @@ def test_paths(text: Any, steps: tuple[Any, ...]) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "", ".a", "a.", "a..b", "[0]", "[].a", "a[x]", "a]", "a[1", "a[0]b", "a.[0]", "a[].b[].c", 'a[""]', 'a["b"]c', 'a["b',
+        "", ".a", "a.", "a..b", "[0]", "[].a", "a[x]", "a]", "a[1", "a[0]b", "a.[0]", 'a[""]', 'a["b"]c', 'a["b',
         'a.["b"]', """a["b']""", [], [0], ["a", ""], ["a", 1.5], 7,
     ],
 )  # fmt: skip
@@ -115,7 +115,11 @@ def test_what_is_no_path(path: Any) -> None:
         (lambda: orders(fields=[Field("sku", "string", path="items[].sku")]), "names no list"),
         (lambda: orders(explode="lines", fields=[Field("sku", "string", path="items[].sku")]), "the list 'lines'"),
         (lambda: orders(fields=[Field("n", "int64", path=ElementIndex())]), "is not given"),
-        (lambda: orders(explode="items[].parts"), "steps \\[\\]"),
+        (lambda: Field("x", "string", path=RecordKey("items[].sku")), "a key has no elements"),
+        (
+            lambda: orders(explode="items[].parts", fields=[Field("order_id", "string", required=True, path="parts[].id")]),
+            "make both the same",
+        ),
         (lambda: orders(where=True), "no expression"),
         (lambda: Field("tandem_event", "string"), "taken by Tandem"),
     ],

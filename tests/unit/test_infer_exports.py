@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from pipelines.inference.infer_source import infer_files
-from tests.unit.test_infer_shapes import N, at, inferred, ms, read, z
+from tests.unit.shaped import N, at, inferred, ms, read, z
 from transforms.errors import DataError
 
 

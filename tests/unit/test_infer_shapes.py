@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import bz2
-import gzip
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from io import BytesIO
@@ -21,51 +19,11 @@ import pytest
 from pipelines.inference.infer_source import infer_files, infer_topic
 from pipelines.inference.schema_words import categories
 from pipelines.project.config import KafkaSettings
-from pipelines.sources.event_files import events, list_files
 from pipelines.sources.formats.record_format import record_format
 from pipelines.sources.memory import MemoryBroker
 from tests.protobuf_types import classes, descriptor_set, file_of
-from transforms.definitions import EventSource, Field, Header
-
-N = 300
-T0 = datetime(2024, 5, 1, 10, tzinfo=UTC)
-NOW = 2 * 10**15
-
-
-def at(n: int) -> datetime:
-    return T0 + timedelta(seconds=37 * n, milliseconds=7 * n)
-
-
-def ms(n: int) -> int:
-    return (at(n) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
-
-
-def z(n: int) -> str:
-    return at(n).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def read(data: Path, text: str, name: str) -> list[dict[str, Any]]:
-    """The events that the definition takes, all of which it must."""
-    values: dict[str, Any] = {}
-    exec(compile("\n".join(line for line in text.splitlines() if "feast_views" not in line), f"{name}.py", "exec"), values)
-    source: EventSource = values[name]
-    out: list[dict[str, Any]] = []
-    for file in list_files(data, source, None, None, hashes=False):
-        for valid, letters in events(file.path, source, NOW, 0, name=file.name, batch_rows=1_000, partitions=file.partitions):
-            assert letters.num_rows == 0, letters.to_pylist()[:2]
-            out += valid.to_pylist()
-    return out
-
-
-def inferred(tmp_path: Path, records: list[dict[str, Any]] | bytes, **more: Any) -> tuple[str, list[dict[str, Any]]]:
-    folder = tmp_path / "events" / "things"
-    folder.mkdir(parents=True)
-    if isinstance(records, bytes):
-        (folder / "a.csv").write_bytes(records)
-    else:
-        (folder / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    text = infer_files(folder, name="things", data=tmp_path, group=True, **more).text
-    return text, read(tmp_path, text, "things")
+from tests.unit.shaped import NOW, T0, N, at, inferred, ms, read, z
+from transforms.errors import DataError
 
 
 def stripe(n: int) -> dict[str, Any]:
@@ -133,260 +91,6 @@ def test_records_of_other_systems(tmp_path: Path, name: str) -> None:
     assert len(found) == N
     whole = timedelta(seconds=1) if name == "stripe" else timedelta(milliseconds=1)
     assert all(abs(next(iter(event.values())) - at(n)) < whole for n, event in enumerate(found))
-
-
-def change(n: int, nested: bool) -> dict[str, Any]:
-    row = {"order_id": 1000 + n % 150, "customer_id": n % 30, "amount": base64.b64encode((1000 + n).to_bytes(2, "big")).decode(),
-           "status": "NEW", "order_date": 19_844 + n % 3}  # fmt: skip
-    op = "r" if n < 20 else "cud"[n % 3]
-    source = {"connector": "mysql", "ts_ms": ms(n), "db": "shop", "table": "orders", "file": "bin.003", "pos": 1000 + 7 * n, "gtid": None}
-    made = {
-        "before": None if op in "cr" else row, "after": None if op == "d" else row, "source": source, "op": op, "ts_ms": ms(n) + 350,
-        "transaction": None,
-    }  # fmt: skip
-    return {"schema": {"type": "struct", "fields": [{"field": "before"}]}, "payload": made} if nested else made
-
-
-@pytest.mark.parametrize("nested", [False, True])
-def test_changes_of_rows(tmp_path: Path, nested: bool) -> None:
-    """Debezium's envelope, with Kafka Connect's schema around it and without: deletes are passed over."""
-    records = [change(n, nested) for n in range(N)]
-    text, found = inferred(tmp_path, records)
-    inside = "payload." if nested else ""
-    for part in (
-        'where=col("op").isin(["c", "r", "u"])', f'path="{inside}source.ts_ms", parse=Epoch("ms"))', 'tie_breaker="source_pos"',
-        f'Field("order_id", "int64", required=True, path="{inside}after.order_id"', 'entity=Entity("customer_id")',
-        f'Field("order_date", "timestamp", required=True, path="{inside}after.order_date", parse=Date())', "unscaled=True",
-    ):  # fmt: skip
-        assert part in text, text
-    assert "transaction" not in text and "before_" not in text and f"what was deleted is at {inside}before." in text
-    kept = [n for n in range(N) if n < 20 or "cud"[n % 3] != "d"]
-    assert [event["order_id"] for event in found] == [1000 + n % 150 for n in kept]
-    assert [event["changed_at"] for event in found] == [datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms(n)) for n in kept]
-
-
-def of_maxwell(n: int) -> tuple[dict[str, Any], bool]:
-    kind = ("insert", "update", "delete", "bootstrap-start")[n % 4]
-    row = {"id": n % 50, "who": f"w{n % 20}"} if kind != "bootstrap-start" else {}
-    return {"database": "shop", "table": "t", "type": kind, "ts": ms(n) // 1_000, "xid": n, "data": row}, n % 4 < 2
-
-
-def of_mongo(n: int) -> tuple[dict[str, Any], bool]:
-    """Updates have no document unless it is asked for, and none where it is gone meanwhile; of replacements there are some without."""
-    kind = ("insert", "update", "delete", "replace")[n % 4]
-    whole = kind == "insert" or (kind == "replace" and n % 8 == 3)
-    more = {"fullDocument": {"_id": {"$oid": f"{n:024x}"}, "id": n % 50, "who": f"w{n % 20}"} if whole else None}
-    at = {"clusterTime": {"$timestamp": {"t": ms(n) // 1_000, "i": 1}}}
-    return {"_id": {"_data": f"82{n:05X}"}, "operationType": kind, **at, "documentKey": {"_id": {"$oid": f"{n:024x}"}}, **more}, whole
-
-
-def of_golden_gate(n: int) -> tuple[dict[str, Any], bool]:
-    row = {"id": n % 50, "who": f"w{n % 20}"}
-    rows = {"after": row} if n % 3 else {"before": row}
-    return {"table": "S.T", "op_type": "DIU"[n % 3], "op_ts": z(n), "pos": f"{n:09d}", **rows}, n % 3 > 0
-
-
-def of_dynamo(n: int) -> tuple[dict[str, Any], bool]:
-    row = {"id": {"N": str(n % 50)}, "who": {"S": f"w{n % 20}"}}
-    inside = {"ApproximateCreationDateTime": ms(n) // 1_000, "Keys": {"id": row["id"]}, "SequenceNumber": str(10**20 + n)}
-    return {
-        "eventID": f"{n:05d}",
-        "eventName": "INSERT" if n % 3 else "REMOVE",
-        "dynamodb": {**inside, **({"NewImage": row} if n % 3 else {})},
-    }, n % 3 > 0
-
-
-def of_canal(n: int) -> tuple[dict[str, Any], bool]:
-    """A list of rows each, of which there is one here."""
-    kind = ("INSERT", "UPDATE", "DELETE", "ALTER")[n % 4]
-    row = {"id": str(n), "who": f"w{n % 20}", "amount": f"{n}.50"}
-    ddl = kind == "ALTER"
-    return {
-        "data": None if ddl else [row], "old": [{"amount": "1.00"}] if kind == "UPDATE" else None, "database": "shop", "table": "t",
-        "type": kind, "es": ms(n), "ts": ms(n) + 40, "id": n, "isDdl": ddl, "pkNames": None if ddl else ["id"], "sql": "",
-        "mysqlType": None if ddl else {"id": "bigint"}, "sqlType": None if ddl else {"id": -5},
-    }, n % 4 < 2  # fmt: skip
-
-
-def of_wal2json(n: int) -> tuple[dict[str, Any], bool]:
-    """Its second format: the columns of a row as a list, and a record each for the begin and the end of a transaction."""
-    kind = "BIUDC"[n % 5]
-    columns = [
-        {"name": "id", "type": "bigint", "value": n % 50}, {"name": "who", "type": "text", "value": None if n % 10 == 1 else f"w{n % 20}"},
-        {"name": "name", "type": "text", "value": "n", "optional": True},
-    ]  # fmt: skip
-    told = {"action": kind, "xid": n // 5, "timestamp": f"{at(n):%Y-%m-%d %H:%M:%S.%f}+00", "lsn": f"0/{n:06X}"}
-    if kind in "BC":
-        return told, False
-    row = {"identity": columns[:1]} if kind == "D" else {"columns": columns}
-    return {**told, "schema": "public", "table": "t", **row}, kind != "D"
-
-
-@pytest.mark.parametrize("made", [of_canal, of_maxwell, of_mongo, of_golden_gate, of_dynamo, of_wal2json])
-def test_changes_as_others_write_them(tmp_path: Path, made: Callable[[int], tuple[dict[str, Any], bool]]) -> None:
-    """What has no row after it, such as a delete, is no event, and no dead letter either."""
-    records, whole = zip(*(made(n) for n in range(N)), strict=True)
-    text, found = inferred(tmp_path, records)
-    assert "# Changes of rows, as " in text, text
-    assert [int(event["changed_at"].timestamp()) for event in found] == [ms(n) // 1_000 for n in range(N) if whole[n]]
-
-
-@pytest.mark.parametrize("nested", [False, True])
-def test_the_key_of_changes_is_what_they_are_about(nested: bool) -> None:
-    broker = MemoryBroker()
-    broker.create_topic("shop.orders", 1)
-    payloads = [json.dumps(change(n, nested)).encode() for n in range(N)]
-    keys: list[dict[str, Any]] = [{"order_id": 1000 + n % 150} for n in range(N)]
-    texts: list[bytes | None] = [json.dumps({"schema": {}, "payload": key} if nested else key).encode() for key in keys]
-    broker.append("shop.orders", 0, payloads, texts, [[]] * N, [0] * N)
-    text = infer_topic(broker.open_reader(), "shop.orders", group=True).text
-    assert 'entity=Entity("order_id"),  # other candidates: customer_id' in text
-
-
-def test_the_time_of_cloud_events_stands_in_a_header() -> None:
-    """In their binary mode the payload is the data alone; the field that is told reads it."""
-    broker = MemoryBroker()
-    broker.create_topic("orders", 1)
-    headers: list[list[tuple[str, bytes | None]]] = [[("ce_id", b"%d" % n), ("ce_time", z(n).encode())] for n in range(N)]
-    broker.append("orders", 0, [b'{"total":%d}' % n for n in range(N)], [None] * N, headers, [0] * N)
-    text = infer_topic(broker.open_reader(), "orders").text
-    told = 'Field("ce_time", "timestamp", path=Header("ce_time"))'
-    assert told in text and 'Field("ce_id", "string", path=Header("ce_id"))' in text and "no record holds a time" in text
-    when = Field("ce_time", "timestamp", path=Header("ce_time"))
-    source = EventSource("orders", [Field("total", "int64", required=True)], event_time=when, tie_breaker="total")
-    fetched = broker.open_reader().poll("orders", 0, 0, N, 0)
-    checked = record_format(source, KafkaSettings()).judge(fetched.payloads, NOW, 0, fetched.origin(source))
-    assert checked.valid["ce_time"].to_pylist() == [at(n) for n in range(N)]
-
-
-def test_headers_that_are_texts_are_fields_in_a_comment() -> None:
-    broker = MemoryBroker()
-    broker.create_topic("orders", 1)
-    payloads = [json.dumps({"id": n, "at": z(n), "x_tenant": 1}).encode() for n in range(3)]
-    headers: list[list[tuple[str, bytes | None]]] = [[("x-tenant", b"eu"), ("span", bytes([0, 255])), ("none", None), ('a"\n', b"1")]] * 3
-    broker.append("orders", 0, payloads, [None] * 3, headers, [0] * 3)
-    text = infer_topic(broker.open_reader(), "orders").text
-    told = text[text.index("# The records' headers may be fields, too:") :].splitlines()
-    assert told[1:] == [
-        '#     Field("x_tenant_2", "string", path=Header("x-tenant")),', '#     Field("a", "string", path=Header("a\\"\\n")),',
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("key", "field"),
-    [
-        (lambda n: f"sensor-{n % 7}".encode(), 'Field("key", "string", path=RecordKey())'),
-        (lambda n: json.dumps({"deviceId": n % 7, "id": n}).encode(), 'Field("device_id", "int64", path=RecordKey("deviceId"))'),
-        (lambda n: (n % 7).to_bytes(8, "big"), 'Field("key", "int64", path=RecordKey(), parse=BigEndian())'),
-        (lambda n: str(n).encode(), ""),  # the id, which the payload has
-        (lambda n: json.dumps({"id": n}).encode(), ""),
-        (lambda n: None, ""),
-        (lambda n: b"\xff" * (n % 7 + 1), ""),
-    ],
-)
-def test_what_stands_in_keys_alone_is_said(key: Callable[[int], bytes | None], field: str) -> None:
-    broker = MemoryBroker()
-    broker.create_topic("readings", 1)
-    payloads = [json.dumps({"id": n, "at": z(n), "value": n / 4}).encode() for n in range(N)]
-    broker.append("readings", 0, payloads, [key(n) for n in range(N)], [[]] * N, [0] * N)
-    text = infer_topic(broker.open_reader(), "readings").text
-    said = "# The records' keys hold what no field above does: "
-    assert (said + field in text) if field else said not in text
-
-
-def test_records_that_only_look_like_changes(tmp_path: Path) -> None:
-    records = [{"id": n, "op": "c", "ts": z(n), "after": {"x": n}, "source": "web"} for n in range(N)]
-    text, _ = inferred(tmp_path, records)
-    assert "Debezium" not in text and 'path="after.x"' in text
-
-
-def german(x: float) -> str:
-    return f"{x:,.2f}".translate(str.maketrans(",.", ".,"))
-
-
-def ship(n: int) -> str:
-    return f"{at(n):%d/%m/%Y %H:%M:%S};{219_000_000 + n % 20};57,{n:03};{n / 4:.2f};\n".replace(".", ",")
-
-
-TEXTS: dict[str, tuple[str, Callable[[int], str], str, str, float]] = {
-    "german": (
-        "Buchungstag;Käufer;Betrag;Beleg Nr.\n", lambda n: f"{at(n):%d.%m.%Y %H:%M};Müller {n % 20};{german(n * 41.25)};{n}\n",
-        "latin-1", 'Csv(delimiter=";", decimal=",", thousands=".", encoding="iso8859-1")', 41.25,
-    ),
-    "excel": (
-        "Order ID,When,Amount\r\n", lambda n: f'{n},{at(n):%m/%d/%Y %H:%M},"{n * 41.25:,.2f}"\r\n',
-        "utf-16", 'Csv(thousands=",", encoding="utf-16")', 41.25,
-    ),
-    "swiss": (
-        "id;ts;amount\n", lambda n: f"{n};{z(n)};{n * 1234.5:,.2f}\n".replace(",", "'"), "utf-8-sig", """thousands="'")""", 1234.5,
-    ),
-    "ships": ("# Timestamp;MMSI;Latitude;SOG;Heading\n", ship, "utf-8", 'Csv(delimiter=";", decimal=",")', 0.25),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", TEXTS)
-def test_texts_with_delimiters_of_other_countries(tmp_path: Path, name: str) -> None:
-    head, line, encoding, dialect, step = TEXTS[name]
-    text, found = inferred(tmp_path, (head + "".join(map(line, range(N)))).encode(encoding))
-    assert dialect in text, text
-    amounts = next(values for values in ([e.get(k) for e in found] for k in ("betrag", "amount", "sog")) if values[0] is not None)
-    assert amounts == [n * step for n in range(N)]
-
-
-HEADERS = {
-    "a delimiter at the end of each line": ("id|at|v|\n", lambda n: f"{n}|{z(n)}|{n / 4}|\n", "v"),
-    "a column without a name": ("Trip ID,Start,,v\n", lambda n: f"t{n},{z(n)},x,{n / 4}\n", "v"),
-    "a name twice": ("id,at,ok,v,ok\n", lambda n: f"t{n},{z(n)},a,{n / 4},b\n", "v"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", HEADERS)
-def test_headers_of_spreadsheets(tmp_path: Path, name: str) -> None:
-    head, line, field = HEADERS[name]
-    text, found = inferred(tmp_path, (head + "".join(map(line, range(N)))).encode())
-    assert [e[field] for e in found] == [n / 4 for n in range(N)] and "header=False" not in text and '"ok"' not in text
-
-
-WRITTEN: dict[str, tuple[Callable[[datetime], Any], str]] = {
-    "nginx": (lambda t: f"{t:%d/%b/%Y:%H:%M:%S} +0000", 'TimeFormat("%d/%b/%Y:%H:%M:%S %z")'),
-    "apache": (lambda t: f"[{t:%d/%b/%Y:%H:%M:%S} +0000]", 'TimeFormat("[%d/%b/%Y:%H:%M:%S %z]")'),
-    "http": (lambda t: f"{t:%a, %d %b %Y %H:%M:%S} GMT", 'TimeFormat("%a, %d %b %Y %H:%M:%S GMT", zone="UTC")'),
-    "mail": (lambda t: f"{t:%a, %d %b %Y %H:%M:%S} +0000".replace(", 0", ", "), 'TimeFormat("%a, %d %b %Y %H:%M:%S %z")'),
-    "twitter": (lambda t: f"{t:%a %b %d %H:%M:%S} +0000 {t:%Y}", 'TimeFormat("%a %b %d %H:%M:%S %z %Y")'),
-    "java.util.Date": (lambda t: f"{t:%a %b %d %H:%M:%S} UTC {t:%Y}", 'TimeFormat("%a %b %d %H:%M:%S UTC %Y", zone="UTC")'),
-    "ctime": (lambda t: f"{t:%a %b %e %H:%M:%S %Y}", 'TimeFormat("%a %b %d %H:%M:%S %Y", zone="UTC")'),
-    "am and pm": (lambda t: f"{t:%m/%d/%Y %I:%M:%S %p}", 'TimeFormat("%m/%d/%Y %I:%M:%S %p", zone="UTC")'),
-    "a month's name": (lambda t: f"{t:%d %B %Y %H:%M:%S}", 'TimeFormat("%d %'),
-    "oracle": (lambda t: f"{t:%d-%b-%y %I.%M.%S.%f %p}".upper(), 'TimeFormat("%d-%b-%y %I.%M.%S.%f %p", zone="UTC")'),
-    "db2": (lambda t: f"{t:%Y-%m-%d-%H.%M.%S.%f}", 'TimeFormat("%Y-%m-%d-%H.%M.%S.%f", zone="UTC")'),
-    "digits": (lambda t: f"{t:%Y%m%d%H%M%S}", 'TimeFormat("%Y%m%d%H%M%S", zone="UTC")'),
-    "digits and milliseconds": (lambda t: f"{t:%Y%m%d%H%M%S%f}"[:-3], 'TimeFormat("%Y%m%d%H%M%S%f", zone="UTC")'),
-    "iso's basic form": (lambda t: f"{t:%Y%m%dT%H%M%S}Z", "IsoTime()"),
-    "java": (lambda t: f"{t + timedelta(hours=2):%Y-%m-%dT%H:%M:%S.%f}+02:00[Europe/Paris]", "IsoTime()"),
-    "go": (lambda t: f"{t:%Y-%m-%d %H:%M:%S.%f}000 +0000 UTC", "IsoTime()"),
-}
-
-
-@pytest.mark.parametrize("lines", [False, True])
-@pytest.mark.parametrize("name", WRITTEN)
-def test_times_as_they_are_written(tmp_path: Path, name: str, lines: bool) -> None:
-    write, parse = WRITTEN[name]
-    if lines:
-        records: Any = ("id|when|v\n" + "".join(f"i{n}|{write(at(n))}|{n / 4}\n" for n in range(N))).encode()
-    else:
-        records = [{"id": f"i{n}", "when": write(at(n)), "v": n / 4} for n in range(N)]
-    text, found = inferred(tmp_path, records)
-    assert f'Field("when", "timestamp", parse={parse}' in text, text
-    exact = "%f" in parse or "IsoTime" in parse
-    told = [at(n) if exact else at(n).replace(microsecond=0) for n in range(N)]
-    assert [e["when"] for e in found] == ([t.replace(microsecond=0) for t in told] if name == "iso's basic form" else told)
-
-
-def test_moments_as_objects_of_seconds(tmp_path: Path) -> None:
-    records = [{"id": n, "createTime": {"seconds": ms(n) // 1000, "nanos": ms(n) % 1000 * 10**6}} for n in range(N)]
-    text, found = inferred(tmp_path, records)
-    assert 'path="createTime.seconds", parse=Epoch("s")' in text
-    assert [e["create_time_seconds"] for e in found] == [at(n).replace(microsecond=0) for n in range(N)]
 
 
 def test_maps_that_are_empty_in_some_records(tmp_path: Path) -> None:
@@ -481,18 +185,29 @@ def test_categories_of_pandas_are_the_words_that_may_come(tmp_path: Path, suffix
     assert len(read(tmp_path, text, "things")) == 2 * N
 
 
-@pytest.mark.parametrize("name", ["a.parquet.gz", "a.parquet.bz2", "a.arrow.gz", "a.feather.bz2"])
-def test_categories_of_files_that_are_compressed_as_a_whole(tmp_path: Path, name: str) -> None:
-    size = pd.Categorical(["SM"[n % 2] for n in range(N)], ["S", "M", "L"])
-    frame = pd.DataFrame({"id": range(N), "at": [at(n) for n in range(N)], "size": size})
-    folder, plain = tmp_path / "events" / "things", BytesIO()
+@pytest.mark.parametrize("name", ["a.parquet.gz", "a.parquet.zst", "a.arrow.gz", "a.feather.bz2"])
+def test_files_of_which_a_run_reads_none_have_no_definition(tmp_path: Path, name: str) -> None:
+    """A definition of them would find no events: Parquet and Arrow compress themselves, and are not read in another compression."""
+    (tmp_path / name).write_bytes(b"whatever it holds")
+    for path in (tmp_path, tmp_path / name):
+        with pytest.raises(DataError, match=rf"{name} is .*in another compression; decompress it, as \w+( IPC)? compresses itself$"):
+            infer_files(path)
+
+
+def test_files_beside_those_that_are_read_are_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / "events" / "things"
     folder.mkdir(parents=True)
-    frame.to_parquet(plain) if "parquet" in name else frame.to_feather(plain)
-    file = folder / name
-    file.write_bytes((gzip if name.endswith(".gz") else bz2).compress(plain.getvalue()))
-    assert 'domain=["S", "M", "L"]' in infer_files(folder, name="things", data=tmp_path).text
-    file.write_bytes((gzip if name.endswith(".gz") else bz2).compress(plain.getvalue()[:-20]))
-    assert categories({("size",): ["S"]}, [file]) == {}, "of a damaged file none, whatever reads its rows says of it"
+    pq.write_table(pa.table({"id": range(N), "at": [at(n) for n in range(N)]}), folder / "a.parquet")
+    (folder / "b.parquet.zst").write_bytes(b"something else")
+    assert len(read(tmp_path, infer_files(folder, name="things", data=tmp_path).text, "things")) == N
+
+
+def test_categories_of_a_damaged_file_are_none(tmp_path: Path) -> None:
+    """Whatever reads its rows says of it."""
+    plain = BytesIO()
+    pd.DataFrame({"size": pd.Categorical(["S"], ["S", "M", "L"])}).to_parquet(plain)
+    (tmp_path / "a.parquet").write_bytes(plain.getvalue()[:-20])
+    assert categories({("size",): ["S"]}, [tmp_path / "a.parquet"]) == {}
 
 
 def test_dictionaries_that_grow_from_batch_to_batch(tmp_path: Path) -> None:
@@ -553,3 +268,49 @@ def test_a_feed_of_vehicles(tmp_path: Path) -> None:
     found = record_format(values["vehicles"], kafka).decode(pa.array(payloads, pa.binary()), NOW, 0).valid.to_pylist()
     assert len(found) == N and found[13]["timestamp"] == datetime.fromtimestamp(ms(1) // 1000 + 3, UTC)
     assert found[13]["status"] == "STOPPED_AT" and found[13]["header_timestamp"] > found[13]["timestamp"]
+
+
+def test_lists_within_lists_are_named_and_taken_apart(tmp_path: Path) -> None:
+    """OTLP's logs: the lists that there are, from the outermost, and members of all of them by their own names."""
+    logs = [
+        {"resourceLogs": [{"resource": {"id": f"r{n % 3}", "ver": "1.1"}, "scopeLogs": [
+            {"logRecords": [{"ts": ms(2 * n + k), "seq": 2 * n + k, "body": {"stringValue": f"x{n}"}} for k in range(2)]},
+        ]}]}
+        for n in range(N)
+    ]  # fmt: skip
+    lists = "resourceLogs, resourceLogs[].scopeLogs, resourceLogs[].scopeLogs[].logRecords"
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in logs))
+    with pytest.raises(
+        DataError, match=re.escape(f"--explode resourceLogs.scopeLogs: no record has a list there; lists of objects: {lists}")
+    ):
+        infer_files(tmp_path, explode="resourceLogs.scopeLogs")
+    with pytest.raises(DataError, match=r"--explode: path 'a\[' cannot be read"):
+        infer_files(tmp_path, explode="a[")
+    text, found = inferred(tmp_path, logs, explode="resourceLogs[].scopeLogs[].logRecords")
+    assert [(e["seq"], e["body"], e["id"], e["ver"]) for e in found] == [(n, f"x{n // 2}", f"r{n // 2 % 3}", "1.1") for n in range(2 * N)]
+    assert "a list of objects" not in text and 'path="resourceLogs[].scopeLogs[].logRecords[].body.stringValue"' in text
+
+
+def test_values_of_any_type_are_called_what_they_are_of(tmp_path: Path) -> None:
+    """GA4's parameters and OpenTelemetry's attributes: by their keys, and by the types where a key has several."""
+    params = [{"key": "page", "value": {"string_value": "p"}}, {"key": "n", "value": {"string_value": "a", "int_value": 1}}]
+    _, found = inferred(tmp_path, [{"id": n, "at": z(n), "params": params} for n in range(N)])
+    assert {*found[0]} == {"at", "id", "params_page", "params_n", "params_n_int_value"}
+    assert (found[0]["params_n"], found[0]["params_n_int_value"]) == ("a", 1)
+
+
+def test_a_folder_that_a_link_names_is_called_by_the_link(tmp_path: Path) -> None:
+    (tmp_path / "data" / "events").mkdir(parents=True)
+    for place in ("elsewhere", "data/lake"):
+        real = tmp_path / place
+        real.mkdir()
+        pq.write_table(pa.table({"id": range(N), "at": [at(n) for n in range(N)]}), real / "a.parquet")
+        (link := tmp_path / "data" / "events" / f"{real.name}_link").symlink_to(real)
+        found = infer_files(link, data=tmp_path / "data")
+        assert (found.name, found.files) == (link.name, f"events/{link.name}")
+        assert len(read(tmp_path / "data", found.text, found.name)) == N
+
+
+def test_names_in_other_scripts_are_told_where_a_group_uses_them(tmp_path: Path) -> None:
+    text, _ = inferred(tmp_path, [{"id": n, "at": z(n), "店舗": f"s{n % 9}", "金額": n / 4} for n in range(N)])
+    assert 'entity=Entity("field"),  # 店舗\n' in text and 'path="金額"' in text

@@ -269,3 +269,23 @@ def test_records_without_a_time_have_that_of_their_topic() -> None:
     fetched = broker.open_reader().poll("sales", 0, 0, 99, 0)
     found = check_json(fetched.payloads, values["sales"], 2 * 10**15, 0, fetched.origin(values["sales"]))
     assert micros_of(found.valid.column("recorded_at")[98].as_py()) == 1_714_557_758_000_000 and found.valid.num_rows == 99
+
+
+def test_lines_are_read_as_their_settings_say() -> None:
+    """The columns, delimiter and encoding of ``kafka.format_options``: the definition is one that the stream's format takes."""
+    broker, at = MemoryBroker(), 1_714_557_660
+    broker.create_topic("sales", 1)
+    for n in range(N):
+        broker.append("sales", 0, [f"{n};s{n % 9};{n},5;{at + n};Größe".encode("cp1252")])
+    options: dict[str, Any] = {"delimiter": ";", "columns": ["nr", "shop", "amount", "sold_at", "what"], "encoding": "cp1252"}
+    kafka = KafkaSettings(formats={"sales": "csv"}, format_options={"sales": options})
+    text = infer_topic(broker.open_reader(), "sales", kafka=kafka).text
+    values: dict[str, Any] = {}
+    exec(text, values)
+    source = values["sales"]
+    assert [f.name for f in source.fields] == ["nr", "shop", "amount", "what"] and source.event_time == "sold_at"
+    valid = record_format(source, kafka, "csv").decode(pa.array([f"7;s1;2,5;{at};Größe".encode("cp1252")]), 2 * 10**15, 0).valid
+    assert valid.to_pylist()[0] | {"sold_at": None} == {"sold_at": None, "nr": 7, "shop": "s1", "amount": 2.5, "what": "Größe"}
+    bad = KafkaSettings(formats={"sales": "csv"}, format_options={"sales": {"delimiter": "|"}})
+    with pytest.raises(DataError, match=r"says delimiter '\|'; say its columns, too"):
+        infer_topic(broker.open_reader(), "sales", kafka=bad)

@@ -13,8 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.examples import examples
+from tests.unit.judged import verdicts
 from tests.unit.test_contract_properties import TOKENS
-from tests.unit.test_mapped_sources import ORDER, ORDERS, T, verdicts
+from tests.unit.test_mapped_sources import ORDER, ORDERS, T
 from transforms import contract, json_columns, json_payload, json_shapes
 from transforms.contract import check_json
 from transforms.definitions import Decimal, Epoch, EventSource, Field, Number

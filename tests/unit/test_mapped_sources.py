@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import decimal
 import json
-from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.sources.broker import REPLAYED_TIME, FetchResult, KeptRecords
 from tests.examples import examples
+from tests.unit.judged import NOW, as_rows, judged
 from transforms import contract
-from transforms.contract import Checked, Origin, check, check_json, check_records, encode_json, field_of
+from transforms.contract import Origin, check, check_json, encode_json, field_of
 from transforms.definitions import (
-    Base64,
     BigEndian,
     Decimal,
     ElementIndex,
@@ -31,16 +27,13 @@ from transforms.definitions import (
     EventSource,
     Field,
     Header,
-    Hex,
     Number,
     RecordKey,
     RecordTimestamp,
     TimeFormat,
-    TimeOfDay,
 )
 from transforms.json_shapes import whole
 
-NOW = 1_800_000_000_000_000
 T = 1_714_557_660_123
 
 ORDERS = EventSource(
@@ -68,42 +61,6 @@ ORDER: dict[str, Any] = {
     "ship.date": "01/05/2024 12:00",
     "tags": ["x", "y"],
 }
-
-
-def verdicts(checked: Checked) -> Any:
-    return (
-        checked.valid.to_pylist(), checked.accepted.tolist(), checked.reasons.to_pylist(), checked.details.to_pylist(),
-        checked.times.to_pylist(), checked.empty, checked.passed_over,
-    )  # fmt: skip
-
-
-def judged(records: list[Any], source: EventSource, origin: Origin | None = None) -> Checked:
-    """The verdicts, which are the same for each record alone, for all at once, and by columns among others."""
-    payloads = [r if isinstance(r, bytes) else json.dumps(r, ensure_ascii=False).encode() for r in records]
-    together = check_json(payloads, source, NOW, 0, origin)
-    many = pa.array(payloads * 20, pa.binary())
-    rows = np.tile(np.arange(len(payloads)), 20)
-    columnar = check_json(many, source, NOW, 0, None if origin is None else origin.take(rows))
-    n, m = len(payloads), together.valid.num_rows
-    assert columnar.reasons.to_pylist() == together.reasons.to_pylist() * 20
-    assert columnar.details.to_pylist() == together.details.to_pylist() * 20
-    assert columnar.times.to_pylist() == together.times.to_pylist() * 20
-    assert columnar.valid.to_pylist() == together.valid.to_pylist() * 20
-    assert columnar.accepted.tolist() == [k * n + a for k in range(20) for a in together.accepted.tolist()]
-    assert columnar.empty == together.empty * 20 and len(columnar.accepted) == 20 * m
-    for row, payload in enumerate(payloads):
-        alone = check_json([payload], source, NOW, 0, None if origin is None else origin.take(np.array([row])))
-        assert alone.reasons[0].as_py() == together.reasons[row].as_py() and alone.details[0].as_py() == together.details[row].as_py()
-        assert alone.valid.to_pylist() == together.valid.filter(pa.array(together.accepted == row)).to_pylist()
-    return together
-
-
-def arrow_rows(records: list[dict[str, Any]]) -> pa.RecordBatch | None:
-    names = list(dict.fromkeys(name for r in records for name in r))
-    try:
-        return pa.RecordBatch.from_arrays([pa.array([r.get(name) for r in records]) for name in names], names)
-    except (pa.ArrowException, OverflowError, UnicodeEncodeError):
-        return None  # of no one type
 
 
 def test_every_part_of_an_order_is_where_it_was_said_to_be() -> None:
@@ -186,14 +143,7 @@ orders = st.fixed_dictionaries(
 @settings(max_examples=examples(60))
 def test_batch_and_stream_say_the_same_of_any_record(records: list[dict[str, Any]]) -> None:
     together = judged([*records, ORDER], ORDERS)
-    rows = arrow_rows([*records, ORDER])
-    if rows is not None:
-        # Arrow makes one type of a column, and what has no type there is none: verdicts may only differ where that changed a value.
-        checked, plain = check(rows, ORDERS, NOW, 0), check_records(rows.to_pylist(), {}, ORDERS, NOW, 0)
-        assert checked.reasons.to_pylist() == plain.reasons.to_pylist()
-        assert checked.valid.to_pylist() == plain.valid.to_pylist() and checked.empty == plain.empty
-        if "nan" not in str(checked.details):
-            assert checked.details.to_pylist() == plain.details.to_pylist()
+    as_rows([*records, ORDER], ORDERS)  # Arrow makes one type of a column: verdicts may only differ where that changed a value
     assert together.reasons[len(records)].as_py() is None
 
 
@@ -290,272 +240,6 @@ def test_arrow_s_structs_lists_and_maps() -> None:
     got = check(fixed, source, NOW, 0)
     assert got.valid.column(5).to_pylist() == [[1.0, 2.0]] and got.reasons.to_pylist() == [None, "nan"]
     assert got.details.to_pylist()[1] == "e (a list) is not a list of finite numbers: element 1 is nan"
-
-
-PARAMS = EventSource(
-    "visits",
-    [
-        Field("visit", "string", required=True), Field("page", "string", path="params.page.text"),
-        Field("session", "int64", path="params.session.number"), Field("label", "string", path="labels.team"),
-        Field("first", "string", path="params[0].key"), Field("dotted", "string", path=["labels", "a.b"]),
-    ],
-    event_time=Field("at", "timestamp", parse=Epoch("ms")),
-    tie_breaker="visit",
-)  # fmt: skip
-entry_values = st.one_of(st.none(), st.fixed_dictionaries({}, optional={"text": st.text(max_size=2), "number": st.integers(-3, 3)}))
-entries = st.lists(
-    st.one_of(
-        st.none(), st.fixed_dictionaries({}, optional={"key": st.sampled_from(["page", "session", "other", None]), "value": entry_values})
-    ),
-    max_size=4,
-)
-labels = st.one_of(
-    st.none(),
-    st.lists(st.fixed_dictionaries({"key": st.sampled_from(["team", "a.b", ""]), "value": st.sampled_from(["x", "y", None])}), max_size=3),
-    st.dictionaries(st.sampled_from(["team", "a.b"]), st.text(max_size=2)),
-    st.lists(st.one_of(st.integers(), st.just({"key": 5, "value": "x"}), st.just({"key": "team", "value": "x", "more": 1})), max_size=2),
-)
-visits = st.fixed_dictionaries(
-    {"visit": st.just("v"), "at": st.just(T)}, optional={"params": st.one_of(st.none(), entries), "labels": labels}
-)
-
-
-@given(st.lists(visits, min_size=1, max_size=5))
-@settings(max_examples=examples(80))
-@example([{"visit": "v", "at": T, "labels": [0]}, {"visit": "v", "at": T, "labels": []}])
-@example(
-    [{"visit": "v", "at": T, "labels": [{"key": 5, "value": "x"}]}, {"visit": "v", "at": T, "labels": [{"key": None, "value": "x"}, None]}]
-)
-def test_maps_that_stand_as_lists_of_entries(records: list[dict[str, Any]]) -> None:
-    """GA4's event_params: a list of objects with a key and a value is the map that it is, as JSON, as rows and among others."""
-    together = judged(records, PARAMS)
-    for row, record in enumerate(records):
-        of = {e["key"]: e.get("value") or {} for e in record.get("params") or () if e is not None and e.get("key")}
-        if together.reasons[row].as_py() is None:
-            (got,) = together.valid.filter(pa.array(together.accepted == row)).to_pylist()
-            assert (got["page"], got["session"]) == (of.get("page", {}).get("text"), of.get("session", {}).get("number"))
-    rows = arrow_rows(records)
-    if rows is not None:
-        checked, plain = check(rows, PARAMS, NOW, 0), check_records(rows.to_pylist(), {}, PARAMS, NOW, 0)
-        assert checked.reasons.to_pylist() == plain.reasons.to_pylist() and checked.valid.to_pylist() == plain.valid.to_pylist()
-
-
-OTHERS = EventSource(
-    "changes",
-    [
-        Field("id", "int64", required=True, path="columns.id"), Field("who", "string", path="columns.name"),
-        Field("env", "string", path="Tags.env"),
-        Field("note", "string", path="notes.gift"),
-    ],
-    event_time=Field("at", "timestamp", parse=Epoch("ms")),
-    tie_breaker="id",
-)  # fmt: skip
-column = st.one_of(
-    st.none(),
-    st.fixed_dictionaries({"name": st.just("id"), "value": st.integers(0, 9)}, optional={"type": st.just("bigint")}),
-    st.fixed_dictionaries({"name": st.just("name"), "type": st.just("text")}, optional={"value": st.sampled_from(["a", None])}),
-)
-tag = st.fixed_dictionaries({}, optional={"Key": st.sampled_from(["env", "x", None]), "Value": st.sampled_from(["prod", None])})
-note = st.one_of(
-    st.fixed_dictionaries({}, optional={"name": st.sampled_from(["gift", "x", None]), "value": st.sampled_from(["y", None])}),
-    st.sampled_from([{"name": 5, "value": "y"}, {"name": "gift", "value": "y", "price": 1}, {"key": "gift", "value": "y"}, 7]),
-)
-changes = st.fixed_dictionaries(
-    {"at": st.just(T), "columns": st.lists(column, max_size=4)},
-    optional={"Tags": st.lists(tag, max_size=3), "notes": st.lists(note, max_size=2)},
-)
-
-
-@given(st.lists(changes, min_size=1, max_size=4))
-@settings(max_examples=examples(60))
-@example([{"at": T, "columns": [{"name": "id", "value": 1}], "notes": [{"name": "gift", "value": "y"}, {"key": "gift", "value": "z"}]}])
-@example([{"at": T, "columns": [{"name": "id", "value": 1, "type": "bigint"}], "Tags": [{"Key": "env", "Value": "prod"}]}] * 4)
-def test_entries_as_others_write_them(records: list[dict[str, Any]]) -> None:
-    """The columns of wal2json, tags of AWS, notes and headers with a name: the same as JSON, as rows and among others."""
-    together = judged(records, OTHERS)
-    for row, record in enumerate(records):
-        if together.reasons[row].as_py() is None:
-            (got,) = together.valid.filter(pa.array(together.accepted == row)).to_pylist()
-            of = {e["name"]: e.get("value") for e in record["columns"] if e}
-            env = {e["Key"]: e.get("Value") for e in record.get("Tags", ()) if e.get("Key")}.get("env")
-            note = {e["name"]: e.get("value") for e in record.get("notes", ()) if e.get("name")}.get("gift")
-            assert (got["id"], got["who"], got["env"], got["note"]) == (of.get("id"), of.get("name"), env, note)
-    rows = arrow_rows(records)
-    if rows is not None:
-        checked, plain = check(rows, OTHERS, NOW, 0), check_records(rows.to_pylist(), {}, OTHERS, NOW, 0)
-        assert checked.reasons.to_pylist() == plain.reasons.to_pylist() and checked.valid.to_pylist() == plain.valid.to_pylist()
-
-
-@pytest.mark.parametrize("kind", [pa.int8(), pa.int64(), pa.uint64(), pa.date32()])
-def test_maps_by_numbers_and_days(kind: pa.DataType) -> None:
-    """Keys are the texts that they are, as the same rows have them as JSON, which a replay sends."""
-    days = pa.types.is_date32(kind)
-    keys: list[Any] = [date(2024, 5, 1), date(1969, 12, 31)] if days else [1, 2**63 + 5 if pa.types.is_uint64(kind) else -7]
-    pairs = pa.map_(kind, pa.string())
-    column = pa.array([[(keys[0], "a"), (keys[1], "b"), (keys[0], "c")], None, [], [(keys[1], None)]], pairs)
-    source = EventSource(
-        "days", [Field("id", "int64", required=True), *(Field(n, "string", path=["m", str(k)]) for n, k in zip("xy", keys, strict=True))],
-        event_time=Field("at", "timestamp", parse=Epoch("ms")), tie_breaker="id",
-    )  # fmt: skip
-    batch = pa.RecordBatch.from_arrays([pa.array([T] * 4), pa.array(range(4)), column], ["at", "id", "m"])
-    wanted = [("c", "b"), (None, None), (None, None), (None, None)]
-    for first in range(4):
-        valid = check(batch.slice(first), source, NOW, 0).valid
-        assert list(zip(valid["x"].to_pylist(), valid["y"].to_pylist(), strict=True)) == wanted[first:]
-    again = check_json(encode_json(batch, source), source, NOW, 0).valid
-    assert list(zip(again["x"].to_pylist(), again["y"].to_pylist(), strict=True)) == wanted
-    wrong = replace(source, fields=[source.fields[0], Field("x", "int64", path=["m", str(keys[0])])])
-    assert check(batch, wrong, NOW, 0).details.to_pylist()[0] == "x='c' is no int64"
-
-
-def test_entries_of_lists_of_every_type_and_slice() -> None:
-    kind = pa.struct([("key", pa.large_string()), ("value", pa.struct([("text", pa.string())]))])
-    given = [
-        [{"key": "page", "value": {"text": "a"}}, {"key": "page", "value": {"text": "b"}}],
-        None,
-        [],
-        [{"key": "x", "value": None}, None],
-    ]
-    source = replace(PARAMS, fields=PARAMS.fields[:2])
-    for made in (pa.list_(kind), pa.large_list(kind)):
-        batch = pa.RecordBatch.from_arrays(
-            [pa.array([T] * 5), pa.array(list("uvwxy")), pa.array([*given, [{"key": "page", "value": {"text": "c"}}]], made)],
-            ["at", "visit", "params"],
-        )
-        for first in range(5):
-            got = check(batch.slice(first), source, NOW, 0)
-            assert got.valid.column("page").to_pylist() == ["b", None, None, None, "c"][first:]
-
-
-@pytest.mark.parametrize("index", [pa.int8(), pa.int32()])
-def test_keys_of_maps_and_entries_may_be_words_of_a_dictionary(index: pa.DataType) -> None:
-    """As the same rows are as JSON, which a replay sends."""
-    words = pa.DictionaryArray.from_arrays(pa.array([0, 1, None, 0], index), pa.array(["page", "other"]))
-    texts = pa.StructArray.from_arrays([pa.array(["a", "b", "c", "d"])], ["text"])
-    ends, source = pa.array([0, 2, 3, 4], pa.int32()), replace(PARAMS, fields=PARAMS.fields[:2])
-    entries_column = pa.ListArray.from_arrays(ends, pa.StructArray.from_arrays([words, texts], ["key", "value"]))
-    made = [entries_column]
-    with suppress(pa.ArrowException, TypeError):  # a null key, which no map has
-        made.append(pa.MapArray.from_arrays(ends, words.fill_null("other"), texts))
-    for params in made:
-        batch = pa.RecordBatch.from_arrays([pa.array([T] * 3), pa.array(list("uvw")), params], ["at", "visit", "params"])
-        for first in range(3):
-            got = check(batch.slice(first), source, NOW, 0)
-            assert got.reasons.to_pylist() == [None] * (3 - first)
-            assert got.valid.column("page").to_pylist() == ["a", None, "d"][first:]
-
-
-@pytest.mark.parametrize("form", ["list", "map"])
-def test_slices_look_at_their_own_entries_alone(form: str) -> None:
-    """A table that is read in slices costs what it costs in one piece."""
-    n = 64
-    value = pa.struct([("text", pa.string())])
-    kind = pa.map_(pa.string(), value) if form == "map" else pa.list_(pa.struct([("key", pa.string()), ("value", value)]))
-    rows = [[("page", {"text": "a"})] if form == "map" else [{"key": "page", "value": {"text": "a"}}]] * n
-    batch = pa.RecordBatch.from_arrays([pa.array([T] * n), pa.array(["v"] * n), pa.array(rows, kind)], ["at", "visit", "params"])
-    source = replace(PARAMS, fields=PARAMS.fields[:2])
-    with mock.patch.object(pc, "equal", wraps=pc.equal) as equal:
-        for first in range(n):
-            assert check(batch.slice(first, 1), source, NOW, 0).valid.column("page").to_pylist() == ["a"]
-    assert sum(len(call.args[0]) for call in equal.call_args_list) == n
-
-
-def test_entries_are_read_by_columns() -> None:
-    record = {"visit": "v", "at": T, "params": [{"key": "page", "value": {"text": "a"}}, {"key": "session", "value": {"number": 7}}]}
-    payloads = pa.array([json.dumps({**record, "at": T + n}).encode() for n in range(200)], pa.binary())
-    with mock.patch.object(contract, "parse_json", side_effect=AssertionError):
-        found = check_json(payloads, PARAMS, NOW, 0).valid
-    assert found.num_rows == 200 and found.column("page").to_pylist()[0] == "a" and found.column("session").to_pylist()[0] == 7
-
-
-def test_rows_of_files_are_the_same_events_as_payloads() -> None:
-    """A row of Arrow and its JSON, as a replay sends it, are one event: a column with a unit of its own is not read in another."""
-    source = replace(ORDERS, explode=None, fields=[
-        Field("order_id", "string", required=True, path="orderId"), Field("shipped", "timestamp", path="s", parse=Epoch("ns")),
-        Field("price", "int64", parse=Decimal(2)),
-    ])  # fmt: skip
-    at = datetime(2024, 5, 1, 10, 1, 0, 123456, tzinfo=UTC)
-    for unit in ("ms", "us", "ns"):
-        kind = pa.timestamp(unit, "UTC")
-        rows = pa.RecordBatch.from_arrays(
-            [pa.array(["a"]), *[pa.array([at]).cast(kind, safe=False)] * 2, pa.array([decimal.Decimal("1.10")])],
-            ["orderId", "ts", "s", "price"],
-        )
-        by_row = check(rows, source, NOW, 0)
-        assert by_row.valid.num_rows == 1 and check_json(encode_json(rows, source), source, NOW, 0).valid.equals(by_row.valid)
-
-
-PARIS = TimeFormat("%Y-%m-%d %H:%M:%S", zone="Europe/Paris")
-NOON = datetime(2024, 5, 1, 12, 0, 0, tzinfo=UTC)
-
-
-@pytest.mark.parametrize(
-    ("kind", "value"),
-    [
-        (pa.binary(), b"x\xff"), (pa.string(), b"\xff\xfe"), (pa.timestamp("us"), 10**18), (pa.timestamp("s", "UTC"), -(10**12)),
-        (pa.date32(), 2**31 - 1), (pa.duration("s"), 10**15), (pa.list_(pa.binary()), [b"\xff", None]),
-        (pa.map_(pa.string(), pa.binary()), [("q", b"\xff")]), (pa.struct([("t", pa.timestamp("us"))]), {"t": 10**18}),
-    ],
-)  # fmt: skip
-def test_what_no_field_reads_spoils_no_record(kind: pa.DataType, value: Any) -> None:
-    """Beside a member that one reads, and as a column of its own, of sources that map what they read and that do not; a value that is read
-    is refused as it was."""
-    blob = pa.array([value], pa.binary()).view(pa.string()) if kind == pa.string() else pa.array([value], kind)
-    both = pa.StructArray.from_arrays([pa.array(["a"]), blob], ["k", "b"])
-    inner = pa.ListArray.from_arrays([0, 1], both)
-    own = [pa.array([NOON]), pa.array(["a"])]
-    for path, columns in {
-        "o.k": {"o": both}, "o[0].k": {"o": inner}, "o.o.k": {"o": pa.StructArray.from_arrays([both, blob], ["o", "z"])},
-        "o": {"o": pa.array(["a"]), "b": blob}, None: {"v": pa.array(["a"]), "b": blob},
-    }.items():  # fmt: skip
-        source = EventSource("s", [Field("k", "string", required=True), Field("v", "string", path=path)], event_time="at", tie_breaker="k")
-        rows = pa.RecordBatch.from_arrays([*own, *columns.values()], ["at", "k", *columns])
-        by_row, by_payload = (check(rows, source, NOW, 0), check_json(encode_json(rows, source), source, NOW, 0))
-        assert by_row.valid.column("v").to_pylist() == ["a"], by_row.details.to_pylist()
-        assert by_payload.valid.equals(by_row.valid), (path, encode_json(rows, source), by_payload.details.to_pylist())
-    if kind in (pa.binary(), pa.string()):
-        source = EventSource("s", [Field("k", "string", required=True), Field("v", "string", path="o.b")], event_time="at", tie_breaker="k")
-        rows = pa.RecordBatch.from_arrays([*own, both], ["at", "k", "o"])
-        assert [c.valid.num_rows for c in (check(rows, source, NOW, 0), check_json(encode_json(rows, source), source, NOW, 0))] == [0, 0]
-
-
-@pytest.mark.parametrize("parse", [None, Epoch("ns"), Epoch("ms"), PARIS])
-def test_a_moment_beyond_the_calendar_is_another_ones_in_no_unit(parse: Any) -> None:
-    source = EventSource(
-        "s", [Field("k", "string", required=True), Field("v", "timestamp", path="o.b", parse=parse)], event_time="at", tie_breaker="k"
-    )
-    for kind in (pa.timestamp("us"), pa.timestamp("us", "UTC")):
-        both = pa.StructArray.from_arrays([pa.array(["a"]), pa.array([10**18], kind)], ["k", "b"])
-        rows = pa.RecordBatch.from_arrays([pa.array([NOON]), pa.array(["a"]), both], ["at", "k", "o"])
-        assert [c.valid.num_rows for c in (check(rows, source, NOW, 0), check_json(encode_json(rows, source), source, NOW, 0))] == [0, 0]
-
-
-@pytest.mark.parametrize(
-    ("kind", "value", "dtype", "parse"),
-    [
-        *((pa.timestamp(unit, zone), NOON if zone else NOON.replace(tzinfo=None), "timestamp", parse)
-          for unit in ("s", "ns") for zone in (None, "UTC", "Europe/Paris") for parse in (None, Epoch("ms"), PARIS)),
-        (pa.binary(), b"\x01\xff", "string", Hex()), (pa.large_binary(), b"\x01\xff", "string", Base64()),
-        (pa.binary(), b"ab", "string", None),
-        (pa.binary(2), b"\x01\xff", "int64", Decimal(2, unscaled=True)), (pa.duration("us"), timedelta(hours=25), "int64", TimeOfDay()),
-        (pa.time64("us"), time(10, 15), "int64", TimeOfDay()), (pa.map_(pa.string(), pa.int64()), [("q", 5)], "int64", None),
-    ],
-)  # fmt: skip
-def test_what_stands_within_a_column_of_a_file_is_the_same_in_its_payload(kind: pa.DataType, value: Any, dtype: Any, parse: Any) -> None:
-    """As a replay sends it, and as a dead letter keeps it: in a struct, a list, a map, and alone."""
-    end = ".q" if pa.types.is_map(kind) else ""
-    for path, column in {
-        f"o{end}": pa.array([value, None], kind),
-        f"o.x{end}": pa.array([{"x": value}, None], pa.struct([("x", kind)])),
-        f"o[1]{end}": pa.array([[None, value], None], pa.list_(kind)),
-        f"o.m{end}": pa.array([[("m", value)], None], pa.map_(pa.string(), kind)),
-    }.items():
-        fields = [Field("k", "string", required=True), Field("v", dtype, path=path, parse=parse)]
-        source = EventSource("s", fields, event_time="at", tie_breaker="k")
-        rows = pa.RecordBatch.from_arrays([pa.array([NOON] * 2), pa.array(["a", "b"]), column], ["at", "k", "o"])
-        by_row, by_payload = (check(rows, source, NOW, 0), check_json(encode_json(rows, source), source, NOW, 0))
-        assert by_row.valid.column("v").null_count == 1 and by_row.valid.num_rows == 2, (path, by_row.details.to_pylist())
-        assert by_payload.valid.equals(by_row.valid) and by_payload.reasons.equals(by_row.reasons)
 
 
 json_texts = st.one_of(

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from pipelines.forgetting.defined_subject import keys_of
 from pipelines.forgetting.subject import Subject
 from tests.examples import examples
-from tests.unit.test_mapped_sources import NOW, ORDER, ORDERS, arrow_rows, judged, orders
+from tests.unit.judged import NOW, arrow_rows, judged
+from tests.unit.test_mapped_sources import ORDER, ORDERS, orders
 from transforms import mapping
 from transforms.contract import Checked, check, check_json, check_records
 from transforms.definitions import EventSource, Field, Header, RecordKey

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transforms.definitions import EventSource, Field, RecordKey
-from transforms.places import EACH, Path, Step
+from transforms.places import EACH, Path, Step, depth_of
 
 __all__ = ["Want", "asked_apart", "wanted", "wanted_of_keys"]
 
@@ -71,7 +71,7 @@ def asked_apart(source: EventSource) -> EventSource:
     first: dict[Path, str | None] = {_places(f): f.dtype for f in source.all_fields[:1] if isinstance(f.place, tuple)}
     for at, f in of_payload:
         path: list[Step] = list(f.place) if isinstance(f.place, tuple) else []
-        begin = path.index(EACH) + 1 if EACH in path else 0
+        begin = depth_of(tuple(path))
         names = [n for n in range(begin, len(path)) if isinstance(path[n], str)]
         for n, following in itertools.pairwise(names):
             if following == n + 1 and whole[at][:following] in listed:

@@ -57,15 +57,20 @@ class RecordFormat(ABC):
 
     def __init__(self, source: EventSource, kafka: KafkaSettings) -> None:
         self.source, self._kafka = source, kafka
-        try:
-            self.options = self.Options(**kafka.format_options.get(source.name, {}))
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(["kafka.format_options", source.name, *map(str, first["loc"])])
-            known = f"; known keys: {', '.join(self.Options.model_fields) or 'none'}" if first["type"] == "extra_forbidden" else ""
-            raise ConfigError(f"{key}: {first['msg']}; correct it or drop the key{known}") from None  # its value may be a secret
+        self.options = self.options_of(source.name, kafka)
         if self.needs_schema_registry:
             self.open_registry(kafka)
+
+    @classmethod
+    def options_of(cls, name: str, kafka: KafkaSettings) -> Any:
+        """The :attr:`Options` that ``kafka.format_options`` has for the source of a name. Raises ConfigError."""
+        try:
+            return cls.Options(**kafka.format_options.get(name, {}))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(["kafka.format_options", name, *map(str, first["loc"])])
+            known = f"; known keys: {', '.join(cls.Options.model_fields) or 'none'}" if first["type"] == "extra_forbidden" else ""
+            raise ConfigError(f"{key}: {first['msg']}; correct it or drop the key{known}") from None  # its value may be a secret
 
     def open_registry(self, kafka: KafkaSettings) -> None:
         """Have :attr:`registry`; for formats that need it by their settings. Raises ConfigError where there is none."""
