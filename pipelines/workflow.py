@@ -161,8 +161,7 @@ def materialize(repo: Repo, start: datetime, end: datetime, steps: Steps) -> Non
         run.add(counts={f"rows/{m.view}": m.rows for m in made} | {f"dropped/{m.view}": m.dropped for m in made if m.dropped})
         if not any(m.rows or m.newer or m.dropped for m in made):
             raise DataError(
-                f"no view has rows from {start:%Y-%m-%dT%H:%M} to {end:%Y-%m-%dT%H:%M}, nothing was loaded; run 'tandem batch' over"
-                " the range, and 'tandem apply' if its graphs are not applied or the folder was moved"
+                f"no view has rows from {start:%Y-%m-%dT%H:%M} to {end:%Y-%m-%dT%H:%M}, nothing was loaded; {_why_none(repo, start, end)}"
             )
     for m in made:
         more = [f"{m.dropped:,} keys deleted: the runs no longer have rows for them"] if m.dropped else []
@@ -171,6 +170,30 @@ def materialize(repo: Repo, start: datetime, end: datetime, steps: Steps) -> Non
         what = f"{m.rows:,} rows" if m.rows or m.newer else "no row in this range"
         steps.say(f"{m.view}: {'; '.join([what, *more])}")
     steps.say(f"materialized {as_option(start)} to {as_option(end)} into the online store")
+
+
+def _why_none(repo: Repo, start: datetime, end: datetime) -> str:
+    """Why no batch run has rows of a range, as far as their manifests say, and what helps."""
+    from pipelines.lake.graphs import applied_graphs
+
+    def meets(run: Run) -> bool:
+        since, until = (datetime.fromisoformat(t) for t in run.head.range)
+        return since < end and start < until
+
+    within = [r for r in list_runs(repo.data) if r.kind == "batch" and r.status == "complete" and len(r.head.range) == 2 and meets(r)]
+    if not within:
+        return "run 'tandem batch' over the range, and 'tandem apply'"
+    of = applied_graphs(repo.data)
+    applied = [r for r in within if any(of.get(name) == graph for name, graph in r.record.fingerprints.items())]
+    if not applied:
+        return f"the graphs of batch run {within[-1].id} are not applied: 'tandem apply' applies them"
+    newest, span = applied[-1], " to ".join(t[:16] for t in applied[-1].head.range)
+    if not any(n for name, n in newest.record.counts.items() if name.startswith("rows/")):
+        return (
+            f"batch run {newest.id} ({span}) made no row: no event that it took has an entity of a group; 'tandem runs show {newest.id}'"
+            " says what it read and refused"
+        )
+    return f"batch run {newest.id} made rows ({span}): give a range that has them, or 'tandem apply' if the folder was moved"
 
 
 @stdout_to_stderr()

@@ -88,8 +88,9 @@ def test_a_run_that_made_no_row_is_called_that(tmp_path: Path, caplog: pytest.Lo
     world.log([])
     run = world.batch()
     world.apply(run)
-    with pytest.raises(DataError, match="no view has rows"):
+    with pytest.raises(DataError, match=rf"no view has rows .*; batch run {run} .* made no row: .*'tandem runs show {run}'") as told:
         world.materialize(START, END)
+    assert "run 'tandem batch'" not in str(told.value)
     lines = {r.getMessage() for r in caplog.records if r.name == "tandem.offline"}
     assert any(
         f"'shop_orders_rows': its runs made no row: no event that they took has an entity of this group; 'tandem runs show {run}'" in line
@@ -354,3 +355,25 @@ def test_a_ttl_shorter_than_a_window_is_said_and_never_is_possible(world: Orders
     sys.modules.pop("features")
     world.apply()
     assert both(world) == (0, 1, None)
+
+
+def test_materialize_that_finds_nothing_says_why(world: Orders) -> None:
+    """It advised a batch run where there was one: not applied, without rows, or with rows elsewhere."""
+
+    def told(start: datetime = START, end: datetime = END) -> str:
+        with pytest.raises(DataError, match="no view has rows") as none:
+            world.materialize(start, end)
+        assert "\n" not in str(none.value)
+        return str(none.value).partition("nothing was loaded; ")[2]
+
+    world.log([order("o1", "10:02")])
+    run = world.batch()
+    world.apply(run)
+    assert told(START - timedelta(days=9), START - timedelta(days=8)) == "run 'tandem batch' over the range, and 'tandem apply'"
+    assert told(START, at("09:00")).startswith(f"batch run {run} made rows (2024-05-01T00:00 to ")
+    world.define(", max=1000")
+    other = world.batch()
+    world.apply(other)
+    for folder in (world.data / "runs" / other, *(world.data / "offline").glob(f"*/run={other}")):
+        shutil.rmtree(folder)
+    assert told() == f"the graphs of batch run {run} are not applied: 'tandem apply' applies them"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gzip
 import json
 import logging
 import socket
@@ -125,3 +126,59 @@ def test_bodies_that_do_not_come_give_way_to_those_that_do(world: Path) -> None:
         assert told.startswith(b"HTTP/1.1 503") and b"too slow" in told
         for s in slow:
             s.close()
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_many_bodies_of_a_byte_now_and_then_end_in_one_answer_each_and_others_are_served(world: Path, chunked: bool) -> None:
+    """SECURITY H4, M5: of a length that is told, or in chunks; a slow one that comes to its end in time is answered as others are."""
+    given = settings(world, timeout_seconds=4.0)
+    body = json.dumps(BODY).encode()
+    length = "transfer-encoding: chunked" if chunked else f"content-length: {len(body)}"
+    head = f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\n{length}\r\n\r\n".encode()
+
+    def piece(data: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(data), data) if chunked else data
+
+    with running(given, create_app(given)) as (_, _, port):
+        honest, *hostile = [socket.create_connection(("127.0.0.1", port), 30) for _ in range(61)]
+        begin = time.monotonic()
+        for s in (honest, *hostile):
+            s.sendall(head)
+        told: dict[socket.socket, bytes] = {}
+        for n in range(0, len(body), 40):  # some three seconds; the others send a byte each time
+            honest.sendall(piece(body[n : n + 40]))
+            for s in hostile:
+                s.sendall(piece(body[n : n + 1]))
+            time.sleep(min(0.2, 3 * 40 / len(body)))
+            assert httpx.post(f"http://127.0.0.1:{port}{PREDICT}", json=BODY, verify=NO_TLS).status_code == 200
+        honest.sendall(b"0\r\n\r\n" if chunked else b"")
+        assert honest.recv(65_536).startswith(b"HTTP/1.1 200")
+        for s in hostile:
+            told[s] = read_all(s)
+        assert time.monotonic() - begin < 30
+        for answer in told.values():
+            status, _, rest = answer.partition(b"\r\n")
+            assert status.startswith(b"HTTP/1.1 503") and answer.count(b"HTTP/1.1") == 1
+            assert b"the body did not arrive within 4 s" in rest and b"\n" not in rest.partition(b"\r\n\r\n")[2].strip()
+        for s in (honest, *hostile):
+            s.close()
+
+
+def test_a_body_in_chunks_has_the_limit_of_others(world: Path) -> None:
+    """SECURITY M5: no length is told, chunks of a byte are many, and it is refused once it is too large."""
+    given = settings(world, max_body_bytes=200_000, timeout_seconds=30.0)
+    head = f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n".encode()
+    with running(given, create_app(given)) as (_, _, port):
+        for size in (1, 50_000):
+            with socket.create_connection(("127.0.0.1", port), 30) as s:
+                s.sendall(head + b"%x\r\n%b\r\n" % (size, b" " * size) * (250_000 // size))
+                told = read_all(s)
+            assert told.startswith(b"HTTP/1.1 413") and b"the body has more than 200000 bytes" in told
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "deflate", "zstd", "gzip, identity", "GZIP", "x-gzip"])
+def test_a_body_that_is_packed_is_a_415_whatever_it_holds(world: Path, coding: str) -> None:
+    with TestClient(create_app(settings(world))) as client:
+        for content in (gzip.compress(json.dumps(BODY).encode()), gzip.compress(b" " * (1 << 24)), b""):
+            answer = client.post(PREDICT, content=content, headers={"content-encoding": coding, "content-type": "application/json"})
+            assert answer.status_code == 415 and "compressed request bodies are not supported" in answer.json()["error"]
