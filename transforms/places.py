@@ -77,6 +77,8 @@ class ElementIndex:
     position among all of the record's elements, in their order: no two events of a record have the same."""
 
 
+MOST_STEPS = 128
+"""Of a path: JSON is read to 64 levels, Protobuf to 100, and what is made for a path goes as deep as it."""
 Place = Path | RecordKey | Header | RecordTimestamp | ElementIndex
 """Where a field stands."""
 
@@ -107,6 +109,8 @@ def path_of(what: str, path: Any, *, each: bool = True) -> Path:
             raise DefinitionError(f"{what}: path {path!r} has an empty step; {advice}")
     else:
         raise DefinitionError(f"{what}: path {path!r} is no path; {advice}")
+    if len(steps) > MOST_STEPS:
+        raise DefinitionError(f"{what}: path of {len(steps):,} steps; no record is read deeper than {MOST_STEPS}")
     if not isinstance(steps[0], str) or steps[0] == EACH:
         raise DefinitionError(f"{what}: path {path!r} begins with an index, but a record is an object; {advice}")
     if EACH in steps and not each:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.project.config import KafkaSettings
+from pipelines.sources.formats.protobuf_paths import check_paths
 from pipelines.sources.formats.record_format import RecordFormat, record_format
 from pipelines.sources.kafka import record_batches
 from tests.protobuf_types import classes, descriptor_set, file_of
@@ -18,6 +20,7 @@ from tests.unit.test_json_body import steps
 from tests.unit.test_kafka_records import batch
 from transforms.contract import check_json, check_records
 from transforms.definitions import ElementIndex, EventSource, Field, Header
+from transforms.errors import ConfigError
 from transforms.origin import Origin
 
 NOW = 1_700_000_000_000_000
@@ -175,3 +178,39 @@ def test_a_header_is_found_in_one_pass() -> None:
 
     once, double = steps(work(400)), steps(work(800))
     assert double <= once + 50
+
+
+@pytest.mark.parametrize("n", [40, 127])
+def test_a_path_as_deep_as_it_may_be(tmp_path: Path, n: int) -> None:
+    """Of a message within itself, which is read, and beyond what Protobuf itself reads is null."""
+    (tmp_path / "orders.desc").write_bytes(descriptor_set(FILE))
+    deep = Field("deep", "string", path=".".join([*["inner"] * n, "id"]))
+    source = EventSource("orders", [Field("id", "string", required=True), deep], event_time="at", tie_breaker="id", topic="orders")
+    options = {"orders": {"descriptor": "orders.desc", "message": "shop.Order"}}
+    settings = KafkaSettings(formats={"orders": "protobuf"}, format_options=options)
+    settings.within(tmp_path)
+    made = innermost = Order(id="a", at=NOW - 1)
+    for _ in range(min(n, 90)):
+        innermost = innermost.inner
+    innermost.id = "z"
+    checked = record_format(source, settings).decode(pa.array([made.SerializeToString()], pa.binary()), NOW, 0)
+    assert checked.valid.column(checked.valid.schema.get_field_index("deep")).to_pylist() == ["z" if n <= 90 else None]
+
+
+def test_a_path_through_packed_messages_costs_its_length() -> None:
+    """Each step into an Any may lead into every message that there is: a path of them cost their number to the power of its length."""
+    members = {f"M{i}": {"a": ".google.protobuf.Any"} for i in range(30)}
+    file = file_of("packed.proto", members, imports=("google/protobuf/any.proto",))
+    of = classes(file)["shop.M0"].DESCRIPTOR
+
+    class Packed:
+        def named(self, name: str) -> None:
+            return None
+
+        def messages(self) -> list[Any]:
+            return [classes(file)[f"shop.M{i}"].DESCRIPTOR for i in range(30)]
+
+    fields = [Field("id", "string", required=True), Field("x", "string", path=["a"] * 100 + ["nowhere"])]
+    source = EventSource("o", fields, event_time="at", tie_breaker="id", topic="t")
+    with pytest.raises(ConfigError, match=r"where no shop\.M0 can have anything"):
+        check_paths(of, source, Packed())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from fastavro import parse_schema
 
 from pipelines.sources.formats.schema_paths import AvroPlaces, JsonPlaces, Places, check_fields
 from transforms.definitions import EventSource, Field, Header, RecordKey, RecordTimestamp
-from transforms.errors import ConfigError
+from transforms.errors import ConfigError, DefinitionError
 
 
 def avro(fields: list[dict[str, Any]]) -> Places:
@@ -164,3 +165,31 @@ def test_a_json_schema_that_says_nothing(schema: Any) -> None:
 def test_references_in_a_circle_end(schema: Any) -> None:
     with pytest.raises(ConfigError, match=r"there is nothing$"):
         check_fields(made(Field("f", "string", path="a.b.c")), JsonPlaces(schema), "it", pytest.fail)
+
+
+def chain(n: int, link: dict[str, Any]) -> Places:
+    """A schema of so many definitions, each ``link`` to the next one (``"?"``); the last one has a member ``a`` alone."""
+    last = {"properties": {"a": {"type": "string"}}, "additionalProperties": False}
+    links = {str(i): json.loads(json.dumps(link).replace("?", f"#/d/{i + 1}")) for i in range(n)}
+    return JsonPlaces({"$ref": "#/d/0", "d": {**links, str(n): last}})
+
+
+@pytest.mark.parametrize("n", [1, 50, 2_000, 20_000])
+def test_references_and_branches_of_any_depth(n: int) -> None:
+    """Each was a call within the last one: a few hundred ended in a RecursionError."""
+    straight = chain(n, {"$ref": "?"})
+    assert straight.lost(("a",)) is None and straight.lost(("b",)) is not None
+    branched = chain(n, {"anyOf": [{"$ref": "?"}]})
+    assert branched.lost(("a",)) is None
+    assert (branched.lost(("b",)) is not None) == (n <= 50), "so deep anything may be"
+
+
+@pytest.mark.parametrize("n", [128, 129, 5_000])
+def test_a_path_has_a_limit(n: int) -> None:
+    """What is made for a path goes as deep as it: some hundreds of steps ended in a RecursionError."""
+    for path in (".".join(["a"] * n), ["a"] * n):
+        if n <= 128:
+            assert len(Field("x", "string", path=path).place) == n  # type: ignore[arg-type]
+        else:
+            with pytest.raises(DefinitionError, match=f"path of {n:,} steps; no record is read deeper than 128"):
+                Field("x", "string", path=path)

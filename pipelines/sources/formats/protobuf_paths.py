@@ -15,6 +15,9 @@ from transforms.places import Path, path_text
 
 __all__ = ["check_paths"]
 
+_MOST_STEPS = 64
+"""No advice for a path of more: it is looked for in all that a few changes make of it."""
+
 
 def check_paths(message: Descriptor, source: EventSource, types: Types) -> None:
     """Raises LostFieldError for the first field whose path leads to nothing that a message has, or may pack. Steps into values of another
@@ -29,30 +32,47 @@ def check_paths(message: Descriptor, source: EventSource, types: Types) -> None:
 
 
 def _leads(of: Descriptor, path: Path, types: Types) -> bool:
-    """Whether a path of a message can have a value."""
-    if not path or of.full_name in OPEN or not isinstance(path[0], str):
-        return True
-    if (field := of.fields_by_name.get(path[0])) is not None:
-        return _value_leads(field, path[1:], types)
-    if of.full_name != "google.protobuf.Any":
-        return False
-    if (packed := types.named(path[0])) is not None:
-        return _leads(packed, path[1:], types)
-    return path == ("@type",) or any(path[0] in each.fields_by_name and _leads(each, path, types) for each in types.messages())
+    """Whether a path of a message can have a value. Each message is looked at once for each step: how deep a path is, and how many messages
+    an Any in it may pack, costs their product."""
+    left, seen = [(of, 0)], set[tuple[str, int]]()
+    while left:
+        of, at = left.pop()
+        if (of.full_name, at) in seen:
+            continue
+        seen.add((of.full_name, at))
+        step = path[at] if at < len(path) else None
+        if of.full_name in OPEN or not isinstance(step, str):
+            return True
+        if (field := of.fields_by_name.get(step)) is not None:
+            inner = _into_value(field, path, at + 1)
+            if inner is None:
+                return True
+            left.append(inner)
+        elif of.full_name == "google.protobuf.Any":
+            if (packed := types.named(step)) is not None:
+                left.append((packed, at + 1))
+            elif step == "@type" and at + 1 == len(path):
+                return True
+            else:
+                left += [(each, at) for each in types.messages() if step in each.fields_by_name]
+    return False
 
 
-def _value_leads(of: FieldDescriptor, path: Path, types: Types) -> bool:
-    if path and (is_map(of) or (is_repeated(of) and isinstance(path[0], str))) and (entry := entry_of(of)) is not None:
-        return _value_leads(entry[1], path[1:], types)
+def _into_value(of: FieldDescriptor, path: Path, at: int) -> tuple[Descriptor, int] | None:
+    """The message that the value of a field is, and the step from it on; None: the path can have a value."""
+    while at < len(path) and (is_map(of) or (is_repeated(of) and isinstance(path[at], str))) and (entry := entry_of(of)) is not None:
+        of, at = entry[1], at + 1
     if is_repeated(of):
-        if path and isinstance(path[0], str) and path[0] != "[]":
-            return True  # into a list that is no map
-        path = path[1:]
-    return of.message_type is None or _leads(of.message_type, path, types)
+        if at < len(path) and isinstance(path[at], str) and path[at] != "[]":
+            return None  # into a list that is no map
+        at += 1
+    return None if of.message_type is None else (of.message_type, at)
 
 
 def _advice(message: Descriptor, path: Path, types: Types) -> str:
     """What may be meant: names that hold dots, names in another spelling, or the names that there are."""
+    if len(path) > _MOST_STEPS:
+        return "correct its path"
     for begin in range(len(path)):
         for end in range(begin + 2, len(path) + 1):
             names = [step for step in path[begin:end] if isinstance(step, str)]

@@ -21,6 +21,8 @@ __all__ = ["AvroPlaces", "JsonPlaces", "LostFieldError", "Places", "check_fields
 _SCALARS = ("null", "boolean", "integer", "number", "string")
 _CONDITIONS = {"if", "then", "else", "dependentSchemas"}
 """What they name is a member, too, where a schema says of unevaluated ones that there are none."""
+_MOST_BRANCHES = 64
+"""A schema whose branches lie deeper within each other may lead anywhere."""
 _MOST_SCHEMAS = 1_000
 """A step that leads into more of them than that may lead anywhere."""
 
@@ -210,16 +212,18 @@ class JsonPlaces(Places):
             left += inner[::-1]
         return found
 
-    def _into(self, schema: Any, step: Step, seen: set[int]) -> Inner:
+    def _into(self, schema: Any, step: Step, seen: set[int], depth: int = 0) -> Inner:
         """``seen``: the schemas that this step was looked for in, each once, as references may go in circles."""
-        if not isinstance(schema, dict):
-            return Inner([] if schema is False else None)
-        if id(schema) in seen:
-            return Inner([])
-        seen.add(id(schema))
-        if isinstance(reference := schema.get("$ref"), str):
-            found = self._referred(reference)
-            return Inner(None) if found is None else self._into(found, step, seen)
+        while True:
+            if not isinstance(schema, dict):
+                return Inner([] if schema is False else None)
+            if id(schema) in seen:
+                return Inner([])
+            seen.add(id(schema))
+            if not isinstance(reference := schema.get("$ref"), str):
+                break
+            if (schema := self._referred(reference)) is None:
+                return Inner(None)
         choices = [each for key in ("anyOf", "oneOf", "allOf") if isinstance(schema.get(key), list) for each in schema[key]]
         branches = [each for each in choices if not (isinstance(each, dict) and each.get("type") in _SCALARS)]
         if isinstance(step, int) or step == EACH or "items" in schema:
@@ -228,7 +232,9 @@ class JsonPlaces(Places):
             own = _of_object(schema, step, bool(branches))
         if not branches:
             return own
-        found_in = [self._into(each, step, seen) for each in branches]
+        if depth >= _MOST_BRANCHES:
+            return Inner(None)
+        found_in = [self._into(each, step, seen, depth + 1) for each in branches]
         # Where the schema has members of its own beside its branches, these say no less of the same object.
         every = [own, *found_in] if own.names or own.schemas else found_in
         named = [schema for each in every for schema in each.schemas or ()]
