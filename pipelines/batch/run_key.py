@@ -98,7 +98,10 @@ def superseded(earlier: Run, complete: Iterable[Run], groups: Collection[str], s
 
 
 def lost(data: Path, run: Run) -> bool:
-    """Whether rows or a graph that a complete batch run made are not in the data folder any more (a plain one): it is to be made anew."""
+    """Whether rows or a graph that a batch run made are not there any more: it is to be made anew. One that an erasure has marked lacks
+    rows that its inputs ask for (a log that was put back). Of others a complete one, in a plain data folder, is looked at."""
+    if run.record.more.get("erased"):
+        return True
     if run.status != "complete" or shared.is_shared(data):
         return False
     made = run.record.fingerprints.items()

@@ -15,6 +15,9 @@ from feast.protos.feast.types.Value_pb2 import Value
 
 from pipelines import workflow
 from pipelines.feature_store.store import open_store, ordered_store
+from pipelines.forgetting.erase import erase
+from pipelines.forgetting.subject import Subject
+from pipelines.planning.project_plan import make_plan
 from pipelines.verify.offline_online import compare_stores
 from tests.integration.orders_world import END, START, Orders, order
 from transforms.errors import ConfigError, DataError, GraphError
@@ -67,6 +70,19 @@ def test_an_event_that_is_taken_out_of_the_log_is_gone(world: Orders) -> None:
     assert both(world) == (0, 1, None)
     assert both(world, shop=2) == (None, None, None)
     assert both(world, shop=3) == (0, 1, None)
+
+
+def test_an_entity_that_was_erased_and_comes_back_with_the_same_events_is_there_again(world: Orders) -> None:
+    """FAULTS 1: the log of before the erasure (a backup that is put back) found the run of before, whose rows the erasure took."""
+    log = [order("o1", "10:02"), order("o2", "10:03", shop=2)]
+    world.log(log)
+    run = world.round()
+    erase(world.repo(), Subject.parse(["shop=1"]))
+    assert world.offline(*NAMES, at=world.as_of) == (None, None, None) == world.online(*NAMES)
+    world.log(log)
+    assert all(batch.found is None for batch in make_plan(world.repo(), asked=(START, END)).batches)
+    assert world.round() != run
+    assert both(world) == (1, 1, 5.0) == both(world, shop=2)
 
 
 def test_a_day_that_was_deleted_whole_is_taken_back_by_an_empty_file(world: Orders) -> None:
