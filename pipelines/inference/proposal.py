@@ -32,6 +32,7 @@ _LATER = {
 _NICE = (0, 1, 5, 10, 30, 60, 300, 600, 1_800, 3_600, 7_200, 21_600, 43_200, 86_400)
 """Seconds that people would write."""
 MOST_DISORDER = 86_400
+MOST_NAMED = 4
 ORIGIN = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 """The day that is assumed where the data tells none."""
 _EARLY = "not after 1970-01-01 00:00:00 UTC"
@@ -281,11 +282,13 @@ def _event_time(columns: list[Column], asked: str | None, lists: Mapping[tuple[A
         return likeliest, False
     if seconds := _seconds(columns):
         return seconds[0], True
-    most = max(lists, key=lambda steps: lists[steps], default=None)
-    listed = "" if most is None else f", make the elements of a list the events (--explode {path_text(most)})"
+    some = [path_text(steps) for steps in sorted(lists, key=lambda steps: -lists[steps])[:MOST_NAMED]]
+    listed = f", make the elements of a list the events (--explode {' or '.join(some)})" if some else ""
+    mixed = next((path_text(c.steps) for c in columns if c.parse == "Text()" and time_like(c.called)), None)
+    kinds = f" ({mixed} is a text in some and a number in others: each kind of events is a source of its own, by where=)" if mixed else ""
     raise DataError(
-        f"no column holds a time in every record; choose one with --event-time (an integer counts as seconds){listed}, or add one to the"
-        " data"
+        f"no column holds a time in every record{kinds}; choose one with --event-time (an integer counts as seconds){listed}, or add one to"
+        " the data"
     )
 
 

@@ -284,6 +284,10 @@ def test_lists_within_lists_are_named_and_taken_apart(tmp_path: Path) -> None:
         DataError, match=re.escape(f"--explode resourceLogs.scopeLogs: no record has a list there; lists of objects: {lists}")
     ):
         infer_files(tmp_path, explode="resourceLogs.scopeLogs")
+    with pytest.raises(
+        DataError, match=re.escape("(--explode resourceLogs or resourceLogs[].scopeLogs or resourceLogs[].scopeLogs[].logRecords)")
+    ):
+        infer_files(tmp_path)
     with pytest.raises(DataError, match=r"--explode: path 'a\[' cannot be read"):
         infer_files(tmp_path, explode="a[")
     text, found = inferred(tmp_path, logs, explode="resourceLogs[].scopeLogs[].logRecords")
@@ -314,3 +318,11 @@ def test_a_folder_that_a_link_names_is_called_by_the_link(tmp_path: Path) -> Non
 def test_names_in_other_scripts_are_told_where_a_group_uses_them(tmp_path: Path) -> None:
     text, _ = inferred(tmp_path, [{"id": n, "at": z(n), "店舗": f"s{n % 9}", "金額": n / 4} for n in range(N)])
     assert 'entity=Entity("field"),  # 店舗\n' in text and 'path="金額"' in text
+
+
+def test_two_kinds_of_events_whose_times_differ_are_told(tmp_path: Path) -> None:
+    kinds = [{"id": n, "occurredAt": ms(n) if n % 2 else z(n)} for n in range(N)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in kinds))
+    said = "no column holds a time in every record (occurredAt is a text in some and a number in others: each kind of events is"
+    with pytest.raises(DataError, match=re.escape(said)):
+        infer_files(tmp_path)
