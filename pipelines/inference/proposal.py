@@ -9,10 +9,10 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
-import numpy.typing as npt
 
 from pipelines.inference.column import NONE, Column
 from pipelines.inference.column_facts import EMPTY_LISTS, KEYS, describe
+from pipelines.inference.disorder import UNKNOWN, Disorder, Moments, disorder_of
 from pipelines.inference.envelope import Envelope
 from pipelines.inference.names import identifier, taken_from, words
 from pipelines.inference.sampling import Sample
@@ -21,7 +21,7 @@ from transforms.errors import DataError
 from transforms.instants import instant, micros_of
 from transforms.places import path_text
 
-__all__ = ["ORIGIN", "Disorder", "Proposal", "propose"]
+__all__ = ["ORIGIN", "Proposal", "propose"]
 
 _BEGINS = {"event", "created", "occurred", "pickup", "start", "started", "ordered", "order", "begin", "sent"}
 _PLAIN = {"timestamp", "event_time", "event_timestamp", "event_ts", "event_at", "occurred_at", "ts", "time", "at"}
@@ -29,42 +29,11 @@ _LATER = {
     "end", "ended", "updated", "modified", "expires", "expiry", "dropoff", "due", "birth", "received", "ingested", "processed", "deleted",
     "delivered", "delivery", "finish", "finished", "loaded",
 }  # fmt: skip
-_NICE = (0, 1, 5, 10, 30, 60, 300, 600, 1_800, 3_600, 7_200, 21_600, 43_200, 86_400)
-"""Seconds that people would write."""
-MOST_DISORDER = 86_400
 MOST_NAMED = 4
 ORIGIN = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 """The day that is assumed where the data tells none."""
 _EARLY = "not after 1970-01-01 00:00:00 UTC"
 _DAY_US = 86_400_000_000
-Moments = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Disorder:
-    """How far behind the newest event before it an event came, in seconds: of most (99 of 100), of nearly all, of the last one."""
-
-    p99: float = 0.0
-    p999: float = 0.0
-    most: float = 0.0
-
-    @property
-    def measured(self) -> bool:
-        """Whether the data is in order enough to tell."""
-        return self.p99 <= MOST_DISORDER / 4
-
-    @property
-    def out_of_orderness(self) -> int:
-        """Seconds to wait for events, so that 99 of 100 are in the first row that they belong to."""
-        return _nice(self.p99) if self.measured else 60
-
-    @property
-    def allowed_lateness(self) -> int:
-        """Seconds by which an event may come later than that."""
-        return max(_nice(self.most), self.out_of_orderness) if self.measured else 3_600
-
-
-UNKNOWN = Disorder(float("inf"), float("inf"), float("inf"))
 
 
 @dataclass
@@ -156,7 +125,7 @@ def propose(sample: Sample, *, zone: str | None = None, event_time: str | None =
         fields.append(tie)
     else:
         tie = _tie_breaker([c for c in fields if sample.envelope and sample.envelope.is_place(c.steps)], fields)
-    disorder = UNKNOWN if sample.kind == "table" or when.is_record_time else _disorder(moments, sample.parts)
+    disorder = UNKNOWN if sample.kind == "table" or when.is_record_time else disorder_of(moments, sample.parts)
     made = Proposal(
         sample,
         fields,
@@ -400,26 +369,3 @@ def _key_rank(column: Column) -> tuple[int, int]:
         if word in found:
             return rank, 0
     return len(KEYS) + (0 if "id" in found else 1), -column.distinct
-
-
-def _disorder(moments: Moments | None, parts: list[int]) -> Disorder:
-    """Within each file, by the order of its records; of moments that the contract would take."""
-    if moments is None:
-        return Disorder()
-    behind = []
-    start = 0
-    for count in parts:
-        part = moments[start : start + count]
-        part = part[part > 0]
-        start += count
-        if len(part):
-            behind.append(np.maximum.accumulate(part) - part)
-    if not behind:
-        return Disorder()
-    seconds = np.concatenate(behind) / 1e6
-    p99, p999 = (float(np.quantile(seconds, q, method="higher")) for q in (0.99, 0.999))
-    return Disorder(p99, p999, float(seconds.max()))
-
-
-def _nice(seconds: float) -> int:
-    return next((n for n in _NICE if n >= seconds), int(-(-seconds // 86_400) * 86_400))
