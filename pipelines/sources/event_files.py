@@ -7,6 +7,7 @@ declares its dialect), in folders of any depth and by symbolic links, on a local
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -93,7 +94,7 @@ def inventory(
     seen only by runs that read that day. Names that start with ``.`` or ``_`` are never read; they are passed over where they look like
     event files or are folders, and ignored (``_SUCCESS``) otherwise. ``hashes`` reads each file once for its SHA-256.
 
-    Raises DataError when the folder does not exist or the source has none, OSError for what cannot be looked at (a broken link).
+    Raises DataError when the folder does not exist or the source has none, and for a broken link; OSError for what cannot be looked at.
     """
     if not source.files:
         raise DataError(f"source {source.name!r} has no files; give its definition files='events/{source.name}'")
@@ -163,7 +164,14 @@ def _why_not(entry: os.DirEntry[str], merged: Mapping[str, str], source: EventSo
     why = why_not(entry.name, merged, source)
     if why is None and not _is_text(entry.name):
         return _NO_TEXT
-    return why if why is not None or stat.S_ISREG(entry.stat().st_mode) else "no regular file"
+    if why is not None:
+        return why
+    try:
+        return None if stat.S_ISREG(entry.stat().st_mode) else "no regular file"
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP) or not entry.is_symlink():
+            raise
+        raise DataError(f"{entry.path}: a link that leads to no file, so its events are missing; restore them, or remove it") from None
 
 
 def _event_file(path: Path, root: Path, top: Path, hashes: bool) -> EventFile:

@@ -21,6 +21,7 @@ from pipelines.sources.event_files import Inventory, PassedOver, events, invento
 from pipelines.sources.file_formats import file_format, json_lines_file, sizes
 from tandem.testing.memory import grown
 from transforms.definitions import EventSource, Field
+from transforms.errors import DataError
 from transforms.instants import micros_of
 
 DAY = 86_400_000_000
@@ -178,9 +179,11 @@ def test_links_are_followed_and_no_file_counts_twice(tmp_path: Path) -> None:
     day = inventory(tmp_path, SOURCE, 20_000 * DAY, None)
     assert [f.name for f in day.files if f.date] == []  # the link is of another day
     assert "events/orders/itself" in [p.name for p in day.passed_over]
-    (top / "gone.jsonl").symlink_to(top / "nothing.jsonl")
-    with pytest.raises(FileNotFoundError, match="gone"):
-        inventory(tmp_path, SOURCE, None, None)
+    for name, leads_to in (("gone.jsonl", "nothing.jsonl"), ("round.jsonl", "round.jsonl")):
+        (top / name).symlink_to(top / leads_to)
+        with pytest.raises(DataError, match=f"{name}: a link that leads to no file, so its events are missing; restore them, or"):
+            inventory(tmp_path, SOURCE, None, None)
+        (top / name).unlink()
 
 
 def test_what_is_passed_over_is_named_and_counted(tmp_path: Path) -> None:
