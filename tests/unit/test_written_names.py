@@ -40,9 +40,15 @@ from transforms.errors import ConfigError
         "import sys\nsetattr(sys.modules[__name__], 'wan' + 'ted', 1)",
         "def __getattr__(name): return 1",
         "exec('wanted = 1')",
+        "from helpers import register\nregister(__name__)",
+        "import helpers as h\n@h.registered('wanted')\ndef f(): pass",
+        "import helpers\nx = [helpers.register(n) for n in __name__]",
+        "def give():\n    from helpers import register\n    register(__name__)\ngive()",
+        "import inspect\ninspect.currentframe()",
     ],
 )
 def test_what_could_have_a_name_is_imported(tmp_path: Path, text: str) -> None:
+    (tmp_path / "helpers.py").write_text("")
     (tmp_path / "written.py").write_text(text)
     assert not surely_lacks(tmp_path, "written", "wanted")
     assert not told_at_once(tmp_path, "written", "wanted")
@@ -50,7 +56,8 @@ def test_what_could_have_a_name_is_imported(tmp_path: Path, text: str) -> None:
 
 def test_a_name_that_is_nowhere_is_told_without_an_import(tmp_path: Path) -> None:
     """Issue 10.7: its module would load TensorFlow for seconds before it said the same. Of packages and modules in packages alike."""
-    (tmp_path / "heavy_one.py").write_text("raise RuntimeError('it was imported')\ndef wanted(): pass")
+    calls = "@functools.cache\ndef wanted():\n    return wanted()\nx = sorted([])"  # of libraries alone
+    (tmp_path / "heavy_one.py").write_text(f"import functools\nraise RuntimeError('it was imported')\n{calls}")
     (tmp_path / "heavy_package").mkdir()
     (tmp_path / "heavy_package" / "__init__.py").write_text("raise RuntimeError('it was imported')")
     (tmp_path / "heavy_package" / "part.py").write_text("def wanted(): pass")
