@@ -30,7 +30,7 @@ from pipelines.cli.console import (
 from pipelines.cli.registry_tables import checks_table, compare_tables, history_table, models_table, scores_table
 from pipelines.lake.counted import counted
 from pipelines.project.recording import recorded
-from pipelines.tracking.stores import tracking_uri
+from pipelines.tracking.stores import error_text, tracking_uri
 from transforms.errors import ConfigError, TandemError
 
 if TYPE_CHECKING:
@@ -295,8 +295,8 @@ def _sync(settings: Any, data: Path) -> None:
     try:
         told = catch_up(data, uri, settings.tracking.experiment, screen.print)
     except Exception as error:  # whatever MLflow's client raises
-        line = " ".join(str(error).split())[:200]
         raise TandemError(
-            f"MLflow could not be updated ({type(error).__name__}: {line}); the aliases themselves are unchanged; try again later"
+            f"MLflow could not be updated ({type(error).__name__}: {error_text(error)}); the aliases themselves are unchanged; try again"
+            " later"
         ) from None
     screen.print(f"sent {counted(told, 'model')} to MLflow" if told else "MLflow is up to date")

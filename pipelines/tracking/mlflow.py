@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pipelines.lake.layout import REPORT
 from pipelines.project.config import TrackingSettings
 from pipelines.tracking.plots import draw
-from pipelines.tracking.stores import artifact_root, shown, store_file
+from pipelines.tracking.stores import artifact_root, error_text, shown, store_file
 from pipelines.tracking.tracked_run import Record
 from pipelines.tracking.tracker import Tracker
 from transforms.locks import lock
@@ -50,7 +50,7 @@ class MlflowTracker(Tracker):
         """What the environment says of MLflow's own run: inside ``mlflow run``, the outermost of our runs becomes that one."""
         root = os.environ.get("MLFLOW_RUN_ID", "")
         store = os.environ.get("MLFLOW_TRACKING_URI", uri)
-        return {"mlflow_root": root, "uri": uri} if root and store == uri else {}
+        return {"mlflow_root": root, "uri": shown(uri)} if root and store == uri else {}
 
     @classmethod
     def unreachable(cls, uri: str) -> str:
@@ -84,7 +84,7 @@ class MlflowTracker(Tracker):
         try:
             catch_up(self.data, self.uri, self.experiment, say)
         except Exception as error:  # whatever MLflow's client raises; the next run's deliverer tries again
-            say(f"MLflow's registry could not be updated ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
+            say(f"MLflow's registry could not be updated ({type(error).__name__}: {error_text(error)})")
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -123,7 +123,8 @@ class MlflowTracker(Tracker):
 
     def deliver(self, record: Record, given: Mapping[str, Any]) -> Mapping[str, str]:
         """See :class:`pipelines.tracking.tracker.Tracker`."""
-        uri, root = str(given.get("uri") or self.uri), str(given.get("mlflow_root") or "")
+        uri, root = str(given.get("uri") or ""), str(given.get("mlflow_root") or "")
+        uri = self.uri if uri in ("", shown(self.uri)) else uri  # a note has it without its password
         client = self._client(uri)
         outer = client.get_run(root) if root else None
         experiment = str(outer.info.experiment_id) if outer is not None else self._experiment(client)

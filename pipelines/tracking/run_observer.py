@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.tracking.outbox import Outbox
-from pipelines.tracking.stores import trackers, tracking_uri
+from pipelines.tracking.stores import error_text, trackers, tracking_uri
 
 if TYPE_CHECKING:
     from pipelines.lake.runs import Run
@@ -81,4 +81,4 @@ def _note_and_send(run: Run, settings: Settings, data: Path, say: Say, over: boo
 
 
 def _undelivered(error: Exception) -> str:
-    return f"tracking: {' '.join(str(error).split())[:200]}; the job continues without tracking"
+    return f"tracking: {error_text(error)}; the job continues without tracking"

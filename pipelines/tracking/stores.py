@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pipelines.lake import layout
+from pipelines.project.secrets import masked
 from transforms.plain_paths import plain_path
 
 if TYPE_CHECKING:
     from pipelines.project.config import Settings
 
-__all__ = ["artifact_root", "shown", "store_file", "trackers", "tracking_uri"]
+__all__ = ["artifact_root", "error_text", "shown", "store_file", "trackers", "tracking_uri"]
 
 
 def tracking_uri(settings: Settings, data: Path) -> str:
@@ -49,3 +50,8 @@ def trackers(settings: Settings) -> list[str]:
     """The trackers to tell; one that nobody asked for by name and that is not installed is left out."""
     asked = "trackers" in settings.tracking.model_fields_set
     return [name for name in settings.tracking.trackers if asked or find_spec(name) is not None]
+
+
+def error_text(error: BaseException) -> str:
+    """What a tracker's library says, on one short line; without passwords, as it repeats the address that it was given."""
+    return masked(" ".join(str(error).split()))[:200]

@@ -21,6 +21,7 @@ from pipelines.lake.runs import Run
 from pipelines.project.config import TrackingSettings
 from pipelines.tracking.links import link_later, link_manifest, link_mlmd, links_left
 from pipelines.tracking.outbox import Note, Outbox
+from pipelines.tracking.stores import error_text
 from pipelines.tracking.tracked_run import Record, read_record
 from pipelines.tracking.tracker import Tracker, make_tracker, tracker_class
 from transforms.errors import ConfigError
@@ -120,8 +121,7 @@ class _Deliverer:
                 return f"{note.tracker} is not installed; install it (pip install {kind.install}) or drop it from tracking.trackers"
             place = kind.place(self.uri)
             where = f"{note.tracker} at {place}" if place else where
-        lines = [line for line in str(error).splitlines() if line.strip()] or [""]
-        return f"{where} could not be sent {note.run} ({type(error).__name__}: {' '.join(lines[0].split())[:200]})"
+        return f"{where} could not be sent {note.run} ({type(error).__name__}: {error_text(error)})"
 
     def work(self, patience: float) -> dict[str, str]:
         """Rounds until nothing is left, or ``patience`` seconds are over; returns why, by tracker."""

@@ -185,6 +185,29 @@ def test_a_jobs_description_holds_no_secret(repo: Path, monkeypatch: pytest.Monk
     assert not any(PLANTED.encode() in each for each in seen)
 
 
+def test_what_a_tracker_s_library_says_is_kept_without_the_password_of_its_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SECURITY M3: MLflow's errors repeat the address; they were in the log of what could not be sent, and told by the next command. So was
+    the note for a run within ``mlflow run``."""
+    from pipelines.project.config import TrackingSettings
+    from pipelines.tracking.mlflow import MlflowTracker
+    from pipelines.tracking.outbox import Note, Outbox
+    from pipelines.tracking.sync import _Deliverer
+
+    uri, said = f"http://user:{PLANTED}@127.0.0.1:9", list[str]()
+    error = RuntimeError(f"API request to {uri}/api/2.0/mlflow/x failed with exception\nPool(host='127.0.0.1')")
+    deliverer = _Deliverer(tmp_path, TrackingSettings(trackers=["mlflow"], uri=uri), uri, said.append)
+    note = Note("mlflow", "batch-1", 0, {})
+    monkeypatch.setattr(deliverer.outbox, "notes", lambda: [note])
+    monkeypatch.setattr(deliverer, "_send", lambda note: (_ for _ in ()).throw(error))
+    assert "could not be sent batch-1 (RuntimeError: API request to http://***@127.0.0.1:9/api" in deliverer.work(0.0)["mlflow"]
+    assert said and Outbox(tmp_path).problems()
+    monkeypatch.setenv("MLFLOW_RUN_ID", "outer")
+    given = MlflowTracker.given(uri)
+    assert given["mlflow_root"] == "outer"
+    kept = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    assert kept and PLANTED not in str((said, kept, given))
+
+
 def unpacked(payload: bytes) -> bytes:
     """A pickled function as Beam sends it: base64 of a compressed pickle, or a plain one."""
     for unpack in (lambda data: zlib.decompress(b64decode(data)), lambda data: bz2.decompress(b64decode(data)), b64decode):
