@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 import re
 import stat
+import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -13,14 +18,18 @@ import pytest
 
 from pipelines.batch.batch_job import run_batch
 from pipelines.engines.batch_engines import EngineFlags, engine_of
+from pipelines.lake.data_files import sha256
+from tests.integration.flights import make_world
 from tests.integration.orders_world import Orders
 from tests.integration.prepared_world import prepared
 from tests.integration.prepared_world import twin as prepared_twin
 from tests.integration.test_continued_batch import NOW, day, file_bytes
 from tests.listening import heard
+from tests.scale.containers import ROOT
 from tests.scale.hosts import FlinkOnHosts, hosts
 from transforms.errors import TandemError
 
+START, END = datetime(2013, 1, 1, tzinfo=UTC), datetime(2013, 4, 1, tzinfo=UTC)
 OWN = '''
 import pyarrow as pa
 from tandem.transforms.definitions import Count
@@ -81,10 +90,38 @@ def test_a_failure_on_an_engine_is_one_line(world: Orders) -> None:
 
 def test_two_hosts_of_flink_make_the_bytes_of_the_direct_runner(world: Orders, tmp_path: Path) -> None:
     """Each host starts its own workers, with the code that came with the job: the pool of workers is the task manager's."""
-    if os.geteuid() != 0:
-        pytest.skip("network namespaces need root")
     direct = made_by(world, "direct")
     there = twin(world, tmp_path / "other")
+    with two_hosts(tmp_path) as flags:
+        assert made_by(there, "flink", flags) == direct
+
+
+def test_three_months_of_flights_on_two_hosts_have_the_bytes_of_the_direct_runner(tmp_path: Path) -> None:
+    """The demo, its graphs learnt in shares."""
+    words = ["--data", str(tmp_path / "logs"), "--start", "2013-01-01", "--end", "2013-04-01"]
+    subprocess.run([sys.executable, ROOT / "feature_repo/flights_events.py", *words], check=True, capture_output=True, cwd=ROOT)
+    made = {}
+    for engine in ("direct", "flink"):
+        world = make_world(tmp_path / engine, tmp_path / "logs", light=False)
+        world.configure(shards=2, learn_rows=50_000)
+        for module in ("features", "preprocessing"):
+            sys.modules.pop(module, None)
+        repo, began = world.repo(), time.monotonic()
+        with two_hosts(tmp_path) if engine == "flink" else nullcontext(EngineFlags()) as flags:
+            run = run_batch(repo, START, END, now=END, engine=engine_of(engine, repo, flags, [])).run
+        tops = [*(world.data / "offline").glob(f"*/run={run.id}"), run.folder / "tiles"]
+        files = [(top, p) for top in tops for p in sorted(top.rglob("*.parquet"))]
+        made[engine] = {f"{top.parent.name}/{p.relative_to(top)}": sha256(p) for top, p in files if top.name != "tiles"}
+        made[engine] |= {f"tiles/{p.relative_to(top)}": sha256(p) for top, p in files if top.name == "tiles"}
+        print(f"{engine}: {run.manifest['rows']}, {len(made[engine])} files, {time.monotonic() - began:.0f} s")
+    assert made["flink"] == made["direct"] and len(made["direct"]) > 100
+
+
+@contextmanager
+def two_hosts(tmp_path: Path) -> Iterator[EngineFlags]:
+    """A cluster over both; says when it ends whether workers ran on each."""
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces need root")
     command = tmp_path / "worker"  # what an image has as tandem-worker; it says on which host it ran
     boot = f"{sys.executable} -P {Path.cwd()}/tandem/__main__.py -m pipelines.engines.worker_boot"
     command.write_text(
@@ -92,7 +129,6 @@ def test_two_hosts_of_flink_make_the_bytes_of_the_direct_runner(world: Orders, t
     )
     command.chmod(stat.S_IRWXU)
     with hosts(["tandem-a", "tandem-b"]) as addresses, FlinkOnHosts(tmp_path / "flink").running(addresses) as flink:
-        flags = EngineFlags(master=flink.master, parallelism=2, worker=str(command))
-        assert made_by(there, "flink", flags) == direct
+        yield EngineFlags(master=flink.master, parallelism=2, worker=str(command))
     ran = (tmp_path / "ran").read_text()
     assert all(address in ran for address in addresses.values()), ran
