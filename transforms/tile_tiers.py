@@ -61,11 +61,18 @@ class Part:
         order = np.argsort(self.starts, kind="stable")
         return self.starts[order], order.astype(np.int32)
 
-    def touched(self, since: int, upto: int) -> U64:
-        """The hashes of keys with tiles that start in ``since <= start < upto``, some of them more than once."""
+    def touched(self, intervals: Sequence[tuple[int, int]]) -> U64:
+        """The hashes of keys with tiles that start in any interval, ``since <= start < upto``, sorted."""
+        marked = np.zeros(len(self.hash_of), bool)
         starts, order = self.by_time
-        out: U64 = self.hash_of[self.number[order[np.searchsorted(starts, since) : np.searchsorted(starts, upto)]]]
+        for since, upto in intervals:
+            marked[self.number[order[np.searchsorted(starts, since) : np.searchsorted(starts, upto)]]] = True
+        out: U64 = self.sorted[marked[self.order]]
         return out
+
+    def mostly(self, since: int, upto: int) -> bool:
+        """Whether half of the tiles or more start in ``since <= start < upto``."""
+        return 2 * np.count_nonzero((self.starts >= since) & (self.starts < upto)) >= len(self.starts)
 
     def find(self, hashes: U64, intervals: Sequence[tuple[int, int]]) -> tuple[Int, Int]:
         """Where the tiles are of keys with these hashes (sorted, unique) that start in any interval, ``since <= start < upto``: ranges."""
@@ -149,9 +156,13 @@ class Parts:
         self._parts = [Part(merged, self.group)] if merged.num_rows else []
         return merged
 
-    def find(self, hashes: U64, intervals: Sequence[tuple[int, int]]) -> Iterator[pa.RecordBatch]:
-        """The tiles of keys with these hashes that start in any of the intervals, which do not overlap."""
+    def find(self, hashes: U64, intervals: Sequence[tuple[int, int]], or_more: bool = False) -> Iterator[pa.RecordBatch]:
+        """The tiles of keys with these hashes that start in any of the intervals, which do not overlap. ``or_more``: and others, where
+        picking them out would cost more than looking at those as well."""
         for part in self.parts:
+            if or_more and 2 * len(hashes) >= len(part.sorted) and part.mostly(intervals[0][0], intervals[-1][1]):
+                yield part.tiles
+                continue
             at, _ = ranges(*part.find(hashes, intervals))
             if len(at):
                 yield part.tiles if len(at) == len(part.starts) else part.tiles.take(pa.array(at))
@@ -207,16 +218,17 @@ class Tiles(Parts):
         sorted by (keys, event timestamp)."""
         out = []
         if late is not None and len(late):
-            out.append(self._rows_of(np.unique(late), late_from, after))
+            out.append(self._rows_of(np.unique(late), late_from, after, False))
         if upto > after:
-            out.append(self._rows_of(self._due(after, upto), after, upto))
+            out.append(self._rows_of(self._due(after, upto), after, upto, True))
         return self._sorted(out)
 
     def _due(self, after: int, upto: int) -> U64:
         """The hashes of keys with rows in ``after < boundary <= upto``, sorted, each once."""
         # How long after a tile's start the rows are that it makes. NEVER - reach stays far inside int64.
         reaches = [self.group.hop_us + over for over in (0, *overs(self.group))]
-        found = [part.touched(after - r + 1, upto - r + 1) for part in self.parts for r in reaches]
+        intervals = [(after - r + 1, upto - r + 1) for r in reaches]
+        found = [part.touched(intervals) for part in self.parts]
         out: U64 = np.unique(np.concatenate([np.zeros(0, np.uint64), *found]))
         return out
 
@@ -228,8 +240,8 @@ class Tiles(Parts):
         by = [(name, "ascending") for name in (*self.group.entity.keys, EVENT_TIMESTAMP)]
         return rows.take(pc.sort_indices(rows, sort_keys=by))
 
-    def _rows_of(self, hashes: U64, after: int, upto: int) -> pa.RecordBatch:
-        """The rows of keys with these hashes."""
+    def _rows_of(self, hashes: U64, after: int, upto: int, due: bool) -> pa.RecordBatch:
+        """The rows of keys with these hashes. ``due``: no other key has any."""
         hop = self.group.hop_us
         if not len(hashes) or upto // hop <= after // hop:
             return empty(self.group.row_schema)
@@ -238,7 +250,7 @@ class Tiles(Parts):
         pieces = sum(b - a for lo, hi in self._stretches(upto) for _, a, b in cover(lo, hi, len(self.sizes)))
         if self.sizes and self.has_more(hashes, since, upto, steps * len(hashes) * pieces):
             return self._sorted([self._rows_at(hashes, (upto // hop - n) * hop) for n in reversed(range(steps))])
-        found = list(self.find(hashes, [(since, upto)]))
+        found = list(self.find(hashes, [(since, upto)], or_more=due))
         tiles = found[0] if len(found) == 1 else merge(found, self.group)  # a part is merged already, and so is what is found in it
         return rows_between(tiles, self.group, after, upto)
 

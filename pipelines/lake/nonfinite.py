@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -14,8 +16,8 @@ def nonfinite(table: pa.Table | pa.RecordBatch) -> dict[str, int]:
     for name, column in zip(table.schema.names, table.columns, strict=True):
         values = pc.list_flatten(column) if pa.types.is_list(column.type) else column
         if pa.types.is_floating(values.type):
-            finite = pc.is_finite(values)
-            if not pc.all(finite).as_py():  # null where all are null
-                count = pc.sum(pc.invert(finite)).as_py() or 0
+            total = pc.sum(values).as_py()  # one value that is not finite makes it so; null where all are null
+            if total is not None and not math.isfinite(total):
+                count = pc.sum(pc.invert(pc.is_finite(values))).as_py()
                 out |= {name: int(count)} if count else {}
     return out

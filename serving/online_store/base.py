@@ -273,7 +273,8 @@ class OrderedOnlineStore(OnlineStore):
             return WriteResult(0, 0, 0)
         latest, times = self.latest_us(config), times_of(table, columns)
         if int(times.max()) <= latest:  # of many rows of a key one is written: what the others hold is not encoded, nor is their key
-            columns = _taken(columns, ends_of_runs([as_array(columns[k]) for k in keys], times))
+            last = ends_of_runs([as_array(columns[k]) for k in keys], times)
+            columns = columns if len(last) == n else _taken(columns, last)
         heads = heads_of(table, self._keys(config, keys, [as_array(columns[k]) for k in keys]), columns)
         places, refused = self._chosen(config, table, heads, latest)
         if not len(places):

@@ -79,7 +79,8 @@ def columns_of(table: FeatureView, rows: pa.RecordBatch | pa.Table) -> dict[str,
     """The columns of ``rows`` that a view keeps. Raises DataError for a missing or null key or time."""
     names = rows.schema.names
     needed = [*(c.name for c in table.entity_columns), _time_column(table)]
-    columns = {n: rows.column(names.index(n)) for n in names if n in {*needed, *(f.name for f in table.features)}}
+    kept = {*needed, *(f.name for f in table.features)}
+    columns = {n: rows.column(names.index(n)) for n in names if n in kept}
     for name in needed:
         if name not in columns:
             raise DataError(f"view {table.name!r}: the rows have no column {name!r}; they have {', '.join(names)}")

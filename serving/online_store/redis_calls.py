@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -18,8 +17,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from serving.online_store.encoding import binary, encode_timestamps, join, once_each
+from serving.online_store.encoding import encode_timestamps, once_each
 from serving.online_store.order import Rows
+from serving.online_store.redis_bytes import Column, Field, PackedBytes, Piece, pack, shapes
 from serving.online_store.redis_reading import bulk
 
 __all__ = ["ROWS_PER_CALL", "Header", "Transactions", "WriteCalls", "chunks", "command"]
@@ -30,7 +30,6 @@ while Redis reads them, hands them to Lua and stores them; those of 500 cost a q
 with all that are watched already."""
 _ROWS_PER_PACK = 40 * ROWS_PER_CALL
 """Rows that are packed at once, while Redis works on those before."""
-_SHORT = 1024
 Bytes = list[bytes | memoryview]
 
 
@@ -81,8 +80,8 @@ class WriteCalls:
         shared = [*head.rule, head.key_ttl, len(head.names), *head.names]
         self._head, self._args_per_call, self._args_per_row = b"".join(map(bulk, shared)), len(shared), 3 + len(rows.values)
         self._from = self._to = 0
-        self._keys: _Packed
-        self._args: _Packed
+        self._keys: PackedBytes
+        self._args: PackedBytes
 
     def __len__(self) -> int:
         return len(self._parts)
@@ -100,31 +99,50 @@ class WriteCalls:
         return [begin, self._keys[a:b], self._head, self._args[a:b], b"\r\n"]
 
     def _pack(self, start: int) -> None:
-        rows = _slice(self._rows, start)
-        columns = [*_order(rows), _stamps(rows), *rows.values]
-        self._keys, self._args = _packed([(b"", rows.keys)]), _packed([(b"", column) for column in columns])
+        rows = self._rows.part(slice(start, start + _ROWS_PER_PACK))
+        at, alike = np.arange(len(rows)), np.zeros(len(rows), np.int64)
+        event, revision, stamp = _order(rows)
+        arguments: list[Field] = [(b"", [event]), (b"", [revision]), (b"", stamp), *((b"", [Column(each)]) for each in rows.values)]
+        self._keys, self._args = pack([(b"", [Column(rows.keys)])], b"", at, alike), pack(arguments, b"", at, alike)
         self._from, self._to = start, start + len(rows)
 
 
 class Transactions:
-    """Rows of one server, in chunks: of each what asks which rows would lose, and what writes the others. To be taken in order."""
+    """Rows of one server, in chunks: of each what asks which rows would lose, and what writes the others. To be taken in order.
+
+    Rows whose values have the same lengths are in chunks together (:mod:`serving.online_store.redis_bytes`)."""
 
     def __init__(self, sha: str, state: Sequence[str], head: Header, rows: Rows) -> None:
         """``sha`` of the script that asks; ``state``: the keys that the rule reads, which are watched, too."""
-        self._sha, self._head, self._rows = sha, head, rows
+        self._sha, self._head, self._count = sha, head, len(rows)
         self._state, self._rule = b"".join(map(bulk, state)), b"".join(map(bulk, head.rule))
         self._state_keys, self._rule_args = len(state), len(head.rule)
+        (event, revision, stamp), key, columns = _order(rows), Column(rows.keys), list(map(Column, rows.values))
+        order: list[Piece] = [event, b" ", revision, f" {head.fingerprint} {head.stamp}".encode()]
+        values: list[Sequence[Piece]] = [order, stamp, *([column] for column in columns)]
+        begin = b"*%d" % (2 + 2 * len(values)) + bulk("HSET")
+        names = map(bulk, (*head.fields, *head.names))
+        self._fields: list[Field] = [(begin, [key]), *zip(names, values)]
+        self._last = b"\r\n"
+        if head.key_ttl:
+            self._fields.append((b"\r\n*3" + bulk("EXPIRE"), [key]))
+            self._last = bulk(head.key_ttl) + b"\r\n"
+        self._asked: list[Field] = [(b"", [event]), (b"", [revision])]
+        self._key: list[Field] = [(b"", [key])]
+        shape = shapes([key, event, revision, *stamp, *columns], max(1, self._count // ROWS_PER_CALL))
+        self._places = np.argsort(shape, kind="stable")
+        self._shape = shape[self._places]
         self._from = self._to = 0
-        self._keys: _Packed
-        self._orders: _Packed
-        self._commands: _Packed
+        self._keys: PackedBytes
+        self._orders: PackedBytes
+        self._commands: PackedBytes
 
     def __len__(self) -> int:
-        return -(-len(self._rows) // ROWS_PER_CALL)
+        return -(-self._count // ROWS_PER_CALL)
 
-    def rows(self, number: int) -> range:
+    def rows(self, number: int) -> npt.NDArray[np.int64]:
         """The places of a chunk's rows."""
-        return range(number * ROWS_PER_CALL, min((number + 1) * ROWS_PER_CALL, len(self._rows)))
+        return self._places[number * ROWS_PER_CALL : (number + 1) * ROWS_PER_CALL]
 
     def ask(self, number: int) -> Bytes:
         """Two commands, in parts: the keys of a chunk are watched, then the script says which rows lose."""
@@ -137,7 +155,7 @@ class Transactions:
 
     def write(self, number: int, losing: Sequence[int]) -> tuple[Bytes, int]:
         """(the transaction that writes the rows of a chunk that do not lose, in parts; the number of its commands). If all lose: that
-        nothing is watched any more, 0."""
+        nothing is watched any more, 0. ``losing``: their numbers in the chunk."""
         a, b = self._packed(number)
         if len(losing) == b - a:
             return [command("UNWATCH")], 0
@@ -148,109 +166,26 @@ class Transactions:
 
     def _packed(self, number: int) -> tuple[int, int]:
         """Where the rows of a chunk are among those that are packed."""
-        chunk = self.rows(number)
-        if not self._from <= chunk.start < chunk.stop <= self._to:
-            self._pack(chunk.start)
-        return chunk.start - self._from, chunk.stop - self._from
+        first = number * ROWS_PER_CALL
+        end = min(first + ROWS_PER_CALL, self._count)
+        if not self._from <= first < end <= self._to:
+            self._pack(first)
+        return first - self._from, end - self._from
 
     def _pack(self, start: int) -> None:
-        rows, head = _slice(self._rows, start), self._head
-        event, revision = _order(rows)
-        order = join(event, _scalar(b" "), revision, _scalar(f" {head.fingerprint} {head.stamp}".encode()))
-        fields = [(bulk(name), column) for name, column in zip((*head.fields, *head.names), (order, _stamps(rows), *rows.values))]
-        begin = b"*%d" % (2 + 2 * len(fields)) + bulk("HSET")
-        last = b"\r\n" + (b"*3" + bulk("EXPIRE") if head.key_ttl else b"")
-        pieces = [(begin, rows.keys), *fields, (last, rows.keys if head.key_ttl else None)]
-        self._keys, self._orders = _packed([(b"", rows.keys)]), _packed([(b"", event), (b"", revision)])
-        self._commands = _packed(pieces, bulk(head.key_ttl) + b"\r\n" if head.key_ttl else b"")
-        self._from, self._to = start, start + len(rows)
+        some = slice(start, start + _ROWS_PER_PACK)
+        at, shape = self._places[some], self._shape[some]
+        self._keys, self._orders = pack(self._key, b"", at, shape), pack(self._asked, b"", at, shape)
+        self._commands = pack(self._fields, self._last, at, shape)
+        self._from, self._to = start, start + len(at)
 
 
-class _Packed:
-    """The bytes of rows, one behind the other; sliced by rows."""
-
-    def __init__(self, array: pa.Array) -> None:
-        _, ends, data = array.buffers()
-        self._data, self._ends = memoryview(data), np.frombuffer(ends, np.int32)[array.offset : array.offset + len(array) + 1]
-
-    def __getitem__(self, rows: slice, /) -> memoryview:
-        return self._data[self._ends[rows.start] : self._ends[rows.stop]]
-
-
-def _packed(pieces: Sequence[tuple[bytes, pa.Array | None]], last: bytes = b"") -> _Packed:
-    """Of each row, piece by piece, the bytes that stand before a value, its header and the value; then ``last``. Values that are of one
-    length in all rows are put together without a look at each."""
-    parts: list[Any] = []
-    alike: list[tuple[bytes, npt.NDArray[np.uint8]]] = []
-    for before, column in pieces:
-        if column is None:
-            last = before + last
-        elif (cells := _of_one_length(column)) is not None:
-            alike.append((before + b"\r\n$%d\r\n" % cells.shape[1], cells))
-        else:
-            parts += [*_block(alike), *([_scalar(before)] if before else []), _headers(column), column]
-            alike = []
-    return _Packed(join(*parts, *_block(alike), *([_scalar(last)] if last else [])))
-
-
-def _of_one_length(column: pa.Array) -> npt.NDArray[np.uint8] | None:
-    """The bytes of N values of a binary column, shape [N, length]; None where they differ in length."""
-    _, offsets, data = column.buffers()
-    ends = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
-    lengths = np.diff(ends)
-    if not len(lengths) or (lengths != lengths[0]).any():
-        return None
-    whole = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
-    return whole[ends[0] : ends[-1]].reshape(len(column), int(lengths[0]))
-
-
-def _block(columns: Sequence[tuple[bytes, npt.NDArray[np.uint8]]]) -> list[pa.Array]:
-    """The columns of values of one length each, with what stands before each, as one; none of none."""
-    if not columns:
-        return []
-    kinds = [
-        (f"{what}{n}", f"V{size}") for n, (head, cells) in enumerate(columns) for what, size in (("h", len(head)), ("v", cells.shape[1]))
-    ]
-    made = np.empty(len(columns[0][1]), [(name, kind) for name, kind in kinds if kind != "V0"])
-    for n, (head, cells) in enumerate(columns):
-        made[f"h{n}"] = np.void(head)
-        if cells.shape[1]:
-            made[f"v{n}"] = np.ascontiguousarray(cells).view(f"V{cells.shape[1]}")[:, 0]
-    return [binary(made.view(np.uint8), np.full(len(made), made.itemsize))]
-
-
-def _slice(rows: Rows, start: int) -> Rows:
-    """The rows that are packed at once."""
-    return rows.part(slice(start, start + _ROWS_PER_PACK))
-
-
-def _order(rows: Rows) -> tuple[pa.Array, pa.Array]:
-    """(event times, revisions) in decimals."""
-    return once_each(rows.event_us, _decimals), _decimals(rows.revision)
-
-
-def _stamps(rows: Rows) -> pa.Array:
-    """What the time field holds, the packed row before the time."""
-    stamps = encode_timestamps(rows.event_us)
-    return stamps if rows.packed is None else join(rows.packed, stamps)
-
-
-def _scalar(data: bytes) -> pa.Scalar:
-    return pa.scalar(data, pa.binary())
+def _order(rows: Rows) -> tuple[Column, Column, list[Column]]:
+    """(event times in decimals, revisions in decimals, what the time field holds: the packed row before the time)."""
+    stamps = Column(encode_timestamps(rows.event_us))
+    event, revision = Column(once_each(rows.event_us, _decimals)), Column(_decimals(rows.revision))
+    return event, revision, [stamps] if rows.packed is None else [Column(rows.packed), stamps]
 
 
 def _decimals(numbers: npt.NDArray[np.int64]) -> pa.Array:
     return pc.cast(pa.array(numbers), pa.string()).cast(pa.binary())
-
-
-@cache
-def _short_headers() -> pa.Array:
-    return pa.array([b"\r\n$%d\r\n" % n for n in range(_SHORT)], pa.binary())
-
-
-def _headers(column: pa.Array) -> pa.Array:
-    """What stands before each value in Redis' protocol."""
-    lengths = pc.binary_length(column)
-    if len(column) and pc.max(lengths).as_py() < _SHORT:
-        return _short_headers().take(lengths)
-    return pa.array([b"\r\n$%d\r\n" % n for n in lengths.to_pylist()], pa.binary())

@@ -11,6 +11,7 @@ import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,6 +44,7 @@ Answers = list[Any]
 _AT_ONCE = 131_072
 """Bytes of calls that are sent together: one call of the kernel for some calls of a script, and Redis begins with the first ones while the
 next are made."""
+_READ_BYTES = 65_536
 _ANSWERS = {int, bytes, list, type(None)}
 
 
@@ -261,14 +263,12 @@ def _commit(connection: Any, rows: Transactions, script: str, replicas: Replicas
         parts, count = rows.write(number, losing)
         last = number + 1 == len(rows)
         connection.send_packed_command([b"".join([*parts, *([replicas.command] if last else rows.ask(number + 1))])])
-        # MULTI, its commands and EXEC have an answer each.
-        answers = received(connection, count + 2 if count else 1)
-        _check(answers)
-        if count and answers[-1] is None:
-            undecided += rows.rows(number)
-        elif count:
-            _check(answers[-1])
+        if not count:
+            _check(received(connection, 1))
+        elif _executed(connection, count):
             written += len(rows.rows(number)) - len(losing)
+        else:
+            undecided += rows.rows(number).tolist()
         if not last:
             answers = received(connection, 2)
             forgot = isinstance(answers[1], NoScriptError)  # meanwhile, as after SCRIPT FLUSH
@@ -276,6 +276,52 @@ def _commit(connection: Any, rows: Transactions, script: str, replicas: Replicas
     if replicas.command:
         replicas.check(received(connection, 1)[0])
     return Committed(written, undecided)
+
+
+def _executed(connection: Any, count: int) -> bool:
+    """Whether a transaction of so many commands was carried out, of which each is answered by a number; False where a key had changed.
+    Raises what one of them failed with."""
+    if _numbers(connection, count):
+        return True
+    answers = received(connection, count + 2)  # MULTI, its commands and EXEC have an answer each
+    _check(answers)
+    if answers[-1] is None:
+        return False
+    _check(answers[-1])
+    return True
+
+
+def _numbers(connection: Any, count: int) -> bool:
+    """Whether the next answers are those of a transaction that was carried out and answered by numbers: then they are taken. An object for
+    each costs more than the answers. What is something else, or lies behind them, is left to redis-py's parser."""
+    parser = getattr(connection, "_parser", None)
+    reader, sock = getattr(parser, "_reader", None), getattr(parser, "_sock", None)
+    if reader is None or sock is None:
+        return False
+    begin = b"+OK\r\n" + b"+QUEUED\r\n" * count + b"*%d\r\n" % count
+    numbers, got, end = _pattern(count), b"", 0
+    while not end:
+        try:
+            more = sock.recv(_READ_BYTES)
+        except OSError:  # redis-py's parser says it better, with what came before it
+            more = b""
+        got += more
+        if not more or not (got.startswith(begin) if len(got) >= len(begin) else begin.startswith(got)):
+            break
+        if got.count(b"\n", len(begin)) >= count:
+            found = numbers.match(got, len(begin))
+            if found is None:
+                break
+            end = found.end()
+    if end < len(got):
+        reader.feed(got[end:])
+    return bool(end)
+
+
+@lru_cache(maxsize=1024)
+def _pattern(count: int) -> re.Pattern[bytes]:
+    """So many whole numbers as answers."""
+    return re.compile(rb"(?::\d+\r\n){%d}" % count)
 
 
 def _losing(connection: Any, rows: Transactions, script: str, number: int) -> list[Any]:

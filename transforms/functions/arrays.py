@@ -41,8 +41,11 @@ def nullable(values: npt.NDArray[Any], valid: Bool) -> pa.Array:
 
 def numbers(array: pa.Array) -> tuple[npt.NDArray[Any], Bool]:
     """(values with 0 where null, validity) of a numeric column; -0.0 becomes 0.0."""
-    valid = array.is_valid().to_numpy(zero_copy_only=False)
-    values = pc.fill_null(array, 0).to_numpy(zero_copy_only=False)
+    if array.null_count:
+        valid = array.is_valid().to_numpy(zero_copy_only=False)
+        values = pc.fill_null(array, 0).to_numpy(zero_copy_only=False)
+    else:
+        valid, values = np.ones(len(array), bool), array.to_numpy(zero_copy_only=False)
     return (values + 0.0 if values.dtype == np.float64 else values), valid
 
 

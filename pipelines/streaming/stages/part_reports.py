@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from pipelines.streaming.stages.position import Position
@@ -48,6 +48,11 @@ def _known(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     return {f.name: values[f.name] for f in fields(cls) if f.name in values}
 
 
+def _plain(report: Any) -> dict[str, Any]:
+    """The fields of a dataclass as they are now. ``asdict`` copies all that is in them, for as much as it costs to write them."""
+    return {k: v.copy() if isinstance(v, dict | list) else v for k, v in vars(report).items()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class PollReport:
     """How far the poll of a partition is, and where its log ended when last looked at."""
@@ -76,8 +81,8 @@ class PollReport:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the position's fields stand beside the others."""
-        out = asdict(self)
-        return {**out.pop("position"), **out, "away": False}
+        out = _plain(self)
+        return {**_plain(out.pop("position")), **out, "away": False}
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
@@ -114,7 +119,7 @@ class SinkReport:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        return {k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(self).items()}
+        return {k: round(v, 6) if isinstance(v, float) else v for k, v in _plain(self).items()}
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
