@@ -30,7 +30,7 @@ from transforms.graph import TransformGraph
 from transforms.hashing import shard_of
 from transforms.lateness import NEVER, event_times
 
-__all__ = ["CAUSES", "EQUAL", "IDLE", "IN_FLIGHT", "OTHER_FINGERPRINT", "OUTSIDE", "TOO_LATE", "UNEXPLAINED", "VACUUMED", "Graphs"]
+__all__ = ["CAUSES", "EARLIER", "EQUAL", "IDLE", "IN_FLIGHT", "OTHER_FINGERPRINT", "OUTSIDE", "TOO_LATE", "UNEXPLAINED", "VACUUMED", "Graphs"]
 __all__ += ["Lateness", "Position", "added", "explain", "lateness", "recorded"]
 
 Int = npt.NDArray[np.int64]
@@ -40,6 +40,8 @@ CAUSES = ("equal", "too late", "behind an idle partition", "in flight", "other f
 EQUAL, TOO_LATE, IDLE, IN_FLIGHT, OTHER_FINGERPRINT, VACUUMED, UNEXPLAINED = range(7)
 OUTSIDE = "outside the run"
 """Of the store and of answers, which may go on where the rows that are compared end: as delivered, of a time that batch does not have."""
+EARLIER = "earlier stream"
+"""Of answers, whose log goes on when a stream begins anew: as a stream of before delivered it."""
 
 PARTITION, OFFSET, GROUP = "_partition", "_offset", "_group"
 

@@ -10,11 +10,14 @@ Otherwise one of these must hold, each by comparison with what is on record:
 * **too late**, **behind an idle partition**, **other fingerprint**: the row is as delivered, and this is why it is not batch's;
 * **ahead of the clock**: the row is right, or as delivered for one of the two reasons around this one, but its event timestamp lies
   after the instant that the server judged by, so no answer of that instant could be made of it;
-* **outside the run**: the row is as delivered, of a time that the batch run compared with does not have, and none that it has was due.
+* **outside the run**: the row is as delivered, of a time that the batch run compared with does not have, and none that it has was due;
+* **earlier stream**: the row is as a stream of the same name delivered it, before this one began anew (its log was kept): what made it
+  differ from batch's was that stream's to prove.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +26,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.lake.row_compare import common_codes, locate, same, table_of
-from pipelines.verify.causes import CAUSES, EQUAL, OTHER_FINGERPRINT, OUTSIDE, UNEXPLAINED
+from pipelines.verify.causes import CAUSES, EARLIER, EQUAL, OTHER_FINGERPRINT, OUTSIDE, UNEXPLAINED
 from pipelines.verify.proof import GroupProof
 from pipelines.verify.stream_record import FAR
 from serving.request_rows import view_answers
@@ -35,8 +38,8 @@ __all__ = ["SERVED", "ServedProof", "check_served", "due_rows", "taken"]
 Int = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
-SERVED = (*CAUSES, "late data", "ahead of the clock", OUTSIDE)
-IN_FLIGHT, LATE_DATA, AHEAD, OTHER_TIME = CAUSES.index("in flight"), *range(len(CAUSES), len(SERVED))
+SERVED = (*CAUSES, "late data", "ahead of the clock", OUTSIDE, EARLIER)
+IN_FLIGHT, LATE_DATA, AHEAD, OTHER_TIME, OTHER_STREAM = CAUSES.index("in flight"), *range(len(CAUSES), len(SERVED))
 TIMEOUT_US = 5_000_000
 """A server answers within its time limit, so an answer's rows were read no longer before it than that."""
 
@@ -67,10 +70,11 @@ def check_served(
     history: pa.Table | None,
     timeout_us: int = TIMEOUT_US,
     span: tuple[int, int] | None = None,
+    earlier: Callable[[], Iterable[pa.Table]] = tuple,
 ) -> ServedProof | None:
     """Judge every logged answer of the group's view; None if there is none. ``readable``: for each delivered row when the online store had
     it for sure; ``history``: rows of the batch run that came before; ``span``: batch has the rows with first < boundary <= last (None: of
-    all that the stream delivered)."""
+    all that the stream delivered); ``earlier``: rows that each earlier stream of the name delivered, asked for only where they matter."""
     group, name = proof.group, proof.group.name
     found_answers = view_answers(log, name, group.entity.keys)
     if found_answers is None:
@@ -107,8 +111,16 @@ def check_served(
     if span is not None:
         boundary = stamp - group.delay_us
         cause[rest & (place < 0) & ((boundary <= span[0]) | (boundary > span[1]))] = OTHER_TIME
+    known = delivered_so | right
+    if (open_ := found & ~known).any():
+        for rows in earlier():
+            open_ &= ~known
+            copy = np.where(open_, locate(asked, table_of(rows), (*keys, EVENT_TIMESTAMP, REVISION)), -1)
+            theirs = _alike(log, name, features, copy, rows, status)
+            cause[theirs] = OTHER_STREAM
+            known |= theirs
     other = found & _other_graph(log, name, proof.fingerprint)
-    cause[other & (delivered_so | right)] = OTHER_FINGERPRINT
+    cause[other & known] = OTHER_FINGERPRINT
 
     # The row must be the newest that had been delivered, and none may be due that was.
     stale = _stale(asked, np.where(found, stamp, -1), np.where(found, revision, -1), delivered, readable, at - timeout_us, keys)
@@ -173,7 +185,10 @@ def _alike(log: pa.Table, view: str, features: list[str], place: Int, rows: pa.T
         served, theirs = log.column(f"{view}__{feature}").take(mine), rows.column(feature).take(take)
         asked = log.column(f"{view}__{feature}__status").take(mine).is_valid().to_numpy()
         if served.type != theirs.type:
-            served = served.cast(theirs.type)
+            try:
+                served = served.cast(theirs.type)
+            except pa.ArrowException:  # rows of an earlier definition: no such value was served
+                served = pa.nulls(len(served), theirs.type)
         out[there] &= same(served, theirs) | old | ~asked
     return out
 

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,7 +20,7 @@ from pipelines.project.repository import Repo
 from pipelines.sources.broker import open_broker
 from pipelines.sources.formats.reading import reading_of
 from pipelines.streaming.driver import stream_folder
-from pipelines.streaming.state.row_log import read_rows
+from pipelines.streaming.state.row_log import read_earlier, read_rows
 from pipelines.streaming.state.start_position import run_of
 from pipelines.verify.contracts_then import Ints, Manifests, Mask, judged_by, lettered, read_otherwise, taken_then
 from pipelines.verify.log import (
@@ -239,7 +240,8 @@ def _served(repo: Repo, folder: Path, record: StreamRecord, proof: Proof, say: S
     readable, out = record.readable(delivered, repo.groups), {}
     for name, group in repo.groups.items():
         history = offline_rows(repo.data, group, record.run) if record.run is not None else None
-        found = check_served(requests, proof.groups[name], delivered[name], readable[name], history, timeout, span)
+        earlier = partial(read_earlier, folder, group)
+        found = check_served(requests, proof.groups[name], delivered[name], readable[name], history, timeout, span, earlier)
         if found is not None:
             say(f"compared {found.answers:,} answers of {name}")
             out[name] = found

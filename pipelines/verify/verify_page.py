@@ -37,6 +37,8 @@ CAUSE_TEXTS = {
     "materialized": "The store holds a row that batch has too and the stream did not deliver: it was materialized.",
     "outside the run": "The store holds, or the server answered, what the stream delivered, of a time that the batch run does not have"
     " (--against), and the run has no newer row that was due.",
+    "earlier stream": "The server answered what a stream of this name delivered before this one began anew: what made it differ from batch"
+    " was that stream's to prove.",
     "a stream is further": "The store holds a row of a stream, made after the end of what was materialized.",
     "not materialized": "A batch run has a newer row, or one of before, that was not materialized.",
     "unexplained": "Nothing that is on record explains it. This is a defect.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.streaming.state.row_log import read_rows
+from pipelines.streaming.state.row_log import RowLog, read_earlier, read_rows
 from pipelines.verify.log import found_graphs
 from pipelines.verify.online import check, latest
 from pipelines.verify.proof import prove
@@ -298,3 +299,30 @@ def test_answers_of_rows_that_the_run_does_not_have_are_outside_of_it(plain, hon
     altered = {f"{NAME}__count_1h": pa.array(after["count_1h"].to_numpy() + 1)}
     found = check_served(logged(after, **altered), proof, delivered, readable, None, span=span)
     assert found is not None and found.unexplained == 3
+
+
+def test_an_answer_of_an_earlier_stream_is_found_in_its_log(answers, honest, plain, tmp_path):
+    """A stream that began anew has a log of its own, and the server's goes on: what it answered before is in the log that was kept."""
+    proof, delivered, readable = answers
+    group = plain.world.repo().groups[NAME]
+    rows = newest_at_the_end(delivered)
+    place = rows.schema.get_field_index("count_1h")
+    before = rows.set_column(place, "count_1h", pa.array(rows["count_1h"].to_numpy() + 1))
+    folder = tmp_path / "streams" / "main"
+    log = RowLog(folder / "before" / "20260101T000000000000")
+    for batch in before.to_batches():
+        log.append(f"rows/{NAME}", 0, batch)
+    shutil.copytree(honest / "rows" / NAME, folder / "before" / "20250101T000000000000" / "rows" / NAME)
+
+    def causes(answered, earlier=lambda: read_earlier(folder, group), **how):
+        return check_served(logged(answered, **how), proof, delivered, readable, None, earlier=earlier).causes
+
+    assert causes(before, tuple) == {"unexplained": 3}
+    assert causes(before) == {"earlier stream": 3}
+    third = before.set_column(place, "count_1h", pa.array(before["count_1h"].to_numpy() + 1))
+    assert causes(third) == {"unexplained": 3}, "as no stream delivered it"
+    old = before.set_column(before.schema.get_field_index("event_timestamp"), "event_timestamp", delivered["event_timestamp"][:3])
+    old = old.set_column(old.schema.get_field_index("origin"), "origin", delivered["origin"][:3])
+    assert causes(old, lambda: [old], after_s=3600) == {"unexplained": 3}, "this stream had delivered a newer row before"
+    typed = before.set_column(place, "count_1h", pa.array(["many"] * 3))
+    assert causes(before, lambda: [typed, before]) == {"earlier stream": 3}, "rows of a definition of before, with another type"

@@ -36,7 +36,7 @@ from transforms.errors import DataError, StoreError
 from transforms.hashing import shard_of
 from transforms.locks import take
 
-__all__ = ["RowLog", "logged", "newest", "read_late", "read_rows", "scan_rows"]
+__all__ = ["RowLog", "logged", "newest", "read_earlier", "read_late", "read_rows", "scan_rows"]
 
 
 @dataclass
@@ -199,6 +199,18 @@ def read_rows(folder: Path, group: FeatureGroup | str) -> pa.Table:
     name = group if isinstance(group, str) else group.name
     none = pa.schema([]) if isinstance(group, str) else pa.schema([*group.row_schema, (FINGERPRINT, pa.string()), (CREATED, TIMESTAMP)])
     return _read(_here(folder, "rows", name), none)
+
+
+def read_earlier(folder: Path, group: FeatureGroup) -> Iterator[pa.Table]:
+    """The rows of a group that streams of before appended, which were moved aside when the stream began anew: a table for each that has
+    the group's keys, the newest first."""
+    if (link := link_of(folder)) is not None:
+        link.have_aside(f"rows/{group.name}")
+    keys = {f.name: f.arrow_type for f in group.key_fields}
+    for aside in sorted((folder / "before").glob("*"), reverse=True):
+        rows = _read(aside / "rows" / group.name, pa.schema([]))
+        if rows.num_rows and all(n in rows.schema.names and rows.schema.field(n).type == t for n, t in keys.items()):
+            yield rows
 
 
 def read_late(folder: Path, source: EventSource | str) -> pa.Table:

@@ -287,6 +287,13 @@ class StreamObjects:
             self._note(place, [name for name in wanted if name.endswith(".parquet")])
         return None not in got
 
+    def have_aside(self, place: str) -> None:
+        """Have copies of what was moved aside of a place of the log, each time that the stream began anew."""
+        with self._asking():
+            found = {name.rpartition("/")[0] for name in self._names("before/")}
+        for one in sorted(f for f in found if f.endswith(f"/{place}")):
+            self.have_log(one)
+
     def have_whole_log(self) -> None:
         """Have copies of all that the store has of the log."""
         with self._asking():
