@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -340,6 +341,34 @@ def test_int96_outside_of_nanoseconds(tmp_path: Path, monkeypatch: pytest.Monkey
     assert letters == []
     assert [e["sent"] for e in got] == times
     assert {micros_of(e["at"]) for e in got} == {NOW - DAY}
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_int96_before_1970_is_what_arrow_wrote(tmp_path: Path, unit: str) -> None:
+    """FAULTS 7: Arrow writes a negative time of day there and reads it as a date 584 years later; no time of any other year is touched."""
+    old = ["1969-12-31T23:59:59", "1969-12-31T00:00:00", "1965-03-04T10:20:30", "1700-01-01T23:00:00", "1970-01-01T00:00:00"]
+    old += ["2024-05-01T10:00:00", "2261-12-31T23:59:59"]
+    if unit != "ns":
+        old += ["0001-01-01T00:00:01", "1500-01-01T13:00:00", "2554-07-21T23:34:33", "9999-12-31T23:59:59"]
+    times = [None, *(datetime.fromisoformat(t).replace(tzinfo=UTC) for t in old)]
+    if unit in ("us", "ns"):
+        times += [
+            datetime(1969, 12, 31, 23, 59, 59, 999_999, UTC),
+            datetime(1931, 7, 1, 8, 0, 0, 123_456, UTC),
+            datetime(2024, 5, 1, 0, 0, 0, 616, UTC),
+        ]
+    exact = pa.array(times, pa.timestamp("us")).cast(pa.timestamp(unit))
+    if unit == "ns":  # what is finer than microseconds is floored
+        exact = pc.add(exact.cast(pa.int64()), 616).cast(pa.timestamp("ns"))
+    count = len(times)
+    table = pa.table(
+        {"order_id": [f"{i:02}" for i in range(count)], "at": pa.array([NOW - DAY] * count, pa.timestamp("us")), "sent": exact}
+    )
+    (tmp_path / "events/orders").mkdir(parents=True)
+    pq.write_table(table, tmp_path / "events/orders/a.parquet", use_deprecated_int96_timestamps=True, row_group_size=4)
+    got, letters, _ = harvest(tmp_path)
+    assert letters == []
+    assert [e["sent"] for e in got] == times
 
 
 @pytest.mark.parametrize(("column", "julian", "reason"), [

@@ -2,16 +2,17 @@
 
 A file is used whole or not at all: Parquet has no checksum of the whole, and damage may lie behind rows that read well. Damage that still
 decodes cannot be noticed here; the run's manifest holds each file's hash. A file of 0 bytes is damaged; a proper file of 0 rows is fine.
-A column of a pickled Python type makes a file unreadable: to read it would be to run it (CVE-2023-47248). INT96 timestamps are
-read as microseconds; one that does not fit is the last int64 can hold. A row group that takes more than 2 GiB when decoded makes a file
-unreadable, too: a few kilobytes may say a text or a number a billion times. Texts in lists that are told by what they share with the one
-before (DELTA_BYTE_ARRAY) are not measured.
+A column of a pickled Python type makes a file unreadable: to read it would be to run it (CVE-2023-47248). INT96 timestamps are read as
+microseconds; one that does not fit is the last int64 can hold, and one before 1970 that Arrow wrote is what was written. A row group that
+takes more than 2 GiB when decoded makes a file unreadable, too: a few kilobytes may say a text or a number a billion times. Texts in lists
+that are told by what they share with the one before (DELTA_BYTE_ARRAY) are not measured.
 """
 
 from __future__ import annotations
 
+import base64
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
@@ -113,6 +114,8 @@ class _Parquet:
         self.int96 = [c.path for c in columns if c.physical_type == "INT96" and c.path == c.name]
         # Of 12 bytes not all fit into an int64 of microseconds; as milliseconds all do, and tell which those are.
         self.coarse = pq.ParquetFile(source, coerce_int96_timestamp_unit="ms") if self.int96 else None
+        self.units = _arrow_units(self.file, self.int96)
+        self.finest = pq.ParquetFile(source, coerce_int96_timestamp_unit="ns") if self.units else None
 
     def decode(self, batch_rows: int, groups: FileRange | None = None) -> Iterator[pa.RecordBatch]:
         """All rows, in order; of some row groups alone."""
@@ -124,7 +127,39 @@ class _Parquet:
                 for name in self.int96:
                     at = table.schema.get_field_index(name)
                     table = table.set_column(at, table.schema.field(at), _fitting(table.column(at), coarse.column(name)))
+            if self.finest is not None:
+                finest = self.finest.read_row_group(group, columns=list(self.units))
+                for name, unit in self.units.items():
+                    at = table.schema.get_field_index(name)
+                    table = table.set_column(at, table.schema.field(at), _as_written(table.column(at), finest.column(name), unit))
             yield from plain_columns(table).to_batches(batch_rows)
+
+
+def _arrow_units(file: Any, names: Sequence[str]) -> dict[str, str]:
+    """The units of the timestamps that Arrow wrote as INT96, by column; of other writers' files none."""
+    kept = (file.metadata.metadata or {}).get(b"ARROW:schema")
+    if kept is None or not names:
+        return {}
+    written = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(kept)))
+    types = {name: written.field(name).type for name in names if written.get_field_index(name) >= 0}
+    return {name: of.unit for name, of in types.items() if pa.types.is_timestamp(of)}
+
+
+def _as_written(fine: pa.ChunkedArray, finest: pa.ChunkedArray, unit: str) -> pa.Array:
+    """Microseconds of a column that Arrow wrote.
+
+    Arrow writes a time before 1970 with a negative number of nanoseconds in its day, and reads it as 2**64 more. As nanoseconds, both are
+    the same number of 64 bits: what was written from nanoseconds fits into them; of coarser units, only such a number is no whole count of
+    microseconds.
+    """
+    one, other = (pa.concat_arrays(a.chunks) if a.num_chunks else a.combine_chunks() for a in (fine, finest))
+    us, ns = (a.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False) for a in (one, other))
+    # numpy's int64 wraps as well
+    wrapped = (us >= 2**63 // 1000) & (us <= 2**64 // 1000) if unit == "ns" else ns - us * 1000 == 2**64 % 1000
+    if not wrapped.any():
+        return one
+    right = np.where(wrapped, ns // 1000 if unit == "ns" else us - 2**64 // 1000, us)
+    return pa.array(right, mask=~one.is_valid().to_numpy(zero_copy_only=False)).cast(one.type)
 
 
 def _fitting(fine: pa.ChunkedArray, coarse: pa.ChunkedArray) -> pa.Array:
