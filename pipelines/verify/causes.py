@@ -30,8 +30,8 @@ from transforms.graph import TransformGraph
 from transforms.hashing import shard_of
 from transforms.lateness import NEVER, event_times
 
-__all__ = ["CAUSES", "EARLIER", "EQUAL", "IDLE", "IN_FLIGHT", "OTHER_FINGERPRINT", "OUTSIDE", "TOO_LATE", "UNEXPLAINED", "VACUUMED", "Graphs"]
-__all__ += ["Lateness", "Position", "added", "explain", "lateness", "recorded"]
+__all__ = ["CAUSES", "EARLIER", "EQUAL", "IDLE", "IN_FLIGHT", "OTHER_FINGERPRINT", "OUTSIDE", "TOO_LATE", "UNEXPLAINED", "VACUUMED"]
+__all__ += ["Graphs", "Lateness", "Position", "added", "explain", "lateness", "recorded"]
 
 Int = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
