@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -29,9 +28,8 @@ from serving.online_store.store_columns import SplitQuestion
 from serving.projections import FeatureSet
 from serving.protocol import RequestField, checked_column
 from serving.read_plan import NOT_FOUND, NULL, OUTSIDE_MAX_AGE, PRESENT, STATUSES, Begun, ReadPlan, ViewRows
-from serving.registry_place import with_absolute_registry
+from serving.registry_place import feast_settings, with_absolute_registry
 from serving.request_errors import InvalidRequestError
-from serving.yaml_text import YamlMistake, yaml_value
 from transforms.errors import ConfigError, StoreError
 from transforms.instants import micros_of
 from transforms.instants import now_us as wall_us
@@ -67,17 +65,7 @@ def load_repo_config(repo: Path, timeout_seconds: float = 5.0) -> RepoConfig:
     The store's own time limits are ``timeout_seconds`` unless the file sets them.
     """
     path = repo / "feature_store.yaml"
-    try:
-        raw = yaml_value(os.path.expandvars(path.read_text("utf-8")))
-    except FileNotFoundError:
-        raise ConfigError(f"feature_repo {str(repo)!r}: has no feature_store.yaml; give the folder of a Feast repository") from None
-    except YamlMistake as e:
-        raise ConfigError(f"{path}: {e}") from None
-    except (UnicodeDecodeError, OSError) as e:
-        raise ConfigError(f"{path}: cannot be read as YAML ({type(e).__name__}); fix the file") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: is not a mapping; it needs at least project, registry and online_store")
-    raw = {k: v for k, v in raw.items() if k not in ("offline_store", "batch_engine", "feature_server")}
+    raw = {k: v for k, v in feast_settings(repo).items() if k not in ("offline_store", "batch_engine", "feature_server")}
     try:
         # A string, not a mapping: Feast then does not import the class.
         config = with_absolute_registry(RepoConfig(**raw, offline_store="dask", repo_path=repo), repo)

@@ -1,15 +1,55 @@
-"""Where Feast's registry is, whatever folder a process works in."""
+"""What ``feature_store.yaml`` says, read in one way, and where Feast's registry is, whatever folder a process works in."""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from serving.feast_mistakes import mistake_in
+from serving.yaml_text import YamlMistake, yaml_value
+from transforms.errors import ConfigError
 
 if TYPE_CHECKING:
     from feast import FeatureStore, RepoConfig
 
-__all__ = ["absolute_database", "feast_store", "with_absolute_registry"]
+__all__ = ["absolute_database", "feast_config", "feast_settings", "feast_store", "with_absolute_registry"]
+
+
+def feast_settings(repo: Path) -> dict[str, Any]:
+    """The settings of ``<repo>/feature_store.yaml`` as they are written, ``${VARIABLES}`` expanded. Raises ConfigError, one line.
+
+    Not by Feast's own reader: that drops repeated keys in silence, and writes out aliases that stand for billions of values.
+    """
+    path = repo / "feature_store.yaml"
+    try:
+        found = yaml_value(os.path.expandvars(path.read_text("utf-8")))
+    except FileNotFoundError:
+        raise ConfigError(f"feature_repo {str(repo)!r}: has no feature_store.yaml; give the folder of a Feast repository") from None
+    except YamlMistake as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML ({type(error).__name__}); fix the file") from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: is not a mapping; it needs at least project, registry and online_store")
+    return found
+
+
+def feast_config(repo: Path) -> RepoConfig:
+    """Feast's configuration of the repository, whose registry is found from everywhere. Raises ConfigError for settings that are wrong, one
+    line that repeats no value, and what Feast does for a store that it cannot load."""
+    from feast.repo_config import RepoConfig
+
+    settings = feast_settings(repo)
+    try:
+        config = RepoConfig(**settings)
+    except ValidationError as error:
+        raise ConfigError(f"feature_store.yaml: {mistake_in(error)}; correct it") from error
+    config.repo_path = repo
+    return with_absolute_registry(config, repo)
 
 
 def absolute_database(url: str, repo: Path) -> str:
@@ -29,11 +69,10 @@ def with_absolute_registry(config: RepoConfig, repo: Path) -> RepoConfig:
 
 
 def feast_store(repo: Path) -> FeatureStore:
-    """The repository's ``feast.FeatureStore``, whose registry could be read. Raises what Feast does."""
+    """The repository's ``feast.FeatureStore``, whose registry could be read. Raises as ``feast_config``, and what Feast does for
+    a registry."""
     from feast import FeatureStore
-    from feast.repo_config import load_repo_config
 
-    config = with_absolute_registry(load_repo_config(repo, repo / "feature_store.yaml"), repo)
-    store = FeatureStore(repo_path=str(repo), config=config)
+    store = FeatureStore(repo_path=str(repo), config=feast_config(repo))
     _ = store.registry  # newer Feast opens it at its first use, in the middle of whatever wants it
     return store

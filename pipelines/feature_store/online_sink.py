@@ -15,6 +15,7 @@ from pipelines.feature_store.store import checked_online, open_store, ordered_st
 from pipelines.lake import layout
 from pipelines.lake.graphs import applied_graph
 from pipelines.project.repository import Repo
+from serving.registry_place import feast_config
 from transforms.definitions import FeatureGroup
 from transforms.errors import ConfigError
 
@@ -82,9 +83,8 @@ class FeastStore:
         from feast import FeatureView
         from feast.infra.online_stores.helpers import get_online_store_from_config
         from feast.protos.feast.core.FeatureView_pb2 import FeatureView as Proto
-        from feast.repo_config import load_repo_config
 
-        self.config = load_repo_config(repo_path, repo_path / "feature_store.yaml")
+        self.config = feast_config(repo_path)
         self.online = checked_online(None if self.config.online_store is None else get_online_store_from_config(self.config.online_store))
         self.views = {n: FeatureView.from_proto(Proto.FromString(data)) for n, data in views.items()}
 

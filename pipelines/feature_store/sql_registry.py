@@ -5,17 +5,14 @@ Feast applies each object in a transaction of its own, so that a server which lo
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from serving.registry_place import absolute_database
-from transforms.errors import StoreError
+from serving.registry_place import absolute_database, feast_settings
+from transforms.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
@@ -27,9 +24,9 @@ _WAIT_SECONDS = 60
 
 
 def database_of(repo: Path) -> tuple[str, str] | None:
-    """(project, URL of the database) of Feast's registry, where it is one. Raises OSError and yaml.YAMLError."""
-    settings = yaml.safe_load(os.path.expandvars((repo / "feature_store.yaml").read_text("utf-8")))
-    found = settings.get("registry") if isinstance(settings, dict) else None
+    """(project, URL of the database) of Feast's registry, where it is one. Raises ConfigError."""
+    settings = feast_settings(repo)
+    found = settings.get("registry")
     if not isinstance(found, dict) or found.get("registry_type") != "sql":
         return None
     return str(settings.get("project")), absolute_database(str(found.get("read_path") or found.get("path")), repo)
@@ -54,7 +51,7 @@ def unreachable_registry(repo: Path, error: Exception) -> StoreError | None:
         return None
     try:
         found = database_of(repo)
-    except (OSError, yaml.YAMLError):
+    except ConfigError:
         found = None
     where = "" if found is None else f" {place_of(found[1])}"
     what = " ".join(str(getattr(error, "orig", None) or type(error).__name__).split())[:200]

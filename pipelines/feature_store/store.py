@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import copy
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import yaml
 
 from pipelines.feature_store.feature_services import check_fields, check_services
 from pipelines.feature_store.inside import inside
@@ -23,7 +20,7 @@ from pipelines.lake.user_output import stdout_to_stderr
 from pipelines.project.mistakes import ours_in
 from pipelines.project.repository import Repo, load_module
 from serving.feast_mistakes import NO_ONLINE_STORE, mistake_in
-from serving.registry_place import feast_store, with_absolute_registry
+from serving.registry_place import feast_config, feast_settings, feast_store
 from transforms.errors import ConfigError, StoreError, TandemError
 
 if TYPE_CHECKING:
@@ -87,12 +84,11 @@ def whole_registry_files() -> None:
 
 
 def registry_file(repo: Path) -> Path | None:
-    """The file of Feast's registry, where it is one on this machine. Raises OSError and yaml.YAMLError for settings that cannot be read.
+    """The file of Feast's registry, where it is one on this machine. Raises ConfigError for settings that cannot be read.
 
     Reads the settings as Feast does, but does not have it load what else they name: the stores are a second of imports.
     """
-    settings = yaml.safe_load(os.path.expandvars((repo / "feature_store.yaml").read_text("utf-8")))
-    config = settings.get("registry") if isinstance(settings, dict) else None
+    config = feast_settings(repo).get("registry")
     given = config if isinstance(config, dict) else {"path": config}
     place, kind = given.get("path"), given.get("registry_type", "file")
     return repo / place if isinstance(place, str) and place and kind == "file" and "://" not in place else None
@@ -106,7 +102,6 @@ def apply(repo: Repo, fingerprints: Mapping[str, str], take_over: bool = False) 
     is a HalfApplied.
     """
     from feast.infra.online_stores.helpers import get_online_store_from_config
-    from feast.repo_config import load_repo_config
     from feast.repo_operations import apply_total, parse_repo
 
     from serving.online_store.base import OrderedOnlineStore
@@ -122,7 +117,7 @@ def apply(repo: Repo, fingerprints: Mapping[str, str], take_over: bool = False) 
             found = parse_repo(repo.path)
             check_fields([*found.feature_views, *found.stream_feature_views])
             check_services({s.name: s for s in found.feature_services}, {v.name: v for v in found.feature_views})
-            config = with_absolute_registry(load_repo_config(repo.path, repo.path / "feature_store.yaml"), repo.path)
+            config = feast_config(repo.path)
             store = None if config.online_store is None else get_online_store_from_config(config.online_store)
         online = store if isinstance(store, OrderedOnlineStore) else None
         if online is not None and not take_over:

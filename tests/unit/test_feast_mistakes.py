@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 
-from pipelines.feature_store.store import open_store
+from pipelines.feature_store.sql_registry import database_of
+from pipelines.feature_store.store import open_store, registry_file
 from pipelines.feature_store.store_check import check_stores
 from serving.features import load_repo_config
+from serving.registry_place import feast_config
 from transforms.errors import ConfigError, TandemError
 
 STORES = "tandem.serving.online_store"
 REDIS, POSTGRES = f"{STORES}.redis.OrderedRedisOnlineStore", f"{STORES}.postgres.OrderedPostgresOnlineStore"
+BOMB = "".join(f"a{n}: &a{n}\n  <<: [{', '.join([f'*a{n - 1}'] * 9) if n else ''}]\n  k{n}: {n}\n" for n in range(12))
 STRING = "connection_string: 'h:1,password=hunter2'"
 
 
@@ -78,3 +81,35 @@ def test_stores_that_do_not_answer_are_told_where_they_are_asked_for(tmp_path: P
     told = check_stores(repo_of(tmp_path, sqlite, "{registry_type: sql, path: 'sqlite:///r.sqlite'}"))
     assert told == f"online store: OrderedSqliteOnlineStore; registry: sqlite:///{tmp_path}/r.sqlite"
     assert {p.name for p in tmp_path.iterdir()} == {"data", "feature_store.yaml"}, "nothing is made"
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda repo: load_repo_config(repo.path),
+        open_store,
+        lambda repo: database_of(repo.path),
+        lambda repo: registry_file(repo.path),
+        lambda repo: feast_config(repo.path),
+    ],
+    ids=["serve", "commands", "database", "file", "apply"],
+)
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        (BOMB, "its aliases stand for more than 100,000 values"),
+        ("project: q", "duplicate key 'project' in line 1 and in line 6"),
+        ("password: *hunter2", "line 6: found undefined alias ...; correct it"),
+        ("flags: !hunter2 {}", "line 6: "),
+    ],
+    ids=["merge bomb", "repeated key", "alias", "tag"],
+)
+def test_whoever_reads_the_file_reads_it_by_the_same_rules(tmp_path: Path, way: Callable[[Any], Any], more: str, why: str) -> None:
+    """Feast's own reader writes such aliases out, takes the last of two keys, and repeats what may be a password."""
+    repo = repo_of(tmp_path, "null")
+    with (tmp_path / "feature_store.yaml").open("a") as out:
+        out.write(f"{more}\n")
+    with pytest.raises(ConfigError) as error:
+        way(repo)
+    told = str(error.value)
+    assert why in told and "hunter2" not in told and "\n" not in told
