@@ -245,6 +245,8 @@ class Limited(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
             return  # it comes again
+        if sum(name == b"host" for name, _ in self.headers) > 1:
+            raise httptools.HttpParserError("several hosts")  # RFC 9112, 3.2: a proxy may have believed the other one
         self._in_head = False
         self._head_bytes = 0
         if not self._entered:

@@ -187,6 +187,7 @@ def test_a_connection_that_asks_for_ever_more_is_cut(tmp_path: Path) -> None:
 
 LARGE = b"GET / HTTP/1.1\r\nx: " + b"a" * 70_000 + b"\r\n\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
+TWO_HOSTS = b"GET / HTTP/1.1\r\nHost: x\r\nhost: y\r\n\r\n"
 
 
 @pytest.mark.parametrize("pause", [False, True])
@@ -197,6 +198,9 @@ CHUNKED = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
         ([b"GET /slow HTTP/1.1\r\n\r\n", b"GARBAGE\r\n\r\n"], []),
         ([b"GET /slow HTTP/1.1\r\n\r\n", CHUNKED + b"GARBAGE\r\n"], []),
         ([b"GET /slow HTTP/1.1\r\n\r\n", b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\n"], []),
+        ([b"GET /slow HTTP/1.1\r\n\r\n", TWO_HOSTS], []),
+        ([TWO_HOSTS, GET], [b"400"]),
+        ([TWO_HOSTS.replace(b"y\r\n", b"x\r\nconnection: Upgrade\r\nupgrade: h2c\r\n")], [b"400"]),
         ([CHUNKED, b"GARBAGE\r\n"], [b"400"]),
         ([b"GARBAGE\r\n\r\n"], [b"400"]),
         ([LARGE], [b"431"]),
