@@ -51,7 +51,7 @@ def test_a_registry_that_never_answers(registry: SchemaRegistry) -> None:
             client.schema(1)
 
 
-STRANGE = (
+STRANGE: tuple[dict[str, Any], ...] = (
     {"name": [], "subject": "s", "version": 1},
     {"name": "n", "subject": 5, "version": 1},
     {"name": "n", "subject": "s", "version": "1/../2"},
