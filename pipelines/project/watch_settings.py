@@ -66,7 +66,7 @@ class WatchSettings(Section):
     new_days: float | None = Field(default=7, ge=1)
     """Trigger: so many whole days of events that the champion's training did not see."""
     train_days: float | None = Field(default=None, ge=1)
-    """Train on so many days up to the newest; null: from where the champion's training began."""
+    """Train on so many days that have events, up to the newest; null: from where the champion's training began."""
     promote: bool = False
     """Whether a version that the watch made is promoted, if the thresholds of ``tandem promote`` hold. False: it stays the challenger."""
     cooldown_hours: float = Field(default=24, ge=0)

@@ -49,19 +49,19 @@ class Policy:
 
 @dataclass(frozen=True)
 class Champion:
-    """The version that serves: when it was made, where known, and on how many whole days there are events that it did not learn from."""
+    """The version that serves: when it was made, and on how many whole days there are events that it did not learn from; None: unknown."""
 
     version: int
     made: datetime | None = None
-    new_days: int = 0
+    new_days: int | None = None
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """A challenger that a person is to decide on, and on how many whole days there are events that it did not learn from."""
+    """A challenger that a person is to decide on, and on how many whole days there are events that it did not learn from; None: unknown."""
 
     version: int
-    new_days: int = 0
+    new_days: int | None = None
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def _named(names: tuple[str, ...]) -> str:
 
 def triggers(state: State, now: datetime) -> tuple[Trigger, ...]:
     """The triggers that hold. What a report says of another version than the champion is not held against the champion, nor what one said
-    before the monitor could no longer run; an age that nobody knows is none."""
+    before the monitor could no longer run; an age, or new days, that nobody knows are none."""
     policy, champion, findings = state.policy, state.champion, state.findings
     if champion is None:  # the first training is a person's to start
         return ()
@@ -166,7 +166,7 @@ def triggers(state: State, now: datetime) -> tuple[Trigger, ...]:
             out.append(Trigger("decay", f"{_named(findings.decayed)} on labelled requests"))
     if policy.champion_age is not None and champion.made is not None and now - champion.made > policy.champion_age:
         out.append(Trigger("age", f"version {champion.version} is {(now - champion.made) / _DAY:.1f} days old"))
-    if policy.new_data is not None and champion.new_days * _DAY >= policy.new_data:
+    if policy.new_data is not None and champion.new_days is not None and champion.new_days * _DAY >= policy.new_data:
         out.append(Trigger("new_data", f"{champion.new_days} days of events since version {champion.version} was trained"))
     return tuple(out)
 
@@ -181,9 +181,9 @@ def decide(state: State, now: datetime) -> Decision:
     """What to do now. A look that is due comes first, since a training is decided on what it finds.
 
     A training is begun only if a trigger holds, nobody trains, no challenger waits for a person (unless it has missed as many days as
-    ``new_data`` asks for), the data does not look broken and is other than what has been trained on (or tried to its end) already,
-    failures are spaced out and not too many, and the last training that came to its end began a cooldown ago. No wait lasts more than
-    twice its length, whatever clock it was begun by.
+    ``new_data`` asks for, or nobody knows how many), the data does not look broken and is other than what has been trained on (or tried
+    to its end) already, failures are spaced out and not too many, and the last training that came to its end began a cooldown ago.
+    No wait lasts more than twice its length, whatever clock it was begun by.
     A promotion is no part of this: the training's own thresholds decide on it.
     """
     policy = state.policy
@@ -210,7 +210,7 @@ def _held(state: State, now: datetime) -> tuple[str, datetime | None]:
     if state.key is None or state.data_end is None:
         return "there are no whole days of events to train on", None
     waiting = state.waiting
-    if waiting is not None and (policy.new_data is None or waiting.new_days * _DAY < policy.new_data):
+    if waiting is not None and waiting.new_days is not None and (policy.new_data is None or waiting.new_days * _DAY < policy.new_data):
         more = "" if policy.new_data is None else f", or for {policy.new_data / _DAY - waiting.new_days:.0f} more days of events"
         return f"version {waiting.version}, trained before, waits for 'tandem promote'{more}", None
     mine = [a for a in state.attempts if a.key == state.key]

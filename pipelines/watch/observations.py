@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -67,9 +68,10 @@ def training_range(data: Path, model: str, version: int, runs: Sequence[Run]) ->
     return next((range_of(r) for r in runs if r.id == made_by), None)
 
 
-def _new_days(data: Path, model: str, version: int, runs: Sequence[Run], days: EventDays | None) -> int:
+def _new_days(data: Path, model: str, version: int, runs: Sequence[Run], days: EventDays | None) -> int | None:
+    """How many days of events a version did not learn from; None where nobody knows what it learnt from."""
     span = training_range(data, model, version, runs)
-    return days.since(span[1]) if days is not None and span is not None else 0
+    return days.since(span[1]) if days is not None and span is not None else None
 
 
 def latest_report(data: Path, model: str) -> tuple[Path, MonitorReport] | None:
@@ -157,7 +159,7 @@ def gather(
     ends = [span[1] for r in trained(runs, model) if (span := range_of(r))]
     aliases = current(model_folder(data, model))
 
-    def new(version: int) -> int:
+    def new(version: int) -> int | None:
         return _new_days(data, model, version, runs, days)
 
     champion, challenger = aliases.champion, None if settings.promote else aliases.challenger
@@ -186,12 +188,12 @@ def plan(
     warm_up_days: int,
 ) -> Range:
     """What a retraining reads. Rows that a batch run made through the applied graphs are there already and are not made again,
-    but for the last day's, which late events may have changed."""
+    but for the last day's, which late events may have changed. ``train_days`` (rounded up) are days that have events."""
     first, end = days.first, days.end
     champion = current(model_folder(data, model)).champion
     before = training_range(data, model, champion, runs) if champion else None
     warm = first + timedelta(days=warm_up_days)
-    start = end - timedelta(days=train_days) if train_days is not None else before[0] if before else warm
+    start = days.last(math.ceil(train_days)) if train_days is not None else before[0] if before else warm
     start = max(min(max(start, first), end - _DAY), first)
     made = [
         span for r in runs if r.kind == "batch" and r.status == "complete" and (span := range_of(r)) and r.record.fingerprints == graphs

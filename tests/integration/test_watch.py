@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -396,8 +397,9 @@ def test_files_without_days_reach_as_far_as_their_events(tmp_path: Path) -> None
     assert span(tmp_path, now) is None
     (folder / "all.jsonl").write_text('{"id": "a", "at": "2002-08-01T10:00:00Z"}\n{"id": "b", "at": "2002-08-03T23:59:59Z"}\n{}\n')
     assert span(tmp_path, now) == (utc("2002-08-01"), utc("2002-08-04"))
-    (folder / "more.jsonl").write_text('{"id": "c", "at": "2013-01-20T01:00:00Z"}\n')
-    assert span(tmp_path, now) == (utc("2002-08-01"), utc("2013-01-20"))  # today is not whole
+    (folder / "more.jsonl").write_text('{"id": "c", "at": "2002-08-05T01:00:00Z"}\n{"id": "d", "at": "2013-01-20T01:00:00Z"}\n')
+    assert span(tmp_path, now) == (utc("2002-08-01"), utc("2002-08-06"))
+    assert span(tmp_path, utc("2002-08-05T23:00:00")) == (utc("2002-08-01"), utc("2002-08-04"))  # today is not whole
     (folder / "more.jsonl").unlink()
     assert span(tmp_path, now) == (utc("2002-08-01"), utc("2002-08-04"))
 
@@ -462,17 +464,21 @@ def test_a_champion_of_unknown_age_is_not_old(world: World, clock: Clock) -> Non
 
 
 def test_days_are_counted_that_have_events(world: World, clock: Clock) -> None:
-    """FAULTS 23: one event of a clock that was years ahead, or a folder of the day of loading, made thousands of days new."""
+    """FAULTS 23: one event of a clock that was years ahead, or empty folders, made thousands of days new; and years were trained on."""
     world.add_day(date(2016, 1, 1))
+    for day in range(16, 29):
+        world.add_day(date(2013, 1, day), events=0)
     watcher, _ = watch(world, clock)
     watcher.round()
     assert world.commands() == ["labels", "monitor"] and not world.runs("retrain")
-    for day in range(13, 17):
-        world.add_day(date(2013, 1, day))  # with three before and the one of 2016: seven, and more
+    for day in range(13, 16):
+        world.add_day(date(2013, 1, day))
+    world.add_day(date(2013, 1, 29))  # with three before: seven
     clock.forward(hours=1)
     watcher.round()
     (run,) = world.runs("retrain")
-    assert [t["why"] for t in run["triggers"]] == ["8 days of events since version 1 was trained"]
+    assert [t["why"] for t in run["triggers"]] == ["7 days of events since version 1 was trained"]
+    assert world.runs("train")[-1]["range"] == ["2013-01-03T00:00:00+00:00", "2013-01-30T00:00:00+00:00"]
 
 
 def test_as_of_an_earlier_time_nothing_later_is_trained_on(tmp_path: Path, clock: Clock) -> None:
@@ -517,3 +523,27 @@ def test_what_is_read(world: World, train_days: float | None, graph: str, batch_
     days = EventDays(utc("2013-01-01"), utc("2013-01-13"), tuple(range(15706, 15718)))
     found = plan(world.data, MODEL, days, list_runs(world.data), {"view": graph * 64}, train_days, 7)
     assert (found.batch_start, found.train_start, found.end) == (utc(batch_start), utc(train_start), days.end)
+
+
+def test_days_to_train_on_are_days_with_events(world: World) -> None:
+    """FAULTS 23: by the calendar, sixty days up to a last one that stands alone were one event."""
+    days = EventDays(utc("2013-01-01"), utc("2013-06-02"), (*range(15706, 15718), 15857))
+    assert plan(world.data, MODEL, days, [], {}, 5, 0).train_start == utc("2013-01-09")
+    assert plan(world.data, MODEL, days, [], {}, 4.5, 0).train_start == utc("2013-01-09")
+    assert plan(world.data, MODEL, days, [], {}, 1, 0).train_start == utc("2013-06-01")
+
+
+def test_a_challenger_that_nobody_knows_waits_for_nobody(tmp_path: Path, clock: Clock) -> None:
+    """FAULTS 23: where the record of its training is gone it had missed 0 days, for ever, and no drift trained again."""
+    world = World(tmp_path, promotes=False)
+    world.will_find(DRIFT)
+    watcher, _ = watch(world, clock)
+    watcher.round()
+    assert current(world.data / "models" / MODEL).challenger == 2 and world.commands().count("train") == 1
+    gone = [r["run"] if "run" in r else r["id"] for r in world.runs("train")][-1]
+    shutil.rmtree(world.data / "runs" / gone)
+    for day in range(13, 15):
+        world.add_day(date(2013, 1, day))
+    clock.forward(days=2)
+    watcher.round()
+    assert world.commands().count("train") == 2 and current(world.data / "models" / MODEL).challenger == 3

@@ -65,10 +65,10 @@ class World:
             fake_tandem.push(place, run)
         self.will_find(CALM)
 
-    def add_day(self, day: date) -> None:
+    def add_day(self, day: date, events: int = 1) -> None:
         folder = self.data / "events" / "departures" / f"date={day}"
         folder.mkdir(parents=True)
-        (folder / "part-0.jsonl").write_text(json.dumps({"id": "a", "at": f"{day}T10:00:00Z"}) + "\n")
+        (folder / "part-0.jsonl").write_text((json.dumps({"id": "a", "at": f"{day}T10:00:00Z"}) + "\n") * events)
 
     def will_find(self, report: dict[str, Any]) -> None:
         """What the next run of the monitor reports."""

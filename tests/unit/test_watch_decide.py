@@ -57,6 +57,9 @@ TABLE: list[tuple[str, State, type | None, str]] = [
     ("broken before the monitor failed", state(findings=Findings(1, (), (), ("unit",)), champion=SEVEN, blind=True), None, "broken"),
     ("a challenger waits", state(findings=DRIFT, waiting=Waiting(2, 6)), None, "'tandem promote', or for 1 more"),
     ("a challenger has waited", state(findings=DRIFT, waiting=Waiting(2, 7)), Retrain, ""),
+    ("nobody knows what a challenger missed", state(findings=DRIFT, waiting=Waiting(2)), Retrain, ""),
+    ("nor is that asked", state(findings=DRIFT, waiting=Waiting(2), policy=replace(POLICY, new_data=None)), Retrain, ""),
+    ("nobody knows what the champion missed", state(champion=Champion(1, NOW - DAY)), None, ""),
     ("a challenger waits for ever", state(findings=DRIFT, waiting=Waiting(2, 9), policy=replace(POLICY, new_data=None)), None, "version 2"),
     ("no champion", state(champion=None, findings=DRIFT), None, ""),
     ("no events", state(data_end=None, key=None, findings=DRIFT), None, "no whole days"),
@@ -140,7 +143,7 @@ states = st.builds(
         attempts=st.integers(1, 4),
         retry=st.just(HOUR / 2),
     ),
-    champion=st.none() | st.builds(Champion, st.integers(1, 3), st.none() | moments, st.integers(0, 20)),
+    champion=st.none() | st.builds(Champion, st.integers(1, 3), st.none() | moments, st.none() | st.integers(0, 20)),
     data_end=st.none() | moments,
     key=st.none() | st.just("now"),
     findings=st.none() | st.builds(Findings, st.none() | st.integers(1, 3), names, names, names),
@@ -149,7 +152,7 @@ states = st.builds(
     trained_until=st.none() | moments,
     training=st.sampled_from(["", "", "train-1"]),
     blind=st.booleans(),
-    waiting=st.none() | st.builds(Waiting, st.integers(1, 3), st.integers(0, 20)),
+    waiting=st.none() | st.builds(Waiting, st.integers(1, 3), st.none() | st.integers(0, 20)),
 )
 
 
