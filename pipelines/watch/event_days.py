@@ -30,8 +30,8 @@ _GAP, _FEW = 365, 7
 """So long a gap, in days, sets apart; fewer days with events than this beyond it are a clock's mistake until more follow."""
 _ANY_TIME_US = 1 << 62
 """No event is ahead of it. What lies after the moment that is asked about is left out by day, so what is kept holds for every moment."""
-_FIRST_ROWS = 4096
-"""An event of its own day mostly stands among the first of a day's file."""
+_FIRST_ROWS, _MANY_ROWS = 4096, 65_536
+"""So much is read at a time: an event of its own day mostly stands among the first of a day's file, others are read whole."""
 
 
 def _midnight(day: int) -> datetime:
@@ -156,8 +156,8 @@ class _Cache:
 
 def _read(file: EventFile, source: EventSource, own: int | None) -> list[int]:
     days: set[int] = set()
-    rows = {} if own is None else {"batch_rows": _FIRST_ROWS}
-    for valid, _ in events(file.path, source, _ANY_TIME_US, 0, partitions=file.partitions, **rows):
+    rows = _MANY_ROWS if own is None else _FIRST_ROWS
+    for valid, _ in events(file.path, source, _ANY_TIME_US, 0, partitions=file.partitions, batch_rows=rows):
         times = valid.column(valid.schema.get_field_index(source.event_time)).cast(pa.int64())
         days.update(pc.unique(pc.divide(times, _DAY_US)).to_pylist())  # event times are positive
         if own in days:

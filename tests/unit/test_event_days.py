@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipelines.watch import event_days as module
+from pipelines.sources.event_files import events
 from pipelines.watch.event_days import EventDays, event_days
 from transforms.definitions import EventSource, Field, col
 
@@ -138,8 +140,12 @@ def test_a_file_that_changes_is_read_again_and_one_that_is_gone_is_forgotten(tmp
     gone = write(tmp_path, "o.jsonl", calendar("2013-05-02", 3))
     assert kept(tmp_path, "2013-06-01", SOURCE) == (utc("2013-05-05"), 4)
     read: list[str] = []
-    right = module.events
-    monkeypatch.setattr(module, "events", lambda path, *words, **named: read.append(path) or right(path, *words, **named))
+
+    def noted(path: str, *words: Any, **named: Any) -> Iterator[Any]:
+        read.append(path)
+        return events(path, *words, **named)
+
+    monkeypatch.setattr("pipelines.watch.event_days.events", noted)
     event_days(tmp_path, [SOURCE], utc("2013-06-01"), keep=True)
     assert read == []
     changed = write(tmp_path, "o.jsonl", calendar("2013-05-02", 4))
