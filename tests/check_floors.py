@@ -22,6 +22,7 @@ NAMED_LATER = {
     "pipelines.cli.extras": "whether an extra's libraries are installed",
     "pipelines.cli.root": "the commands, by a table of names",
     "pipelines.project.repository": "the modules of a user's repository",
+    "pipelines.project.written_names": "where a module of a user's repository would be found, without an import",
     "pipelines.services.redis_server": "whether a wheel with the server is installed",
     "pipelines.sources.tables.duckdb_attach": "whether a package with DuckDB's extension is installed",
     "pipelines.sources.tables.query_table": "the database's driver that the table names",

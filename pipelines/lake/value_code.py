@@ -9,6 +9,7 @@ import ast
 import hashlib
 import re
 import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from functools import cache, lru_cache
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 from pipelines.lake.kept_meanings import KeptMeanings
 
-__all__ = ["ENGINE_PARTS", "engine_files", "meaning", "meanings", "modules_of", "repo_files", "repo_files_of", "value_files"]
+__all__ = ["ENGINE_PARTS", "engine_files", "meaning", "meanings", "modules_of", "repo_files", "repo_files_of", "syntax_tree", "value_files"]
 
 ENGINE_PARTS = (
     "transforms",
@@ -107,7 +108,7 @@ def _reached(repo: Path, waiting: list[Path]) -> list[Path]:
             continue
         found[file] = None
         try:
-            tree = ast.parse(file.read_bytes())
+            tree = syntax_tree(file.read_bytes())
         except (SyntaxError, ValueError):
             continue
         names, dynamic = _named(tree, file, repo)
@@ -148,6 +149,13 @@ def _named(tree: ast.Module, file: Path, repo: Path) -> tuple[list[str], bool]:
     return names, dynamic or any(name.split(".")[0] in _DYNAMIC for name in names)
 
 
+def syntax_tree(content: bytes) -> ast.Module:
+    """What the bytes of a Python file say. Raises as :func:`ast.parse` does, and leaves warnings ("\\d" in a string) to the import."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(content)
+
+
 def meaning(path: Path) -> str:
     """The SHA-256 of what a Python file means: of its syntax tree without docstrings. Of its bytes, where it is no Python."""
     stat = path.stat()
@@ -161,7 +169,7 @@ def _meaning(path: str, changed_ns: int, size: int) -> str:
     if (kept := _kept().find(own)) is not None:
         return kept
     try:
-        tree = ast.parse(content)
+        tree = syntax_tree(content)
     except (SyntaxError, ValueError):
         return own
     for node in ast.walk(tree):

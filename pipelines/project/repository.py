@@ -16,14 +16,13 @@ from pipelines.lake.user_output import stdout_to_stderr
 from pipelines.project.config import Settings, load_settings
 from pipelines.project.late_feast import feast_when_used
 from pipelines.project.mistakes import one_line, place_of
-from pipelines.project.written_names import surely_lacks
 from tandem import OWN
 from transforms.definitions import EventSource, FeatureGroup
 from transforms.errors import ConfigError, DefinitionError
 from transforms.source_imports import LIBRARIES, folder_of, is_repository, search_first
 from transforms.tensorflow_settings import settle_tensorflow
 
-__all__ = ["Repo", "load_module", "load_repo"]
+__all__ = ["Repo", "load_module", "load_repo", "no_such_name"]
 
 
 @dataclass(frozen=True)
@@ -43,9 +42,9 @@ class Repo:
     def attribute(self, reference: str) -> Any:
         """The object that ``"module:name"`` refers to; raises DefinitionError if there is none."""
         module, _, name = reference.partition(":")
-        found = None if surely_lacks(self.path, module, name) else getattr(load_module(self.path, module), name, None)
+        found = getattr(load_module(self.path, module), name, None)
         if found is None:
-            raise DefinitionError(f"{reference!r}: module {module!r} of {self.path.name} has no {name!r}; correct the name")
+            raise no_such_name(self.path, reference)
         return found
 
     def only(self, names: Iterable[str]) -> Repo:
@@ -60,6 +59,12 @@ class Repo:
     def preprocessing_fn(self, group: FeatureGroup) -> Callable[..., Any] | None:
         """The group's function, or None."""
         return None if group.preprocessing_fn is None else self.attribute(group.preprocessing_fn)
+
+
+def no_such_name(repo: Path, reference: str) -> DefinitionError:
+    """The error for ``"module:name"`` where the module has no such name."""
+    module, _, name = reference.partition(":")
+    return DefinitionError(f"{reference!r}: module {module!r} of {repo.name} has no {name!r}; correct the name")
 
 
 def load_module(repo: Path, name: str) -> ModuleType:

@@ -6,19 +6,20 @@ Asked twice. First of what the definitions say, in milliseconds; then, when prep
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pipelines.feature_store.feature_services import check_fields, defined_services
 from pipelines.lake.counted import counted
-from pipelines.project.repository import Repo
-from pipelines.project.written_names import told_at_once
-from pipelines.training.definition import Model
-from pipelines.training.user_code import load_function
+from pipelines.project.repository import Repo, no_such_name
+from pipelines.project.written_names import surely_lacks, told_at_once
+from pipelines.training.user_code import load_function, no_such_function
 from serving.projections import FeatureSet
 from transforms.definitions import RESERVED
-from transforms.errors import ConfigError, DataError
+from transforms.errors import ConfigError, DataError, TandemError
 
-__all__ = ["KnownFeatures", "check_features", "check_named", "check_names"]
+__all__ = ["KnownFeatures", "check_features", "check_named", "check_names", "check_services", "read_services"]
 
 
 class KnownFeatures:
@@ -26,7 +27,7 @@ class KnownFeatures:
     are known, by group; ``untraced``: groups of which they are not, where a name that the group does not have is no mistake yet."""
 
     def __init__(self, repo: Repo, outputs: Mapping[str, Mapping[str, str]], untraced: Collection[str]) -> None:
-        self.repo, self.untraced = repo, set(untraced)
+        self.groups, self.untraced = repo.groups, set(untraced)
         self.types = {n: {f.name: str(f.arrow_field.type) for f in g.features} for n, g in repo.groups.items()}
         self.services: dict[str, Any] | None = None
         """By name; None where they could not be read."""
@@ -42,41 +43,43 @@ class KnownFeatures:
         """Whether the repository's group surely has no such feature."""
         return group in self.types and group not in self.untraced and feature not in self.types[group]
 
-    def read_services(self) -> str:
-        """Read those that the files define. Raises what is wrong with the files, or ConfigError."""
-        from serving.feast_objects import feast_objects
-        from serving.features import load_repo_config
 
-        repo = self.repo
-        if not (repo.path / "feature_store.yaml").is_file():
-            raise ConfigError(
-                f"{repo.path.name} has no feature_store.yaml, which says where rows are stored; 'tandem init' writes one to copy"
-            )
-        load_repo_config(repo.path)
-        check_fields(feast_objects(repo.groups.values(), repo.data).views)
-        services = defined_services(repo.path)
-        for service in services.values():
-            FeatureSet.of_service(service)
-        self.services = services
+def read_services(repo: Repo, known: KnownFeatures) -> str:
+    """Read the feature services that the files define. Raises what is wrong with the files, or ConfigError."""
+    from serving.feast_objects import feast_objects
+    from serving.features import load_repo_config
+
+    if not (repo.path / "feature_store.yaml").is_file():
+        raise ConfigError(f"{repo.path.name} has no feature_store.yaml, which says where rows are stored; 'tandem init' writes one to copy")
+    load_repo_config(repo.path)
+    check_fields(feast_objects(repo.groups.values(), repo.data).views)
+    services = defined_services(repo.path)
+    for service in services.values():
+        FeatureSet.of_service(service)
+    known.services = services
+    return ""
+
+
+def check_services(known: KnownFeatures) -> str:
+    """Raise DataError for a feature that there is not; the line that says how many services there are."""
+    for service in (known.services or {}).values():
+        for p in service.feature_view_projections:
+            for name in p.desired_features:
+                if known.missing(p.name, name):
+                    has = ", ".join(sorted(known.types[p.name]))
+                    raise DataError(f"feature service {service.name!r}: {p.name!r} has no feature {name!r}; it has {has}")
+    if known.services is None:
         return ""
-
-    def check_services(self) -> str:
-        """Raise DataError for a feature that there is not; the line that says how many services there are."""
-        for service in (self.services or {}).values():
-            for p in service.feature_view_projections:
-                for name in p.desired_features:
-                    if self.missing(p.name, name):
-                        has = ", ".join(sorted(self.types[p.name]))
-                        raise DataError(f"feature service {service.name!r}: {p.name!r} has no feature {name!r}; it has {has}")
-        if self.services is None:
-            return ""
-        return counted(self.services, "feature service") + (f": {', '.join(self.services)}" if self.services else "")
+    return counted(known.services, "feature service") + (f": {', '.join(known.services)}" if known.services else "")
 
 
-def check_named(repo: Repo, reference: str, ask: Callable[[str], Any]) -> str:
-    """Have ``ask`` raise what is wrong with ``"module:name"`` where that is told at once; otherwise nothing is asked."""
+def check_named(repo: Repo, reference: str, ask: Callable[[str], Any], lacking: Callable[[Path, str], TandemError] = no_such_name) -> str:
+    """Raise what is wrong with ``"module:name"`` where that is told without TensorFlow: ``lacking`` by the module's text, or by
+    ``ask`` where that loads nothing. Otherwise nothing is asked yet."""
     module, _, name = reference.partition(":")
-    if told_at_once(repo.path, module, name):
+    if surely_lacks(repo.path, module, name):
+        raise lacking(repo.path, reference)
+    if told_at_once(repo.path, module):
         ask(reference)
     return ""
 
@@ -86,12 +89,13 @@ def check_names(repo: Repo, reference: str) -> str:
     check_named(repo, reference, repo.attribute)
     model = repo.attribute(reference)
     for function in (model.spine, model.preprocessing_fn, model.run_fn):
-        check_named(repo, function, lambda name: load_function(repo.path, name))
+        check_named(repo, function, partial(load_function, repo.path), no_such_function)
     return ""
 
 
-def check_features(model: Model, known: KnownFeatures) -> str:
+def check_features(repo: Repo, reference: str, known: KnownFeatures) -> str:
     """Raise DataError for a feature, a key or a type that the model cannot have; the line that says what it has."""
+    model = repo.attribute(reference)
     what = f"model {model.name!r}"
     if isinstance(model.features, str):
         if known.services is None:
@@ -109,7 +113,7 @@ def check_features(model: Model, known: KnownFeatures) -> str:
     unfit: dict[str, str] = {}
     for name, feature in pairs:
         use = wanted.projection(name)
-        group = known.repo.groups.get(use.view)
+        group = known.groups.get(use.view)
         if group is None:
             continue  # a view of the user's own
         if known.missing(use.view, feature):

@@ -6,6 +6,7 @@ import hashlib
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from pipelines.project.repository import Repo
 from pipelines.sources.event_files import EventFile, events, inventory, passed_over_line
 from pipelines.training.definition import Model
 from pipelines.training.kept_checks import KeptChecks
-from pipelines.training.model_check import KnownFeatures, check_features, check_named, check_names
+from pipelines.training.model_check import KnownFeatures, check_features, check_named, check_names, check_services, read_services
 from pipelines.training.unseen_fields import unseen_fields
 from pipelines.training.user_code import load_function
 from transforms.aggregates import merge, rows_between, tile
@@ -71,11 +72,10 @@ def _check(asked: _Asked, say: Callable[[str], None], wrong: Callable[[str], Non
     repo, kept, some = asked.repo, asked.kept, asked.some
     found: list[str] = []
 
-    def tried(work: Callable[[], str]) -> bool:
+    def right(work: Callable[[], str]) -> str | None:
+        """What it says; None where it finds a mistake, which is told."""
         try:
-            if line := work():
-                say(line)
-            return True
+            return work()
         except TandemError as error:
             problem = " ".join(str(error).split())
         except Exception as error:  # the user's code, or what it calls
@@ -83,45 +83,55 @@ def _check(asked: _Asked, say: Callable[[str], None], wrong: Callable[[str], Non
         if problem not in found:  # one mistake may stand in the way of several parts
             found.append(problem)
             wrong(problem)
-        return False
+        return None
+
+    def tried(work: Callable[[], str]) -> None:
+        if line := right(work):
+            say(line)
 
     functions = [g for g in repo.groups.values() if g.preprocessing_fn is not None and {"preprocessing", "models"} & set(parts)]
     models = repo.settings.models if "models" in parts else ()
     outputs = {group.name: before["outputs"] for group in functions if (before := asked.traced(group)) is not None}
     waiting = [group.name for group in functions if group.name not in outputs]
     features = KnownFeatures(repo, outputs, waiting)
-    right = [tried(lambda g=group: check_named(repo, g.preprocessing_fn, repo.attribute)) for group in functions]  # type: ignore[misc]
-    right += [tried(lambda r=reference: check_names(repo, r)) for reference in models]  # type: ignore[misc]
-    if "models" in parts and (models or (repo.path / "feature_store.yaml").is_file()):
-        tried(features.read_services)
-        right.append(tried(lambda: features.check_services() and ""))
-    right += [tried(lambda r=reference: check_features(repo.attribute(r), features) and "") for reference in models]  # type: ignore[misc]
     analyzed = rows and "preprocessing" in parts
+    names: list[Callable[[], str]] = [
+        *(partial(check_named, repo, str(group.preprocessing_fn), repo.attribute) for group in functions),
+        *(partial(check_names, repo, reference) for reference in models),
+    ]
+    definitions: list[Callable[[], str]] = [
+        partial(check_services, features),
+        *(partial(check_features, repo, reference, features) for reference in models),
+    ]
+    traces: list[Callable[[], str]] = [
+        *(partial(_traced, asked, group, features, analyzed) for group in functions),
+        *([partial(check_services, features)] if "models" in parts else []),
+        *(partial(_model, asked, reference, features) for reference in models),
+    ]
+    early = [right(work) for work in names]
+    if "models" in parts and (models or (repo.path / "feature_store.yaml").is_file()):
+        right(partial(read_services, repo, features))
+    early += [right(work) for work in definitions]
     if analyzed or "contracts" in parts:
         for name, source in repo.sources.items():
-            tried(lambda n=name, s=source: _contract(repo, s, some, n, say))  # type: ignore[misc]
-    if waiting and not all(right):
+            tried(partial(_contract, repo, source, some, name, say))
+    if waiting and None in early:
         left = f"preprocessing of {', '.join(waiting)}" + (", functions of models" if models else "")
         say(f"nothing is traced until the errors above are corrected: {left}")
     else:
         if waiting:  # their modules load TensorFlow, some seconds in which nothing else is said
             say(f"tracing preprocessing functions of {counted(waiting, 'group')}: loading TensorFlow")
-        for group in functions:
-            tried(lambda g=group: _traced(asked, g, outputs, analyzed))  # type: ignore[misc]
-        features.add(outputs)
-        if "models" in parts:
-            tried(features.check_services)
-        for reference in models:
-            tried(lambda r=reference: _model(asked, repo.attribute(r), features))  # type: ignore[misc]
+        for work in traces:
+            tried(work)
     if "stores" in parts:
-        tried(lambda: check_stores(repo))
+        tried(partial(check_stores, repo))
     if "topics" in parts:
         from pipelines.training.topic_check import check_topic  # formats and clients of brokers are not what a check of files waits for
 
         for source in (s for s in repo.sources.values() if s.topic):
-            tried(lambda s=source: check_topic(repo, s, say))  # type: ignore[misc]
-    if analyzed and all(g.preprocessing_fn is None or g.name in outputs for g in repo.groups.values()):
-        tried(lambda: _analyzed(asked, say))
+            tried(partial(check_topic, repo, source, say))
+    if analyzed and not features.untraced:
+        tried(partial(_analyzed, asked, say))
     for group in repo.groups.values():
         if line := short_ttl(group):
             say(line)
@@ -218,9 +228,8 @@ def _first(repo: Repo, source: EventSource, files: Iterable[EventFile]) -> Itera
         yield from islice(read, 1)
 
 
-def _traced(asked: _Asked, group: FeatureGroup, outputs: dict[str, dict[str, str]], analyzed: bool) -> str:
+def _traced(asked: _Asked, group: FeatureGroup, features: KnownFeatures, analyzed: bool) -> str:
     if (before := asked.traced(group)) is not None:
-        outputs[group.name] = before["outputs"]
         return f"{before['said']} (cached)"
     function = asked.repo.preprocessing_fn(group)
     assert function is not None
@@ -231,7 +240,7 @@ def _traced(asked: _Asked, group: FeatureGroup, outputs: dict[str, dict[str, str
             asked.begun[group.name] = begun
     else:
         made = analysis.outputs_of(group, function)
-    outputs[group.name] = made
+    features.add({group.name: made})
     said = f"group {group.name}: {group.preprocessing_fn} gives {', '.join(f'{n} ({k})' for n, k in made.items())}"
     asked.keep_traced(group, said, made)
     return said
@@ -267,6 +276,7 @@ def _analyzed(asked: _Asked, say: Callable[[str], None]) -> str:
     return f"preprocessing of {', '.join(rows)} runs on {ROWS} rows{told}"
 
 
-def _model(asked: _Asked, model: Model, features: KnownFeatures) -> str:
+def _model(asked: _Asked, reference: str, features: KnownFeatures) -> str:
+    model: Model = asked.repo.attribute(reference)
     asked.loaded((model.spine, model.preprocessing_fn, model.run_fn))
-    return check_features(model, features)
+    return check_features(asked.repo, reference, features)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from importlib.machinery import PathFinder
 from pathlib import Path
 
+from pipelines.lake.value_code import syntax_tree
 from transforms.source_imports import LIBRARIES
 
 __all__ = ["why_not"]
@@ -47,7 +48,7 @@ def why_not(files: Iterable[Path], repo: Path, importing: bool = False) -> str |
     """
     for file in files:
         try:
-            tree = ast.parse(file.read_bytes())
+            tree = syntax_tree(file.read_bytes())
         except (OSError, SyntaxError, ValueError):
             return f"{file.name} cannot be read"
         if (found := _reason(tree, repo, importing)) is not None:

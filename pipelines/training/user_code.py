@@ -10,7 +10,6 @@ import pyarrow as pa
 
 from pipelines.project.mistakes import one_line
 from pipelines.project.repository import Repo, load_module
-from pipelines.project.written_names import surely_lacks
 from transforms.errors import ConfigError, DataError, TandemError
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
     from pipelines.training.definition import Model
 
-__all__ = ["ask_spine", "load_function", "model_of", "preprocessing_fn", "run_fn"]
+__all__ = ["ask_spine", "load_function", "model_of", "no_such_function", "preprocessing_fn", "run_fn"]
 
 
 def load_function(repo: str | Path, reference: str) -> Callable[..., Any]:
@@ -34,11 +33,16 @@ def load_function(repo: str | Path, reference: str) -> Callable[..., Any]:
     file = folder.joinpath(*module_name.split("."))
     if not file.with_suffix(".py").is_file() and not (file / "__init__.py").is_file():
         raise ConfigError(f"{reference!r}: {folder.name}/ has no module {module_name!r}; create it or fix the name")
-    lacking = surely_lacks(folder, module_name, function_name)
-    function = None if lacking else getattr(load_module(folder, module_name), function_name, None)
+    function = getattr(load_module(folder, module_name), function_name, None)
     if not callable(function):
-        raise ConfigError(f"{reference!r}: module {module_name!r} of {folder.name}/ has no function {function_name!r}; fix the name")
+        raise no_such_function(folder, reference)
     return function  # type: ignore[no-any-return]
+
+
+def no_such_function(repo: Path, reference: str) -> ConfigError:
+    """The error for ``"module:function"`` where the module has no such function."""
+    module, _, name = reference.partition(":")
+    return ConfigError(f"{reference!r}: module {module!r} of {repo.name}/ has no function {name!r}; fix the name")
 
 
 def ask_spine(repo: Path, reference: str, data: Path, start: datetime, end: datetime) -> pa.Table:

@@ -242,3 +242,16 @@ def test_what_was_right_is_kept_while_all_that_it_follows_from_is_the_same(tmp_p
     _, traced, said = again()
     assert traced == everything
     assert any(line.startswith("preprocessing of card_activity is checked again each time: preprocessing.py, line ") for line in said)
+
+
+def test_a_name_that_an_import_makes_is_none_that_is_missing(tmp_path: Path) -> None:
+    """The text of a module does not show it; the import does. A wrong one of such a module is told by the import, in the same words."""
+    folder = shop(tmp_path / "shop")
+    (folder / "making.py").write_text("import sys\n\ndef make(name):\n    sys.modules[name].card_activity = sys.modules[name].own\n")
+    change(folder, "preprocessing.py", "def card_activity(", "def own(")
+    text = (folder / "preprocessing.py").read_text()
+    (folder / "preprocessing.py").write_text(f"{text}\n\nimport making\n\nmaking.make(__name__)\n")
+    assert check(folder)[0] == []
+    change(folder, "features.py", '"preprocessing:card_activity"', '"preprocessing:card_actvity"')
+    found = check(folder)[0]
+    assert found == ["'preprocessing:card_actvity': module 'preprocessing' of shop has no 'card_actvity'; correct the name"]
