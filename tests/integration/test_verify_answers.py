@@ -315,7 +315,8 @@ def test_an_answer_of_an_earlier_stream_is_found_in_its_log(answers, honest, pla
     shutil.copytree(honest / "rows" / NAME, folder / "before" / "20250101T000000000000" / "rows" / NAME)
 
     def causes(answered, earlier=lambda: read_earlier(folder, group), **how):
-        return check_served(logged(answered, **how), proof, delivered, readable, None, earlier=earlier).causes
+        found = check_served(logged(answered, **how), proof, delivered, readable, None, earlier=earlier)
+        return found and found.causes
 
     assert causes(before, tuple) == {"unexplained": 3}
     assert causes(before) == {"earlier stream": 3}
