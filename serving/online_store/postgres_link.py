@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import select
+import selectors
 import sys
 import time
 from typing import Any
@@ -36,6 +36,9 @@ _REFUSAL_CODES = {
     "42501": "grant its user CONNECT on that database",
 }
 """The same by SQLSTATE, in whatever language it answers (``lc_messages``)."""
+_codes: dict[tuple[str, str], str | None] = {}
+"""Of a server's address and an error that it refused with, the SQLSTATE: what waits for days asks once."""
+_MOST_ASKED = 64
 SETTING_UP = 7_382_511_064_118_903_021
 """The lock of who makes tables: CREATE ... IF NOT EXISTS fails where two do it at once."""
 
@@ -105,22 +108,32 @@ def _refusal(error: psycopg.OperationalError, where: str, seconds: float) -> str
             return fix
     if isinstance(error, psycopg.errors.ConnectionTimeout):  # nobody answered
         return None
-    return _REFUSAL_CODES.get(_sqlstate(where, seconds) or "")
+    question = where, str(error)
+    if question not in _codes and len(_codes) < _MOST_ASKED:
+        _codes[question] = None  # what another thread finds meanwhile
+        with contextlib.suppress(psycopg.Error, OSError):  # the error that led here is the one to tell
+            _codes[question] = _sqlstate(where, seconds)
+    return _REFUSAL_CODES.get(_codes.get(question) or "")
 
 
 def _sqlstate(where: str, seconds: float) -> str | None:
     """What a server answers a login with, as SQLSTATE; None where it lets in or nobody answers. libpq has none of it while there is no
-    connection, but in its trace of the protocol, which psycopg offers on Linux."""
+    connection, but in its trace of the protocol, which psycopg offers on Linux. It is one more login, and some kilobytes that psycopg
+    never gives back: for each question once in a process."""
     if sys.platform != "linux":
         return None
     with open(os.memfd_create("trace"), "w+b") as trace:  # in memory: a login may be in it
         connection = pq.PGconn.connect_start(where.encode())
         try:
+            if connection.status == pq.ConnStatus.BAD:  # a name without address, no such socket
+                return None
             connection.trace(trace.fileno())
             until, step = time.monotonic() + seconds, int(pq.PollingStatus.WRITING)
             while step in (pq.PollingStatus.READING, pq.PollingStatus.WRITING) and (left := until - time.monotonic()) > 0:
-                ready = [connection.socket]
-                select.select(*((ready, [], []) if step == pq.PollingStatus.READING else ([], ready, [])), left)
+                with selectors.DefaultSelector() as ready:  # select() takes no descriptor above 1,023
+                    reads = step == pq.PollingStatus.READING
+                    ready.register(connection.socket, selectors.EVENT_READ if reads else selectors.EVENT_WRITE)
+                    ready.select(left)
                 step = connection.connect_poll()
             connection.untrace()
         finally:

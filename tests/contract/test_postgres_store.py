@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
 import socket
 import struct
 import threading
@@ -241,8 +243,9 @@ def test_a_server_that_lets_nobody_in_is_no_outage(postgres: PostgresServer) -> 
 
 
 @contextlib.contextmanager
-def in_another_language(port: int, code: bytes = b"") -> Iterator[int]:
-    """The port of a relay to the server that says the texts of its errors in Japanese, severities too (``code``: in place of theirs)."""
+def in_another_language(port: int, code: bytes = b"", logins: list[socket.socket] | None = None) -> Iterator[int]:
+    """The port of a relay to the server that says the texts of its errors in Japanese, severities too (``code``: in place of theirs);
+    ``logins`` has the connections to it."""
 
     def translated(frame: bytes) -> bytes:
         fields = [f for f in frame[5:].split(b"\0") if f]
@@ -265,7 +268,10 @@ def in_another_language(port: int, code: bytes = b"") -> Iterator[int]:
     def listen() -> None:
         with contextlib.suppress(OSError):
             while True:
-                threading.Thread(target=talk, args=(listener.accept()[0],), daemon=True).start()
+                client = listener.accept()[0]
+                if logins is not None:
+                    logins.append(client)
+                threading.Thread(target=talk, args=(client,), daemon=True).start()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=listen, daemon=True).start()
@@ -301,6 +307,45 @@ def test_a_server_that_lets_nobody_in_is_no_outage_in_any_language(postgres: Pos
             with pytest.raises(StoreError, match="start PostgreSQL there") as away:
                 other.store.reach(other.config)
             assert not isinstance(away.value, RightsError)
+
+
+@pytest.mark.parametrize("code", [b"28P01", b"57P03"], ids=["refused", "starts"])
+def test_what_waits_for_days_asks_a_server_once_what_it_means(postgres: PostgresServer, code: bytes) -> None:
+    """Each question is a login more, which counts towards a lockout, and memory that psycopg does not give back."""
+    bench, logins = Bench.open({"type": POSTGRES, **postgres.settings}, view()), list[socket.socket]()
+    with in_another_language(postgres.port, code, logins) as port:
+        other = _own_process(bench, None, port=port, password="no")
+        for n in range(1, 21):
+            with pytest.raises(StoreError) as told:
+                other.store.reach(other.config)
+            assert isinstance(told.value, RightsError) == (code == b"28P01") and len(logins) == n + 1
+
+
+@pytest.mark.parametrize(
+    "host, said",
+    [("no-such-host.invalid", "failed to resolve host 'no-such-host.invalid'"), ("/no/such/folder", "No such file or directory")],
+)
+def test_an_address_that_leads_nowhere_is_told_as_it_is(postgres: PostgresServer, host: str, said: str) -> None:
+    other = _own_process(Bench.open({"type": POSTGRES, **postgres.settings}, view()), host=host)
+    for _ in range(2):
+        with pytest.raises(StoreError, match=f"{said}.*; start PostgreSQL there, or fix host and port"):
+            other.store.reach(other.config)
+
+
+def test_a_process_with_many_files_open_learns_why_it_is_refused(postgres: PostgresServer) -> None:
+    """select() takes no descriptor above 1,023."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    bench = Bench.open({"type": POSTGRES, **postgres.settings}, view())
+    if limits[1] != resource.RLIM_INFINITY and limits[1] < 2_048:
+        pytest.skip("this machine lets no process have so many")
+    with contextlib.ExitStack() as held, in_another_language(postgres.port) as port:
+        held.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], 2_048), limits[1]))
+        while (held.enter_context(open(os.devnull))).fileno() < 1_100:
+            pass
+        other = _own_process(bench, None, port=port, password="no")
+        with pytest.raises(RightsError, match="correct its user and password"):
+            other.store.reach(other.config)
 
 
 def _may_all_but_the_mark(admin: Any, role: str) -> None:
