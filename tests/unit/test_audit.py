@@ -443,6 +443,23 @@ def test_no_two_entries_are_ever_ahead_of_head(tmp_path: Path) -> None:
     assert not log.check().problem
 
 
+@pytest.mark.parametrize("left", ["HEAD", "the witness"])
+def test_an_entry_stays_where_what_names_it_could_not_be_written(tmp_path: Path, left: str) -> None:
+    """The caller hears of the full disk, and the log has what was about to be done."""
+    log = filled(tmp_path, 2)
+    file = log.head if left == "HEAD" else log.witness
+    in_the_way = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")
+    in_the_way.mkdir()
+    with pytest.raises(OSError, match=file.name):
+        log.append(NOW, {"action": "rollback", "outcome": "begun"})
+    in_the_way.rmdir()
+    found = log.check()
+    assert not found.problem and [e.n for e in found.entries] == [1, 2, 3] and found.entries[-1].action == "rollback"
+    log.append(NOW, {"action": "rollback", "outcome": "done"})
+    found = log.check()
+    assert not found.problem and [e.n for e in found.entries] == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("line", [b'{"hash": 5}', b'{"hash": "a", "n": "x"}', b"[" * 100_000, b"5"])
 def test_a_line_that_is_no_entry_is_no_crash(tmp_path: Path, line: bytes) -> None:
     log = filled(tmp_path)
