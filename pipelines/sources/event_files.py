@@ -40,6 +40,8 @@ __all__ = ["DEAD_LETTER_SCHEMA", "EventFile", "Inventory", "PassedOver", "RawBat
 __all__ += ["inventory", "list_files", "passed_over_line", "passed_over_record", "read", "verdicts"]
 
 _NO_TEXT = "its name is not UTF-8; rename it"
+_LEADS_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+"""What a link is answered with that no mount and no right would mend."""
 MOST_NAMED = 100
 """So many of the files that were passed over are named in a manifest; all are counted."""
 
@@ -169,7 +171,7 @@ def _why_not(entry: os.DirEntry[str], merged: Mapping[str, str], source: EventSo
     try:
         return None if stat.S_ISREG(entry.stat().st_mode) else "no regular file"
     except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ELOOP) or not entry.is_symlink():
+        if error.errno not in _LEADS_NOWHERE or not entry.is_symlink():
             raise
         raise DataError(f"{entry.path}: a link that leads to no file, so its events are missing; restore them, or remove it") from None
 

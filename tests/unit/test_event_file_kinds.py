@@ -180,7 +180,8 @@ def test_links_are_followed_and_no_file_counts_twice(tmp_path: Path) -> None:
     day = inventory(tmp_path, SOURCE, 20_000 * DAY, None)
     assert [f.name for f in day.files if f.date] == []  # the link is of another day
     assert "events/orders/itself" in [p.name for p in day.passed_over]
-    for name, leads_to in (("gone.jsonl", "nothing.jsonl"), ("round.jsonl", "round.jsonl")):
+    nowhere = {"gone.jsonl": "nothing.jsonl", "round.jsonl": "round.jsonl", "below.jsonl": "c.jsonl/a", "long.jsonl": "n" * 300}
+    for name, leads_to in nowhere.items():
         (top / name).symlink_to(top / leads_to)
         with pytest.raises(DataError, match=f"{name}: a link that leads to no file, so its events are missing; restore them, or"):
             inventory(tmp_path, SOURCE, None, None)
