@@ -110,7 +110,7 @@ def path_of(what: str, path: Any, *, each: bool = True) -> Path:
     else:
         raise DefinitionError(f"{what}: path {path!r} is no path; {advice}")
     if len(steps) > MOST_STEPS:
-        raise DefinitionError(f"{what}: path of {len(steps):,} steps; no record is read deeper than {MOST_STEPS}")
+        raise DefinitionError(f"{what}: path of {len(steps):,} steps; no record is read deeper than {MOST_STEPS}; end it at a value above")
     if not isinstance(steps[0], str) or steps[0] == EACH:
         raise DefinitionError(f"{what}: path {path!r} begins with an index, but a record is an object; {advice}")
     if EACH in steps and not each:

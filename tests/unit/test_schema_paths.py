@@ -191,5 +191,5 @@ def test_a_path_has_a_limit(n: int) -> None:
         if n <= 128:
             assert len(Field("x", "string", path=path).place) == n  # type: ignore[arg-type]
         else:
-            with pytest.raises(DefinitionError, match=f"path of {n:,} steps; no record is read deeper than 128"):
+            with pytest.raises(DefinitionError, match=f"path of {n:,} steps; no record is read deeper than 128; end it at a value above"):
                 Field("x", "string", path=path)
