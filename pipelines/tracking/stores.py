@@ -7,7 +7,6 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from pipelines.lake import layout
 from pipelines.project.secrets import masked
@@ -27,11 +26,8 @@ def tracking_uri(settings: Settings, data: Path) -> str:
 
 
 def shown(uri: str) -> str:
-    """A URI without its password."""
-    parts = urlsplit(uri)
-    if not parts.hostname:
-        return uri
-    return parts._replace(netloc=f"{parts.hostname}{f':{parts.port}' if parts.port else ''}").geturl()
+    """A URI without its user and password, and without what is secret in its query."""
+    return masked(uri).replace("://***@", "://", 1)
 
 
 def store_file(uri: str) -> Path | None:

@@ -128,9 +128,24 @@ def test_trackers_that_nobody_named_may_be_missing(tmp_path: Path, monkeypatch: 
         load_settings(tmp_path, tracking={"trackers": ["excel"]})
 
 
-def test_passwords_are_not_shown() -> None:
-    assert shown("https://me:secret@host:5000/x?y=1") == "https://host:5000/x?y=1"
-    assert shown("sqlite:////data/mlflow.db") == "sqlite:////data/mlflow.db"
+@pytest.mark.parametrize(
+    "uri, without",
+    [
+        ("https://me:secret@host:5000/x?y=1", "https://host:5000/x?y=1"),
+        ("https://me@host/x", "https://host/x"),
+        ("postgresql://me:secret@/db?host=/run", "postgresql:///db?host=/run"),
+        ("postgresql:///db?host=/run&user=me&password=secret", "postgresql:///db?host=/run&user=me&password=***"),
+        ("mysql+pymysql://me:se/secret@host/db", "mysql+pymysql://host/db"),
+        ("http://me:secret@[::1]:5000", "http://[::1]:5000"),
+        ("http://[::1]:5000", "http://[::1]:5000"),
+        ("http://Host:5000/a@b", "http://Host:5000/a@b"),
+        ("sqlite:////data/mlflow.db", "sqlite:////data/mlflow.db"),
+        ("databricks", "databricks"),
+    ],
+)
+def test_passwords_are_not_shown(uri: str, without: str) -> None:
+    """Also where the address names no host: that of a socket was shown whole."""
+    assert shown(uri) == without
 
 
 def test_mlflows_own_run_is_joined_only_in_its_store(monkeypatch: pytest.MonkeyPatch) -> None:
