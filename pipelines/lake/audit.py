@@ -6,8 +6,8 @@ reordered entry is found, and a cut end too, unless whoever did it computes the 
 ``TANDEM_AUDIT_KEY_FILE``) the hash is an HMAC, and that needs the key. ``HEAD`` is sealed by the key, too: else who cuts off the end could
 write the one that fits. ``.audit`` beside the folder says what ``HEAD`` says, sealed as it is, so that a folder that is removed, or put
 back as it was before its last entry, is missed. A line that a kill or power loss left in part is kept, and vouched for by the entry after
-it; of one that a full disk took in part nothing is left. Where the disk has room for the line and no longer for ``HEAD`` or the witness, who
-wrote it is told of the error, and the entry stays: the log is whole, and goes on.
+it; of one that a full disk took in part nothing is left. Where the disk has room for the line and no longer for ``HEAD`` or the witness,
+who wrote it is told of the error, and the entry stays: the log is whole, and goes on.
 """
 
 from __future__ import annotations
@@ -54,9 +54,8 @@ class AuditLog:
         self.witness = folder.with_name(f".{folder.name}")
 
     def append(self, now: datetime, what: Mapping[str, Any]) -> AuditEntry:
-        """Add an entry, on disk when this returns. Raises OSError where the disk refuses, though the entry may be there: it was written before
-        what names it. Raises DataError where the log's end is not the one that was written last, or is of a
-        newer Tandem."""
+        """Add an entry, on disk when this returns. Raises OSError where the disk refuses, though the entry may be there: what names it is
+        written after it. Raises DataError where the log's end is not the one that was written last, or is of a newer Tandem."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with lock(self.folder / ".lock"):
             whole, torn = self._end()

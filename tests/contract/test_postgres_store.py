@@ -322,7 +322,7 @@ def test_what_waits_for_days_asks_a_server_once_what_it_means(postgres: Postgres
 
 
 @pytest.mark.parametrize(
-    "host, said",
+    ("host", "said"),
     [("no-such-host.invalid", "failed to resolve host 'no-such-host.invalid'"), ("/no/such/folder", "No such file or directory")],
 )
 def test_an_address_that_leads_nowhere_is_told_as_it_is(postgres: PostgresServer, host: str, said: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,8 +16,11 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from pipelines.cli.mlproject import flags
+from pipelines.cli.root import app
+from pipelines.lake.processes import free_ports
 from pipelines.project.config import load_settings
 from pipelines.tracking.background import problem
 from pipelines.tracking.mlflow import MlflowTracker
@@ -29,7 +33,7 @@ from pipelines.training.evidence import curves
 from pipelines.training.experiments import Comparison, Experiment, best, combinations, direction, jobs_for, parse_sets, plan, read_grid
 from pipelines.training.training_report import auc
 from transforms.definitions import Field
-from transforms.errors import ConfigError, DefinitionError
+from transforms.errors import ConfigError, DefinitionError, TandemError
 
 ROOT = Path(__file__).parents[2]
 
@@ -129,7 +133,7 @@ def test_trackers_that_nobody_named_may_be_missing(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    "uri, without",
+    ("uri", "without"),
     [
         ("https://me:secret@host:5000/x?y=1", "https://host:5000/x?y=1"),
         ("https://me@host/x", "https://host/x"),
@@ -146,6 +150,26 @@ def test_trackers_that_nobody_named_may_be_missing(tmp_path: Path, monkeypatch: 
 def test_passwords_are_not_shown(uri: str, without: str) -> None:
     """Also where the address names no host: that of a socket was shown whole."""
     assert shown(uri) == without
+
+
+@pytest.mark.parametrize("broken", ["away", "no database"])
+def test_a_registry_that_cannot_be_told_is_one_line_without_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    (tmp_path / "tandem.yaml").write_text("data: data\ndefinitions: features\n")
+    version = tmp_path / "data/models/parcels/1"
+    version.mkdir(parents=True)
+    (version / "tandem.json").write_text("{}")
+    file = tmp_path / "mlflow.db"
+    file.write_bytes(b"no database" * 1000)
+    uri = f"http://me:secret@127.0.0.1:{free_ports(1)[0]}" if broken == "away" else f"sqlite:///{file}"
+    monkeypatch.setenv("TANDEM_TRACKING__URI", uri)
+    told = CliRunner().invoke(app, ["models", "--repo", str(tmp_path), "--sync"])
+    assert isinstance(told.exception, TandemError), told.exception
+    assert re.fullmatch(
+        r"MLflow could not be updated \(\w+: .*\); the aliases themselves are unchanged; try again later", str(told.exception)
+    )
+    assert "secret" not in str(told.exception) + told.output
 
 
 def test_mlflows_own_run_is_joined_only_in_its_store(monkeypatch: pytest.MonkeyPatch) -> None:
