@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.lake import runs, shared
 from pipelines.lake.counted import counted
 from pipelines.lake.run_records import PipelineRecord, TrainRecord
-from pipelines.lake.runs import find, list_runs
+from pipelines.lake.runs import find, list_runs, range_of
 from pipelines.lake.user_output import stdout_to_stderr
 from pipelines.project import recording
 from pipelines.project.config import moment
@@ -176,24 +176,35 @@ def _why_none(repo: Repo, start: datetime, end: datetime) -> str:
     """Why no batch run has rows of a range, as far as their manifests say, and what helps."""
     from pipelines.lake.graphs import applied_graphs
 
-    def meets(run: Run) -> bool:
-        since, until = (datetime.fromisoformat(t) for t in run.head.range)
-        return since < end and start < until
-
-    within = [r for r in list_runs(repo.data) if r.kind == "batch" and r.status == "complete" and len(r.head.range) == 2 and meets(r)]
+    complete = [(r, span) for r in list_runs(repo.data) if r.kind == "batch" and r.status == "complete" and (span := range_of(r))]
+    within = [(r, (since, until)) for r, (since, until) in complete if since < end and start < until]
     if not within:
         return "run 'tandem batch' over the range, and 'tandem apply'"
-    of = applied_graphs(repo.data)
-    applied = [r for r in within if any(of.get(name) == graph for name, graph in r.record.fingerprints.items())]
-    if not applied:
-        return f"the graphs of batch run {within[-1].id} are not applied: 'tandem apply' applies them"
-    newest, span = applied[-1], " to ".join(t[:16] for t in applied[-1].head.range)
-    if not any(n for name, n in newest.record.counts.items() if name.startswith("rows/")):
-        return (
-            f"batch run {newest.id} ({span}) made no row: no event that it took has an entity of a group; 'tandem runs show {newest.id}'"
-            " says what it read and refused"
-        )
-    return f"batch run {newest.id} made rows ({span}): give a range that has them, or 'tandem apply' if the folder was moved"
+    graphs = applied_graphs(repo.data)
+    of = {name: [(r, span) for r, span in within if r.record.fingerprints.get(name) == graphs.get(name, "")] for name in repo.groups}
+    if not any(of.values()):
+        return f"the graphs of batch run {within[-1][0].id} are not applied: 'tandem apply' applies them"
+    made = [
+        (run, (since, until))
+        for name, known in of.items()
+        for n, (run, (since, until)) in enumerate(known, 1)
+        if run.record.counts.get(f"rows/{name}") and not any(a <= since and until <= b for _, (a, b) in known[n:])  # a newer one decides
+    ]
+    if made:
+        run, span = max(made, key=lambda m: (m[0].created, m[0].id))
+        return f"batch run {run.id} made rows ({_span(span)}): give a range that has them, or 'tandem apply' if the folder was moved"
+    for run, _ in reversed(within):
+        if names := [name for name, known in of.items() if not known and run.record.counts.get(f"rows/{name}")]:
+            return f"batch run {run.id} made rows of groups whose graphs are not applied ({', '.join(names)}): 'tandem apply' applies them"
+    run, span = max((k for known in of.values() for k in known), key=lambda m: (m[0].created, m[0].id))
+    return (
+        f"batch run {run.id} ({_span(span)}) made no row: no event that it took has an entity of a group; 'tandem runs show {run.id}'"
+        " says what it read and refused"
+    )
+
+
+def _span(span: tuple[datetime, datetime]) -> str:
+    return " to ".join(f"{t:%Y-%m-%dT%H:%M}" for t in span)
 
 
 @stdout_to_stderr()

@@ -90,7 +90,7 @@ def continued(repo: Repo, asked: str, start: datetime | None, end: datetime) -> 
 def _latest(repo: Repo, end: datetime) -> runs.Run:
     able = []
     for run in runs.RunStore(repo.data).as_written(BatchRecord.KIND, "complete"):
-        ends = datetime.fromisoformat(run.head.range[1]) if len(run.head.range) == 2 else end
+        ends = span[1] if (span := runs.range_of(run)) is not None else end
         if ends < end and set(repo.groups) <= set(run.record.fingerprints):
             able.append((ends, run.created, run))
     if not able:

@@ -15,7 +15,7 @@ from typing import Any
 from pipelines.lake import layout, provenance, shared
 from pipelines.lake.data_files import sha256
 from pipelines.lake.run_parts import Code, InputFile
-from pipelines.lake.runs import Run
+from pipelines.lake.runs import Run, range_of
 from pipelines.lake.value_code import engine_files, meanings, modules_of, repo_files_of
 from pipelines.project.repository import Repo
 from transforms.definitions import EventSource, FeatureGroup, micros
@@ -91,7 +91,7 @@ def superseded(earlier: Run, complete: Iterable[Run], groups: Collection[str], s
     definition that came back, is a run of its own."""
     for run in complete:
         if (run.created, run.id) > (earlier.created, earlier.id):
-            after, upto = (datetime.fromisoformat(str(t)) for t in run.head.range or (end, end))
+            after, upto = range_of(run) or (end, end)
             if after < end and start < upto and not set(groups).isdisjoint(run.record.fingerprints):
                 return True
     return False

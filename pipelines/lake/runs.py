@@ -22,7 +22,7 @@ from pipelines.lake.run_records import FORMAT, RunHead, RunRecord, head_fields, 
 from transforms import locks
 from transforms.errors import DataError
 
-__all__ = ["LAST_WORD", "UNDER_WAY", "Run", "RunStore", "begin", "damaged", "find", "list_runs"]
+__all__ = ["LAST_WORD", "UNDER_WAY", "Run", "RunStore", "begin", "damaged", "find", "list_runs", "range_of"]
 
 UNDER_WAY = ("running", "publishing")
 LAST_WORD = "ended.json"
@@ -334,6 +334,12 @@ def _moment(text: Any) -> datetime | None:
     except ValueError:  # of a manifest that somebody wrote by hand
         return None
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def range_of(run: Run) -> tuple[datetime, datetime] | None:
+    """The range of a batch or training run, with a zone (UTC where it names none); None where it has none that can be read."""
+    moments = [_moment(t) for t in run.head.range]
+    return (moments[0], moments[1]) if len(moments) == 2 and moments[0] and moments[1] else None
 
 
 def list_runs(data: Path) -> list[Run]:

@@ -15,7 +15,7 @@ from pipelines.lake import layout
 from pipelines.lake.graphs import applied_graphs
 from pipelines.lake.report_records import newest_first
 from pipelines.lake.run_records import RetrainRecord
-from pipelines.lake.runs import Run
+from pipelines.lake.runs import Run, range_of
 from pipelines.monitoring.monitor_report import MonitorReport
 from pipelines.project.config import WatchSettings
 from pipelines.registry.alias_file import current, model_folder
@@ -23,7 +23,7 @@ from pipelines.watch.decide import Attempt, Champion, Findings, Policy, State, W
 from pipelines.watch.event_days import EventDays
 from transforms.instants import EPOCH
 
-__all__ = ["KIND", "Range", "findings", "gather", "key_of", "latest_report", "range_of", "training_range"]
+__all__ = ["KIND", "Range", "findings", "gather", "key_of", "latest_report", "training_range"]
 
 KIND = "retrain"
 """The kind of the run that a retraining is; its steps are runs of their own below it."""
@@ -40,12 +40,6 @@ def _time(value: Any) -> datetime | None:
     except ValueError:
         return None
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-
-
-def range_of(run: Run) -> tuple[datetime, datetime] | None:
-    """The range of a batch or training run."""
-    moments = [_time(t) for t in run.head.range]
-    return (moments[0], moments[1]) if len(moments) == 2 and moments[0] and moments[1] else None
 
 
 def trained(runs: Sequence[Run], model: str) -> list[Run]:

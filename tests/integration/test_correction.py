@@ -393,3 +393,38 @@ def test_materialize_that_finds_nothing_says_why(world: Orders) -> None:
     for folder in (world.data / "runs" / other, *(world.data / "offline").glob(f"*/run={other}")):
         shutil.rmtree(folder)
     assert told() == f"the graphs of batch run {run} are not applied: 'tandem apply' applies them"
+
+
+def test_materialize_that_finds_nothing_names_the_run_that_has_rows_of_what_is_applied(world: Orders) -> None:
+    """The newest run was asked alone, and rows of groups that nobody has applied were counted."""
+
+    def told(start: datetime, end: datetime) -> str:
+        with pytest.raises(DataError, match="no view has rows") as none:
+            world.materialize(start, end)
+        assert "\n" not in str(none.value)
+        return str(none.value).partition("nothing was loaded; ")[2]
+
+    world.move_to(END + timedelta(days=9))
+    world.log([order("o1", "02:02")])
+    first = world.batch(end=at("12:00"))
+    world.apply(first)
+    empty = END + timedelta(days=4)
+    day = world.data / "events/orders/date=2024-05-06"
+    day.mkdir()
+    (day / "none.jsonl").touch()
+    second = world.batch(empty, empty + timedelta(hours=12))
+    assert second != first
+    assert told(at("11:30"), empty + timedelta(hours=6)).startswith(f"batch run {first} made rows (2024-05-01T00:00 to 2024-05-01T12:00): ")
+    assert told(empty, empty + timedelta(hours=6)).startswith(f"batch run {second} (2024-05-06T00:00 to 2024-05-06T12:00) made no row: ")
+
+    manifest = world.data / "runs" / first / "manifest.json"
+    said = json.loads(manifest.read_text())
+    said["range"] = ["2024-05-01", "2024-05-01T12:00"]  # of whoever writes manifests without a zone
+    manifest.write_text(json.dumps(said))
+    assert told(START, at("01:00")).startswith(f"batch run {first} made rows (2024-05-01T00:00 to 2024-05-01T12:00): ")
+    said["counts"]["rows/city_orders"] = 0
+    manifest.write_text(json.dumps(said))
+    (world.data / "graphs/shop_orders/CURRENT").unlink()
+    assert told(START, at("01:00")) == (
+        f"batch run {first} made rows of groups whose graphs are not applied (shop_orders): 'tandem apply' applies them"
+    )
