@@ -2,7 +2,8 @@
 rows and a limit alone; and read as batches, in their order.
 
 A file of more rows than a share may have is cut by the numbers of its rows, not by its row groups: a share is bounded whoever wrote the
-file. At a border a row group is decoded twice.
+file. Parquet is decoded from the beginning of a row group, so a share decodes what its first group has before it as well. Of groups as the
+batch job writes them (65,536 rows) that is little; where one group has many shares, they decode some half of their number times its rows.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from transforms.errors import DataError
 
 __all__ = ["RowRange", "batches_of", "read_batches", "shares_of"]
 
@@ -54,8 +57,13 @@ def read_batches(ranges: Iterable[RowRange], columns: Sequence[str]) -> Iterator
 
 def batches_of(source: Any, rows: RowRange, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """The batches of a range of rows: ``source`` is its file, wherever it is now, a path or open for reading. Only the row groups that
-    have some of the rows are read, a batch at a time."""
+    have some of the rows are decoded, a batch at a time, and nothing of a group that lies after the last of them. Raises DataError where
+    the file has fewer rows than that, or more than were to be all."""
     with pq.ParquetFile(source) as parquet:
+        n = parquet.metadata.num_rows
+        if n < rows.end or (rows.whole and n != rows.end):
+            least = "" if rows.whole else "at least "
+            raise DataError(f"{rows.file} has {n:,} rows, where {least}{rows.end:,} were found before: another program wrote it; run again")
         starts = [0, *accumulate(parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups))]
         groups = [i for i, (first, after) in enumerate(pairwise(starts)) if first < rows.end and after > rows.begin]
         at = starts[groups[0]]
@@ -66,3 +74,5 @@ def batches_of(source: Any, rows: RowRange, columns: Sequence[str]) -> Iterator[
             if taken.num_rows:
                 arrays = [taken.column(taken.schema.get_field_index(c)) for c in columns]
                 yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
+            if at >= rows.end:
+                break

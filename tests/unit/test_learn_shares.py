@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.batch import analysis
+from pipelines.batch import analysis, row_shares
 from pipelines.batch.analysis import analyze_groups
 from pipelines.batch.learning import Arrived, Phases, accumulate, sent
 from pipelines.batch.row_shares import RowRange, batches_of, read_batches, shares_of
@@ -52,6 +52,36 @@ def test_ranges_have_the_rows_of_their_numbers_whatever_the_row_groups(n: int, g
     found = list(batches_of(pa.BufferReader(file.getvalue()), RowRange("x", begin, end, False), ["b", "a"]))
     assert all(batch.num_rows for batch in found)
     assert pa.Table.from_batches(found) == table.slice(begin, end - begin).select(["b", "a"])
+
+
+def test_a_range_is_decoded_no_further_than_its_last_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever of a row group lies behind it; nor is a group beside it."""
+    monkeypatch.setattr(row_shares, "BATCH", 10)
+    genuine, decoded = pq.ParquetFile.iter_batches, list[int]()
+
+    def counting(self: Any, *args: Any, **kwargs: Any) -> Any:
+        for batch in genuine(self, *args, **kwargs):
+            decoded.append(batch.num_rows)
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", counting)
+    file = pa.BufferOutputStream()
+    pq.write_table(pa.table({"a": range(300)}), file, row_group_size=100)
+    for begin, end, most in ((100, 110, 10), (105, 125, 30), (190, 200, 100), (195, 205, 110), (0, 300, 300)):
+        decoded.clear()
+        found = batches_of(pa.BufferReader(file.getvalue()), RowRange("x", begin, end, False), ["a"])
+        assert [v for batch in found for v in batch.column(0).to_pylist()] == list(range(begin, end))
+        assert sum(decoded) == most, f"rows {begin} to {end}"
+
+
+@pytest.mark.parametrize("rows", [RowRange("x", 0, 21), RowRange("x", 0, 19), RowRange("x", 15, 21, False), RowRange("x", 30, 40, False)])
+def test_a_file_of_other_rows_than_it_had_is_one_line(rows: RowRange) -> None:
+    """Shorter, or longer than all that was to be read: nothing of it is learnt."""
+    file = pa.BufferOutputStream()
+    pq.write_table(pa.table({"a": range(20)}), file, row_group_size=7)
+    found = batches_of(pa.BufferReader(file.getvalue()), rows, ["a"])
+    with pytest.raises(DataError, match=rf"^x has 20 rows, where (at least )?{rows.end} were found before: .*; run again$"):
+        next(found)
 
 
 class Runs:
