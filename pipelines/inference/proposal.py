@@ -15,7 +15,7 @@ from pipelines.inference.column_facts import EMPTY_LISTS, KEYS, describe
 from pipelines.inference.disorder import UNKNOWN, Disorder, Moments, disorder_of
 from pipelines.inference.envelope import Envelope
 from pipelines.inference.names import identifier, taken_from, words
-from pipelines.inference.sampling import Sample
+from pipelines.inference.sampling import Sample, explode_word
 from pipelines.inference.times import shown, time_like
 from transforms.errors import DataError
 from transforms.instants import instant, micros_of
@@ -251,7 +251,7 @@ def _event_time(columns: list[Column], asked: str | None, lists: Mapping[tuple[A
         return likeliest, False
     if seconds := _seconds(columns):
         return seconds[0], True
-    some = [path_text(steps) for steps in sorted(lists, key=lambda steps: -lists[steps])[:MOST_NAMED]]
+    some = [explode_word(steps) for steps in sorted(lists, key=lambda steps: -lists[steps])[:MOST_NAMED]]
     listed = f", make the elements of a list the events (--explode {' or '.join(some)})" if some else ""
     mixed = next((path_text(c.steps) for c in columns if c.parse == "Text()" and time_like(c.called)), None)
     kinds = f" ({mixed} is a text in some and a number in others: each kind of events is a source of its own, by where=)" if mixed else ""

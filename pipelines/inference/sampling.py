@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import shlex
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -31,7 +32,7 @@ from transforms.json_payload import too_deep
 from transforms.nested import entries_of, entry_names
 from transforms.places import EACH, lists_of, path_of, path_text
 
-__all__ = ["Sample", "Steps", "flattened", "json_object", "maps_as_objects", "sample_files", "sample_records", "types_of"]
+__all__ = ["Sample", "Steps", "explode_word", "flattened", "json_object", "maps_as_objects", "sample_files", "sample_records", "types_of"]
 
 MOST_FILES = 20
 """Of a folder so many files are looked at, evenly spread over their names."""
@@ -162,8 +163,8 @@ def flattened(records: Sequence[Mapping[str, Any]], explode: str | Steps | None 
     for record, part in zip(records, (p for p, n in enumerate(sizes) for _ in range(n)), strict=True):
         if envelope is not None and not envelope.has_row(record):
             continue
-        for chosen in _chosen(record, exploded):
-            for steps, value in _leaves(record, (), exploded, chosen, lists, maps):
+        for event in _events(record, (), exploded, lists, maps):
+            for steps, value in event:
                 if (envelope is not None and not envelope.keeps(steps)) or (described and steps[0] == "schema"):
                     continue
                 column = columns.get(steps)
@@ -182,7 +183,8 @@ def flattened(records: Sequence[Mapping[str, Any]], explode: str | Steps | None 
         for record in records:
             _note_lists(record, (), lists)
         raise DataError(
-            f"--explode {path_text(wanted)}: no record has a list there; lists of objects: {', '.join(map(path_text, lists)) or 'none'}"
+            f"--explode {explode_word(wanted)}: no record has a list there; lists of objects:"
+            f" {', '.join(map(explode_word, lists)) or 'none'}"
         )
     if envelope is not None:
         lists = {steps: n for steps, n in lists.items() if envelope.keeps(steps)}
@@ -200,35 +202,62 @@ def _wanted(explode: str | Steps) -> Steps:
         raise DataError(str(error)) from None
 
 
-def _chosen(value: Any, exploded: Sequence[Steps], done: int = 0) -> Iterator[tuple[Any, ...]]:
-    """The elements on the way to each event of a record: one of each list that is ``exploded``. ``done`` of the steps led to the value."""
+def explode_word(steps: Steps) -> str:
+    """The path of a list as it is written after ``--explode`` in a shell, where brackets stand for the names of files."""
+    return shlex.quote(path_text(steps))
+
+
+def _has_event(value: Any, exploded: Sequence[Steps], done: int = 0) -> bool:
+    """Whether a value has an element in each list that is ``exploded``. ``done`` of the steps led to the value."""
     if not exploded:
-        yield ()
-        return
+        return True
     for name in exploded[0][done:]:
         value = value.get(name) if isinstance(value, Mapping) else None
-    for element in value if isinstance(value, list) else ():
-        for inner in _chosen(element, exploded[1:], len(exploded[0]) + 1):
-            yield element, *inner
+    return isinstance(value, list) and any(_has_event(element, exploded[1:], len(exploded[0]) + 1) for element in value)
+
+
+def _events(
+    value: Mapping[Any, Any], at: Steps, exploded: Sequence[Steps], lists: dict[Steps, int], maps: set[Steps]
+) -> list[list[tuple[Steps, Any]]]:
+    """The leaves of each event of a value, in its order: one event for each element of the innermost list that is ``exploded``. What stands
+    beside a list is looked at once, however many elements this has."""
+    if not _has_event(value, exploded, len(at)):
+        return []
+    leaves = _leaves(value, at, exploded[0] if exploded else None, lists, maps)
+    if not exploded:
+        return [list(leaves)]
+    before: list[tuple[Steps, Any]] = []
+    for steps, found in leaves:
+        if steps == exploded[0]:
+            break
+        before.append((steps, found))
+    else:
+        return []
+    place, inner = (*exploded[0], EACH), list[list[tuple[Steps, Any]]]()
+    for element in found:
+        if isinstance(element, Mapping):
+            inner += _events(element, place, exploded[1:], lists, maps)
+        elif len(exploded) == 1:
+            inner.append([(place, element)])
+    after = list(leaves)
+    return [[*before, *event, *after] for event in inner]
 
 
 def _leaves(
-    value: Mapping[Any, Any], at: Steps, exploded: Sequence[Steps], chosen: Sequence[Any], lists: dict[Steps, int], maps: set[Steps]
+    value: Mapping[Any, Any], at: Steps, exploded: Steps | None, lists: dict[Steps, int], maps: set[Steps]
 ) -> Iterator[tuple[Steps, Any]]:
+    """What stands in a value, at any depth, and the list that is ``exploded`` as it is."""
     for name, inner in value.items():
         if not name or name == "[]" or len(name) > MOST_LETTERS:
             continue  # no field can stand there
         steps = (*at, str(name))
-        if exploded and steps == exploded[0]:
-            if isinstance(chosen[0], Mapping):
-                yield from _leaves(chosen[0], (*steps, EACH), exploded[1:], chosen[1:], lists, maps)
-            else:
-                yield (*steps, EACH), chosen[0]
+        if steps == exploded:
+            yield steps, inner
         elif (members := _members(inner)) is not None:
             if inner is not members:
                 maps.add(steps)
             if len(steps) < MOST_DEPTH:
-                yield from _leaves(members, steps, exploded, chosen, lists, maps)
+                yield from _leaves(members, steps, exploded, lists, maps)
         elif _is_of_objects(inner):
             _note_lists({name: inner}, at, lists)
         else:

@@ -13,7 +13,7 @@ from typing import Any
 from pipelines.inference.column import ENOUGH, Column
 from pipelines.inference.names import identifier, words
 from pipelines.inference.proposal import ORIGIN, Proposal
-from pipelines.inference.sampling import MOST_COLUMNS
+from pipelines.inference.sampling import MOST_COLUMNS, explode_word
 from pipelines.lake.counted import counted
 from transforms.definitions import Csv
 from transforms.places import path_text
@@ -330,8 +330,8 @@ def _disorder_lines(made: Proposal, used: set[str]) -> list[str]:
 
 
 def _left_out(made: Proposal) -> list[str]:
-    lists = [path_text(steps) for steps in made.sample.lists if steps != made.sample.explode]
-    lines = [f"{one}: a list of objects; infer --explode {one} makes each element an event" for one in lists]
+    lists = [(path_text(steps), explode_word(steps)) for steps in made.sample.lists if steps != made.sample.explode]
+    lines = [f"{one}: a list of objects; infer --explode {word} makes each element an event" for one, word in lists]
     reasons: dict[str, list[str]] = {}
     for column in made.left_out:
         reasons.setdefault(column.left_out, []).append(".".join(str(s) for s in column.steps))

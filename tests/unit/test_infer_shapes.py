@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from io import BytesIO
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.inference.infer_source import infer_files, infer_topic
+from pipelines.inference.sampling import flattened
 from pipelines.inference.schema_words import categories
 from pipelines.project.config import KafkaSettings
 from pipelines.sources.formats.record_format import record_format
@@ -278,14 +280,14 @@ def test_lists_within_lists_are_named_and_taken_apart(tmp_path: Path) -> None:
         ]}]}
         for n in range(N)
     ]  # fmt: skip
-    lists = "resourceLogs, resourceLogs[].scopeLogs, resourceLogs[].scopeLogs[].logRecords"
+    lists = "resourceLogs, 'resourceLogs[].scopeLogs', 'resourceLogs[].scopeLogs[].logRecords'"
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in logs))
     with pytest.raises(
         DataError, match=re.escape(f"--explode resourceLogs.scopeLogs: no record has a list there; lists of objects: {lists}")
     ):
         infer_files(tmp_path, explode="resourceLogs.scopeLogs")
     with pytest.raises(
-        DataError, match=re.escape("(--explode resourceLogs or resourceLogs[].scopeLogs or resourceLogs[].scopeLogs[].logRecords)")
+        DataError, match=re.escape("(--explode resourceLogs or 'resourceLogs[].scopeLogs' or 'resourceLogs[].scopeLogs[].logRecords')")
     ):
         infer_files(tmp_path)
     with pytest.raises(DataError, match=r"--explode: path 'a\[' cannot be read"):
@@ -293,6 +295,46 @@ def test_lists_within_lists_are_named_and_taken_apart(tmp_path: Path) -> None:
     text, found = inferred(tmp_path, logs, explode="resourceLogs[].scopeLogs[].logRecords")
     assert [(e["seq"], e["body"], e["id"], e["ver"]) for e in found] == [(n, f"x{n // 2}", f"r{n // 2 % 3}", "1.1") for n in range(2 * N)]
     assert "a list of objects" not in text and 'path="resourceLogs[].scopeLogs[].logRecords[].body.stringValue"' in text
+
+
+def test_what_stands_beside_a_list_is_looked_at_once_a_record() -> None:
+    """However many events the record has; and each event has all of it, as its columns stand in it."""
+    looks: list[str] = []
+
+    class Seen(dict[str, Any]):
+        def items(self) -> Any:
+            looks.append(self["name"])
+            return super().items()
+
+    def looked(n: int) -> list[str]:
+        rows = [Seen(name="row", v=k) for k in range(n)]
+        order = Seen(name="order", rows=[*rows, "no object"], tags=[Seen(name="tag", list=[{"x": 1}])])
+        record = Seen(name="record", beside=Seen(name="beside", ids=[Seen(name="id")]), orders=[order, {"rows": []}, 7], last=1)
+        found = flattened([record, Seen(name="none", other=[{"y": 1}])], explode="orders[].rows")
+        assert found.rows == n + 1 and [*found.columns] == [
+            ("name",), ("beside", "name"), ("orders", "[]", "name"), ("orders", "[]", "rows", "[]", "name"),
+            ("orders", "[]", "rows", "[]", "v"), ("last",), ("orders", "[]", "rows", "[]"),
+        ]  # fmt: skip
+        assert found.columns["orders", "[]", "rows", "[]", "v"] == [*range(n), None] and found.columns["last",] == [1] * (n + 1)
+        assert found.lists == {
+            ("beside", "ids"): 1, ("orders", "[]", "tags"): 1, ("orders", "[]", "tags", "[]", "list"): 1,
+        }  # fmt: skip
+        seen = [name for name in looks if name != "row"]
+        looks.clear()
+        return seen
+
+    assert looked(2) == looked(40)
+
+
+def test_a_hint_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
+    """Brackets of paths stand for names of files there."""
+    records = [{"id": n, "ts": ms(n), "a": [{"b c": [{"x": n}]}]} for n in range(N)]
+    text, _ = inferred(tmp_path, records)
+    lines = [line for line in text.splitlines() if "infer --explode" in line]
+    words = [shlex.split(line.split("; ")[1])[2] for line in lines]
+    assert len(words) == 2 and all(re.fullmatch(r"[\w.]+|'[^']+'", line.split("--explode ")[1].split(" makes")[0]) for line in lines)
+    for word in words:
+        assert infer_files(tmp_path, explode=word).text, "what it says is what is taken"
 
 
 def test_values_of_any_type_are_called_what_they_are_of(tmp_path: Path) -> None:
