@@ -213,10 +213,10 @@ class _Shape:
         same = np.ones(m, bool) if kinds.tobytes() == self.kinds.tobytes() * m else (kinds == self.kinds).all(axis=1)
         words: Words = np.ndarray((len(text) - 7,), "<u8", text, strides=(1,))  # the eight bytes from each place on
         for at, before, expected, masks in self.parts:
-            found = words[marks[:, before] + (1 + at)]
+            found = words[marks.take(before, axis=1) + (1 + at)]
             found &= masks
             if not (alike := found == expected).all():
                 same &= alike.all(axis=1)
-        follows = text[marks[:, self.values] + 1]
+        follows = text.take(marks.take(self.values, axis=1) + 1)
         ended = (follows == ord(",")) | (follows == ord("}")) | (follows == ord("]"))
         return same if ended.all() else same & ended.all(axis=1)

@@ -76,7 +76,10 @@ def step_into(column: pa.Array, step: Step, united: bool = False) -> tuple[pa.Ar
         return values.take(pa.array(np.where(there, first + at, 0), mask=~there)), fine
     if isinstance(step, str) and pa.types.is_struct(t):
         index = next((i for i in range(t.num_fields) if t[i].name == step), None)
-        return (pa.nulls(n) if index is None else column.flatten()[index]), fine
+        if index is None:
+            return pa.nulls(n), fine
+        # Where no struct is null its members stand as they are; otherwise only the one that is asked for is made anew.
+        return column.field(index) if not column.null_count else pc.struct_field(column, [index]), fine
     if isinstance(step, str) and pa.types.is_map(t) and are_keys(t.key_type):
         ends = column.offsets.to_numpy(zero_copy_only=False).astype(np.int64) if n else np.zeros(1, np.int64)
         size = np.where(is_valid(column), np.diff(ends), 0)
