@@ -195,11 +195,18 @@ def flattened(records: Sequence[Mapping[str, Any]], explode: str | Steps | None 
 
 
 def _wanted(explode: str | Steps) -> Steps:
-    """The path of a list, as it is asked for. Raises DataError."""
+    """The path of a list, as it is asked for. Raises DataError, also for one within a single element of another, as ``orders[0].items``."""
     try:
-        return path_of("--explode", explode)
+        steps = path_of("--explode", explode)
     except DefinitionError as error:
         raise DataError(str(error)) from None
+    if any(isinstance(step, int) for step in steps):
+        every = explode_word(tuple(EACH if isinstance(step, int) else step for step in steps))
+        raise DataError(
+            f"--explode {explode_word(steps)}: infer takes all elements of a list, not one by its position; give {every}, and correct"
+            " the paths of the definition that it writes"
+        )
+    return steps
 
 
 def explode_word(steps: Steps) -> str:
@@ -216,15 +223,16 @@ def _has_event(value: Any, exploded: Sequence[Steps], done: int = 0) -> bool:
     return isinstance(value, list) and any(_has_event(element, exploded[1:], len(exploded[0]) + 1) for element in value)
 
 
-def _events(
-    value: Mapping[Any, Any], at: Steps, exploded: Sequence[Steps], lists: dict[Steps, int], maps: set[Steps]
-) -> list[list[tuple[Steps, Any]]]:
+def _events(value: Any, at: Steps, exploded: Sequence[Steps], lists: dict[Steps, int], maps: set[Steps]) -> list[list[tuple[Steps, Any]]]:
     """The leaves of each event of a value, in its order: one event for each element of the innermost list that is ``exploded``. What stands
     beside a list is looked at once, however many elements this has."""
     if not _has_event(value, exploded, len(at)):
         return []
-    leaves = _leaves(value, at, exploded[0] if exploded else None, lists, maps)
+    leaves = iter([(at, value)]) if not isinstance(value, Mapping) else _leaves(value, at, exploded[0] if exploded else None, lists, maps)
     if not exploded:
+        if _is_of_objects(value) and _members(value) is None:  # a list in a list
+            _note_lists(value, at, lists)
+            return [[]]
         return [list(leaves)]
     before: list[tuple[Steps, Any]] = []
     for steps, found in leaves:
@@ -233,12 +241,7 @@ def _events(
         before.append((steps, found))
     else:
         return []
-    place, inner = (*exploded[0], EACH), list[list[tuple[Steps, Any]]]()
-    for element in found:
-        if isinstance(element, Mapping):
-            inner += _events(element, place, exploded[1:], lists, maps)
-        elif len(exploded) == 1:
-            inner.append([(place, element)])
+    inner = [event for element in found for event in _events(element, (*exploded[0], EACH), exploded[1:], lists, maps)]
     after = list(leaves)
     return [[*before, *event, *after] for event in inner]
 
@@ -259,7 +262,7 @@ def _leaves(
             if len(steps) < MOST_DEPTH:
                 yield from _leaves(members, steps, exploded, lists, maps)
         elif _is_of_objects(inner):
-            _note_lists({name: inner}, at, lists)
+            _note_lists(inner, steps, lists)
         else:
             yield steps, inner
 
@@ -269,19 +272,18 @@ def _is_of_objects(value: Any) -> bool:
     return isinstance(value, list) and any(isinstance(e, (Mapping, list)) for e in value)
 
 
-def _note_lists(value: Mapping[Any, Any], at: Steps, lists: dict[Steps, int]) -> None:
-    """Count the lists of objects in a value, and within their first elements."""
-    for name, inner in value.items():
-        steps = (*at, str(name))
-        if not name or len(steps) >= MOST_DEPTH:
-            continue
-        if isinstance(inner, Mapping):
-            _note_lists(inner, steps, lists)
-        elif _is_of_objects(inner) and _members(inner) is None:
-            lists[steps] = lists.get(steps, 0) + 1
-            for element in inner[:MOST_ELEMENTS]:
-                if isinstance(element, Mapping):
-                    _note_lists(element, (*steps, EACH), lists)
+def _note_lists(value: Any, at: Steps, lists: dict[Steps, int]) -> None:
+    """Count the lists of objects or of lists in a value that stands at ``at``, itself too, and within their first elements."""
+    if len(at) >= MOST_DEPTH:
+        return
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            if name:
+                _note_lists(inner, (*at, str(name)), lists)
+    elif _is_of_objects(value) and _members(value) is None:
+        lists[at] = lists.get(at, 0) + 1
+        for element in value[:MOST_ELEMENTS]:
+            _note_lists(element, (*at, EACH), lists)
 
 
 def _members(value: Any) -> Mapping[Any, Any] | None:

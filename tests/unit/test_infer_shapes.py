@@ -297,6 +297,31 @@ def test_lists_within_lists_are_named_and_taken_apart(tmp_path: Path) -> None:
     assert "a list of objects" not in text and 'path="resourceLogs[].scopeLogs[].logRecords[].body.stringValue"' in text
 
 
+@pytest.mark.parametrize(("explode", "deep"), [("grid[]", 1), ("a.grid[]", 1), ("grid[][]", 2), ("grid[].row[]", 1)])
+def test_lists_of_lists_are_named_and_taken_apart(tmp_path: Path, explode: str, deep: int) -> None:
+    """Their elements are the events, as the contract reads them; the error for another path has them all."""
+
+    def record(n: int) -> dict[str, Any]:
+        cells: Any = [{"seq": 3 * n + k, "at": ms(3 * n + k)} for k in range(3)]
+        rows: Any = [cells[:1], [], None, cells[1:]] if deep == 1 else [[cells[:1]], [], None, [[], cells[1:]]]
+        grid: Any = [{"row": rows}] if "row" in explode else rows
+        return {"id": n, "a": {"grid": grid}} if explode.startswith("a") else {"id": n, "grid": grid}
+
+    text, found = inferred(tmp_path, [record(n) for n in range(N)], explode=explode)
+    assert [(e["seq"], e["id"]) for e in found] == [(n, n // 3) for n in range(3 * N)]
+    assert f'path="{explode}[].seq"' in text and "a list of objects" not in text
+    with pytest.raises(DataError, match=rf"lists of objects: .*'{re.escape(explode)}'$"):
+        infer_files(tmp_path / "events", explode="id")
+
+
+def test_one_element_of_a_list_is_not_what_events_are_looked_for_in() -> None:
+    """The contract takes such a path; what is proposed are the elements of all."""
+    paths: list[str | tuple[Any, ...]] = ["grid[0].cells", ("grid", 0, "cells"), "grid[-1].cells"]
+    for path in paths:
+        with pytest.raises(DataError, match=r"takes all elements of a list, not one by its position; give 'grid\[\]\.cells', and"):
+            flattened([{"grid": [{"cells": [{"x": 1}]}]}], explode=path)
+
+
 def test_what_stands_beside_a_list_is_looked_at_once_a_record() -> None:
     """However many events the record has; and each event has all of it, as its columns stand in it."""
     looks: list[str] = []
