@@ -228,6 +228,8 @@ def _env_secrets(given: list[str]) -> dict[str, tuple[str, str]]:
     for text in given:
         if not (found := re.fullmatch(rf"([A-Za-z_]\w*)=({_OBJECT})/([\w.-]+)", text, re.ASCII)):
             raise ConfigError("--env-secret: a value is not NAME=SECRET/KEY; write e.g. REDIS_PASSWORD=shop-redis/password")
+        if found[1] in out:
+            raise ConfigError(f"--env-secret: {found[1]} is given twice; keep one")
         out[found[1]] = (found[2], found[3])
     return out
 

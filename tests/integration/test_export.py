@@ -73,6 +73,9 @@ def test_what_would_not_work_is_refused_in_a_line(shop: Path) -> None:
         export(
             "kubeflow", "--repo", str(shop), "--image", "shop", *words, fails="use lower" if "env" not in words[0] else "NAME=SECRET/KEY"
         )
+    for other in ("A=z/w", "A=x/y"):
+        twice = ("--env-secret", "A=x/y", "--env-secret", "B=x/y", "--env-secret", other)
+        export("kubeflow", "--repo", str(shop), "--image", "shop", *twice, fails="--env-secret: A is given twice; keep one")
 
 
 @pytest.fixture(scope="module")
