@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ def mark_manifests(data: Path, subject: Subject, changed: Iterable[str]) -> list
     owners = {p.parent.name for p in manifests if p.parent.name in touched}
     grew = True
     while grew:  # a run that names an owner depends on it: training sets on rows, trainings on sets, evaluations on trainings
-        more = {p.parent.name for p, text in texts.items() if p.parent.name not in owners and any(owner in text for owner in owners)}
+        more = {p.parent.name for p, text in texts.items() if p.parent.name not in owners and any(_names(text, owner) for owner in owners)}
         owners, grew = owners | more, bool(more)
     for path in manifests:
         manifest = read_json(path)
@@ -39,6 +40,11 @@ def mark_manifests(data: Path, subject: Subject, changed: Iterable[str]) -> list
             write_json(path, {**manifest, **marks}, durable=True)
             marked.append(path.relative_to(data).as_posix())
     return marked
+
+
+def _names(text: str, owner: str) -> bool:
+    """Whether a text names an owner, and not only one whose name begins with it."""
+    return re.search(rf"{re.escape(owner)}(?![\w-])", text) is not None
 
 
 def _owners(name: str) -> Iterator[str]:
