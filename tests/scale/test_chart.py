@@ -290,6 +290,10 @@ def test_a_command_is_a_job_with_what_the_release_s_pods_have(tmp_path: Path) ->
     assert pod["containers"][0]["image"].startswith("tandem-train:") and pod["nodeSelector"] == {"pool": "batch"}
     assert pod["containers"][0]["env"] == found["batch"]["containers"][0]["env"] and pod["volumes"] == found["batch"]["volumes"]
     assert "Job" not in {p["kind"] for p in rendered({}, tmp_path)}
+    assert "it would run again at each upgrade; take it out" in helm(
+        "template", "shop", CHART, *words[:2], *words[4:], "--is-upgrade", fails=True
+    )
+    assert "kind: Job" not in helm("template", "shop", CHART, *words[:2], "--is-upgrade")
 
 
 def test_the_stream_is_one_pod_also_while_it_is_moved(tmp_path: Path) -> None:
