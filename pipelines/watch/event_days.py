@@ -94,21 +94,27 @@ def _days_of(data: Path, source: EventSource, today: int, cache: _Cache) -> list
 
 
 def _of_right_clocks(days: list[int]) -> list[int]:
-    """Without the few days at either end that a long gap sets apart from more of them."""
+    """Without the few days at either end that a long gap sets apart from the others, where these are more."""
     parts: list[list[int]] = []
     for day in days:
         if not parts or day - parts[-1][-1] > _GAP:
             parts.append([])
         parts[-1].append(day)
-    while len(parts) > 1 and len(parts[-1]) < min(_FEW, len(parts[-2])):
-        parts.pop()
-    while len(parts) > 1 and len(parts[0]) < min(_FEW, len(parts[1])):
-        del parts[0]
+    while len(parts) > 1:
+        end = 0 if len(parts[0]) < len(parts[-1]) else -1
+        others = sum(map(len, parts)) - len(parts[end])  # not its neighbour alone: that may be another wrong clock's
+        if len(parts[end]) >= min(_FEW, others):
+            break
+        parts.pop(end)
     return [day for part in parts for day in part]
 
 
 def _number(day: date) -> int:
     return day.toordinal() - EPOCH.date().toordinal()
+
+
+def _are_days(kept: Any) -> bool:
+    return isinstance(kept, list) and all(type(day) is int for day in kept)
 
 
 class _Known:
@@ -123,7 +129,7 @@ class _Known:
     def days(self, file: EventFile, own: int | None) -> list[int]:
         """The days of the events of a file, rising; of one in the folder of a day (``own``), that day if it has events of it."""
         kept = self.files.get(file.name)
-        if not isinstance(kept, dict) or kept.get("version") != file.version:
+        if not isinstance(kept, dict) or kept.get("version") != file.version or not _are_days(kept.get("days")):
             kept = self.files[file.name] = {"version": file.version, "days": _read(file, self.source, own)}
         days: list[int] = kept["days"]
         return days

@@ -55,12 +55,35 @@ def test_only_who_keeps_it_writes(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] != ["events"]
 
 
+@pytest.mark.parametrize("broken", [None, 7, "x", {}, ["x"], [None], [1.5], [True]])
+def test_what_was_kept_and_is_no_list_of_days_is_found_again(tmp_path: Path, broken: Any) -> None:
+    write(tmp_path, "o.jsonl", HISTORY)
+    event_days(tmp_path, [SOURCE], NOW, keep=True)
+    (kept,) = (p for p in tmp_path.rglob("*") if p.is_file() and "days" in p.name)
+    whole = json.loads(kept.read_text())
+    (entry,) = whole["orders"]["files"].values()
+    before, entry["days"] = entry["days"], broken
+    kept.write_text(json.dumps(whole))
+    assert len(days(tmp_path).days) == len(before) == 10
+    event_days(tmp_path, [SOURCE], NOW, keep=True)
+    (entry,) = json.loads(kept.read_text())["orders"]["files"].values()
+    assert entry["days"] == before
+
+
 def calendar(first: str, count: int) -> list[str]:
     return [f"{(utc(first) + timedelta(days=n)):%Y-%m-%d}T08:00:00Z" for n in range(count)]
 
 
 @pytest.mark.parametrize("dated", [True, False])
-@pytest.mark.parametrize("wrong", [["2023-06-01T10:00:00Z"], ["1970-01-01T00:00:01Z", "2000-01-01T10:00:00Z", *calendar("2022-01-01", 6)]])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["2023-06-01T10:00:00Z"],
+        ["1970-01-01T00:00:01Z", "2000-01-01T10:00:00Z", *calendar("2022-01-01", 6)],
+        ["1970-01-01T00:00:01Z", "1983-01-01T10:00:00Z", "2016-01-01T10:00:00Z", "2019-01-01T10:00:00Z"],
+        [*calendar("2016-01-01", 2), *calendar("2018-01-01", 2), *calendar("2020-01-01", 2), *calendar("2022-01-01", 2)],
+    ],
+)
 def test_a_wrong_clock_makes_no_days(tmp_path: Path, dated: bool, wrong: list[str]) -> None:
     """A history that ended years ago, and a few events of clocks that were years ahead or never set: no end, and no first day."""
     for at in [*HISTORY, *wrong]:
@@ -69,6 +92,15 @@ def test_a_wrong_clock_makes_no_days(tmp_path: Path, dated: bool, wrong: list[st
     assert (found.first, found.end, len(found.days)) == (utc("2013-01-01"), utc("2013-01-11"), 10)
     assert found.since(utc("2013-01-11")) == 0 and found.since(utc("2013-01-10")) == 1
     assert found.since(utc("2013-01-09") + timedelta(hours=1)) == 1, "of a day that was learnt from in part nothing is new"
+
+
+def test_a_short_history_after_wrong_clocks_is_what_counts(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "o.jsonl",
+        ["1970-01-01T00:00:01Z", *(f"{year}-01-01T00:00:00Z" for year in (1980, 1990, 2000)), *calendar("2013-01-01", 3)],
+    )
+    assert (days(tmp_path).first, days(tmp_path).end) == (utc("2013-01-01"), utc("2013-01-04"))
 
 
 def test_a_log_that_goes_on_after_years_is_no_wrong_clock(tmp_path: Path) -> None:
