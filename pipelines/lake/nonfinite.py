@@ -17,7 +17,7 @@ def nonfinite(table: pa.Table | pa.RecordBatch) -> dict[str, int]:
         values = pc.list_flatten(column) if pa.types.is_list(column.type) else column
         if pa.types.is_floating(values.type):
             total = pc.sum(values).as_py()  # one value that is not finite makes it so; null where all are null
-            if total is not None and not math.isfinite(total):
+            if total is not None and not math.isfinite(total):  # or finite ones whose sum is too large: so they are counted, perhaps none
                 count = pc.sum(pc.invert(pc.is_finite(values))).as_py()
                 out |= {name: int(count)} if count else {}
     return out

@@ -17,9 +17,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from serving.online_store.encoding import encode_timestamps, once_each
+from serving.online_store.encoding import encode_timestamps, join, once_each
 from serving.online_store.order import Rows
-from serving.online_store.redis_bytes import Column, Field, PackedBytes, Piece, pack, shapes
+from serving.online_store.redis_bytes import PackedBytes, pack
 from serving.online_store.redis_reading import bulk
 
 __all__ = ["ROWS_PER_CALL", "Header", "Transactions", "WriteCalls", "chunks", "command"]
@@ -99,50 +99,31 @@ class WriteCalls:
         return [begin, self._keys[a:b], self._head, self._args[a:b], b"\r\n"]
 
     def _pack(self, start: int) -> None:
-        rows = self._rows.part(slice(start, start + _ROWS_PER_PACK))
-        at, alike = np.arange(len(rows)), np.zeros(len(rows), np.int64)
-        event, revision, stamp = _order(rows)
-        arguments: list[Field] = [(b"", [event]), (b"", [revision]), (b"", stamp), *((b"", [Column(each)]) for each in rows.values)]
-        self._keys, self._args = pack([(b"", [Column(rows.keys)])], b"", at, alike), pack(arguments, b"", at, alike)
+        rows = _slice(self._rows, start)
+        columns = [*_order(rows), _stamps(rows), *rows.values]
+        self._keys, self._args = pack([(b"", rows.keys)]), pack([(b"", column) for column in columns])
         self._from, self._to = start, start + len(rows)
 
 
 class Transactions:
-    """Rows of one server, in chunks: of each what asks which rows would lose, and what writes the others. To be taken in order.
-
-    Rows whose values have the same lengths are in chunks together (:mod:`serving.online_store.redis_bytes`)."""
+    """Rows of one server, in chunks: of each what asks which rows would lose, and what writes the others. To be taken in order."""
 
     def __init__(self, sha: str, state: Sequence[str], head: Header, rows: Rows) -> None:
         """``sha`` of the script that asks; ``state``: the keys that the rule reads, which are watched, too."""
-        self._sha, self._head, self._count = sha, head, len(rows)
+        self._sha, self._head, self._rows = sha, head, rows
         self._state, self._rule = b"".join(map(bulk, state)), b"".join(map(bulk, head.rule))
         self._state_keys, self._rule_args = len(state), len(head.rule)
-        (event, revision, stamp), key, columns = _order(rows), Column(rows.keys), list(map(Column, rows.values))
-        order: list[Piece] = [event, b" ", revision, f" {head.fingerprint} {head.stamp}".encode()]
-        values: list[Sequence[Piece]] = [order, stamp, *([column] for column in columns)]
-        begin = b"*%d" % (2 + 2 * len(values)) + bulk("HSET")
-        names = map(bulk, (*head.fields, *head.names))
-        self._fields: list[Field] = [(begin, [key]), *zip(names, values)]
-        self._last = b"\r\n"
-        if head.key_ttl:
-            self._fields.append((b"\r\n*3" + bulk("EXPIRE"), [key]))
-            self._last = bulk(head.key_ttl) + b"\r\n"
-        self._asked: list[Field] = [(b"", [event]), (b"", [revision])]
-        self._key: list[Field] = [(b"", [key])]
-        shape = shapes([key, event, revision, *stamp, *columns], max(1, self._count // ROWS_PER_CALL))
-        self._places = np.argsort(shape, kind="stable")
-        self._shape = shape[self._places]
         self._from = self._to = 0
         self._keys: PackedBytes
         self._orders: PackedBytes
         self._commands: PackedBytes
 
     def __len__(self) -> int:
-        return -(-self._count // ROWS_PER_CALL)
+        return -(-len(self._rows) // ROWS_PER_CALL)
 
-    def rows(self, number: int) -> npt.NDArray[np.int64]:
+    def rows(self, number: int) -> range:
         """The places of a chunk's rows."""
-        return self._places[number * ROWS_PER_CALL : (number + 1) * ROWS_PER_CALL]
+        return range(number * ROWS_PER_CALL, min((number + 1) * ROWS_PER_CALL, len(self._rows)))
 
     def ask(self, number: int) -> Bytes:
         """Two commands, in parts: the keys of a chunk are watched, then the script says which rows lose."""
@@ -155,7 +136,7 @@ class Transactions:
 
     def write(self, number: int, losing: Sequence[int]) -> tuple[Bytes, int]:
         """(the transaction that writes the rows of a chunk that do not lose, in parts; the number of its commands). If all lose: that
-        nothing is watched any more, 0. ``losing``: their numbers in the chunk."""
+        nothing is watched any more, 0."""
         a, b = self._packed(number)
         if len(losing) == b - a:
             return [command("UNWATCH")], 0
@@ -166,25 +147,42 @@ class Transactions:
 
     def _packed(self, number: int) -> tuple[int, int]:
         """Where the rows of a chunk are among those that are packed."""
-        first = number * ROWS_PER_CALL
-        end = min(first + ROWS_PER_CALL, self._count)
-        if not self._from <= first < end <= self._to:
-            self._pack(first)
-        return first - self._from, end - self._from
+        chunk = self.rows(number)
+        if not self._from <= chunk.start < chunk.stop <= self._to:
+            self._pack(chunk.start)
+        return chunk.start - self._from, chunk.stop - self._from
 
     def _pack(self, start: int) -> None:
-        some = slice(start, start + _ROWS_PER_PACK)
-        at, shape = self._places[some], self._shape[some]
-        self._keys, self._orders = pack(self._key, b"", at, shape), pack(self._asked, b"", at, shape)
-        self._commands = pack(self._fields, self._last, at, shape)
-        self._from, self._to = start, start + len(at)
+        rows, head = _slice(self._rows, start), self._head
+        event, revision = _order(rows)
+        order = join(event, _scalar(b" "), revision, _scalar(f" {head.fingerprint} {head.stamp}".encode()))
+        fields = [(bulk(name), column) for name, column in zip((*head.fields, *head.names), (order, _stamps(rows), *rows.values))]
+        begin = b"*%d" % (2 + 2 * len(fields)) + bulk("HSET")
+        last = b"\r\n" + (b"*3" + bulk("EXPIRE") if head.key_ttl else b"")
+        pieces = [(begin, rows.keys), *fields, (last, rows.keys if head.key_ttl else None)]
+        self._keys, self._orders = pack([(b"", rows.keys)]), pack([(b"", event), (b"", revision)])
+        self._commands = pack(pieces, bulk(head.key_ttl) + b"\r\n" if head.key_ttl else b"")
+        self._from, self._to = start, start + len(rows)
 
 
-def _order(rows: Rows) -> tuple[Column, Column, list[Column]]:
-    """(event times in decimals, revisions in decimals, what the time field holds: the packed row before the time)."""
-    stamps = Column(encode_timestamps(rows.event_us))
-    event, revision = Column(once_each(rows.event_us, _decimals)), Column(_decimals(rows.revision))
-    return event, revision, [stamps] if rows.packed is None else [Column(rows.packed), stamps]
+def _slice(rows: Rows, start: int) -> Rows:
+    """The rows that are packed at once."""
+    return rows.part(slice(start, start + _ROWS_PER_PACK))
+
+
+def _order(rows: Rows) -> tuple[pa.Array, pa.Array]:
+    """(event times, revisions) in decimals."""
+    return once_each(rows.event_us, _decimals), _decimals(rows.revision)
+
+
+def _stamps(rows: Rows) -> pa.Array:
+    """What the time field holds, the packed row before the time."""
+    stamps = encode_timestamps(rows.event_us)
+    return stamps if rows.packed is None else join(rows.packed, stamps)
+
+
+def _scalar(data: bytes) -> pa.Scalar:
+    return pa.scalar(data, pa.binary())
 
 
 def _decimals(numbers: npt.NDArray[np.int64]) -> pa.Array:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import redis
 from redis.exceptions import NoScriptError, ResponseError
 
 from serving.online_store.redis_calls import Transactions, command
@@ -268,7 +269,7 @@ def _commit(connection: Any, rows: Transactions, script: str, replicas: Replicas
         elif _executed(connection, count):
             written += len(rows.rows(number)) - len(losing)
         else:
-            undecided += rows.rows(number).tolist()
+            undecided += rows.rows(number)
         if not last:
             answers = received(connection, 2)
             forgot = isinstance(answers[1], NoScriptError)  # meanwhile, as after SCRIPT FLUSH
@@ -293,7 +294,9 @@ def _executed(connection: Any, count: int) -> bool:
 
 def _numbers(connection: Any, count: int) -> bool:
     """Whether the next answers are those of a transaction that was carried out and answered by numbers: then they are taken. An object for
-    each costs more than the answers. What is something else, or lies behind them, is left to redis-py's parser."""
+    each costs more than the answers. What is something else, or lies behind them, is left to redis-py's parser.
+
+    Raises redis-py's errors where the connection breaks or nothing comes in time; it is of no use then."""
     parser = getattr(connection, "_parser", None)
     reader, sock = getattr(parser, "_reader", None), getattr(parser, "_sock", None)
     if reader is None or sock is None:
@@ -303,8 +306,10 @@ def _numbers(connection: Any, count: int) -> bool:
     while not end:
         try:
             more = sock.recv(_READ_BYTES)
-        except OSError:  # redis-py's parser says it better, with what came before it
-            more = b""
+        except TimeoutError as error:  # not left to the parser, which would wait as long again
+            raise redis.exceptions.TimeoutError("Timeout reading from socket") from error
+        except OSError as error:
+            raise redis.exceptions.ConnectionError(f"Error while reading from socket: {error.args}") from error
         got += more
         if not more or not (got.startswith(begin) if len(got) >= len(begin) else begin.startswith(got)):
             break
