@@ -12,12 +12,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipelines.lake.layout import REPORT
+from pipelines.lake import layout
 from pipelines.project.config import TrackingSettings
+from pipelines.project.secrets import masked
 from pipelines.tracking.plots import draw
 from pipelines.tracking.stores import artifact_root, error_text, shown, store_file
 from pipelines.tracking.tracked_run import Record
 from pipelines.tracking.tracker import Tracker
+from transforms.errors import ConfigError
 from transforms.locks import lock
 
 __all__ = ["MlflowTracker", "make_whole"]
@@ -50,7 +52,7 @@ class MlflowTracker(Tracker):
         """What the environment says of MLflow's own run: inside ``mlflow run``, the outermost of our runs becomes that one."""
         root = os.environ.get("MLFLOW_RUN_ID", "")
         store = os.environ.get("MLFLOW_TRACKING_URI", uri)
-        return {"mlflow_root": root, "uri": shown(uri)} if root and store == uri else {}
+        return {"mlflow_root": root, "uri": masked(uri)} if root and store == uri else {}
 
     @classmethod
     def unreachable(cls, uri: str) -> str:
@@ -124,7 +126,13 @@ class MlflowTracker(Tracker):
     def deliver(self, record: Record, given: Mapping[str, Any]) -> Mapping[str, str]:
         """See :class:`pipelines.tracking.tracker.Tracker`."""
         uri, root = str(given.get("uri") or ""), str(given.get("mlflow_root") or "")
-        uri = self.uri if uri in ("", shown(self.uri)) else uri  # a note has it without its password
+        if uri in ("", masked(self.uri), shown(self.uri)):  # a note has it without its password; shown: of an earlier version
+            uri = self.uri
+        elif "***" in uri:  # MLflow would log in with the mask
+            place = layout.tracking(self.data) / "outbox" / "mlflow"
+            raise ConfigError(
+                f"it belongs to {shown(uri)}, whose password is not kept; set tracking.uri back, or delete its note in {place}"
+            )
         client = self._client(uri)
         outer = client.get_run(root) if root else None
         experiment = str(outer.info.experiment_id) if outer is not None else self._experiment(client)
@@ -176,7 +184,7 @@ class MlflowTracker(Tracker):
             client.log_artifact(number, str(file), str(Path(name).parent) if "/" in name else None)
         with draw(record) as pictures:
             for file in pictures:
-                client.log_artifact(number, str(file), REPORT)
+                client.log_artifact(number, str(file), layout.REPORT)
         self._inputs(client, number, record)
 
     def _inputs(self, client: Any, number: str, record: Record) -> None:

@@ -9,6 +9,7 @@ import sys
 import zlib
 from base64 import b64decode
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -206,6 +207,32 @@ def test_what_a_tracker_s_library_says_is_kept_without_the_password_of_its_addre
     assert given["mlflow_root"] == "outer"
     kept = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
     assert kept and PLANTED not in str((said, kept, given))
+
+
+def test_a_run_within_mlflow_s_own_is_not_sent_with_the_mask_as_its_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After tracking.uri moved, a note of the old store holds no password to log in with; MLflow asked with ``***`` for ever."""
+    from pipelines.project.config import TrackingSettings
+    from pipelines.tracking.mlflow import MlflowTracker
+    from pipelines.tracking.tracked_run import Record
+
+    old, new, asked = f"http://user:{PLANTED}@old:9", "http://new:9", list[str]()
+    monkeypatch.setenv("MLFLOW_RUN_ID", "outer")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(MlflowTracker, "_client", lambda self, uri: asked.append(uri) or (_ for _ in ()).throw(ConnectionError))
+    record: Record = SimpleNamespace(id="batch-1", parent=None)  # type: ignore[assignment]
+
+    def deliver(now: str, noted: str) -> None:
+        MlflowTracker(TrackingSettings(uri=now), now, tmp_path).deliver(record, MlflowTracker.given(noted))
+
+    with pytest.raises(
+        ConfigError, match=r"^it belongs to http://old:9, .*; set tracking\.uri back, or delete its note in .*/outbox/mlflow$"
+    ):
+        deliver(new, old)
+    assert not asked
+    for now, noted in ((old, old), (new, new), (old, new)):
+        with pytest.raises(ConnectionError):
+            deliver(now, noted)
+    assert asked == [old, new, new], "what has no password is asked where it was"
 
 
 def unpacked(payload: bytes) -> bytes:
