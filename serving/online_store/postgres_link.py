@@ -8,6 +8,7 @@ import re
 import selectors
 import sys
 import time
+from collections import Counter
 from typing import Any
 
 import psycopg
@@ -36,9 +37,11 @@ _REFUSAL_CODES = {
     "42501": "grant its user CONNECT on that database",
 }
 """The same by SQLSTATE, in whatever language it answers (``lc_messages``)."""
-_codes: dict[tuple[str, str], str | None] = {}
-"""Of a server's address and an error that it refused with, the SQLSTATE: what waits for days asks once."""
-_MOST_ASKED = 64
+_codes: dict[tuple[str, str], str] = {}
+"""Of a server's address and an error that it refused with, the SQLSTATE that it answered: what waits for days asks once."""
+_asked: Counter[tuple[str, str]] = Counter()
+_MOST_ASKED, _TRIES = 256, 3
+"""How often a process asks in all, and for one error as long as nobody answers: a server may end while it is asked."""
 SETTING_UP = 7_382_511_064_118_903_021
 """The lock of who makes tables: CREATE ... IF NOT EXISTS fails where two do it at once."""
 
@@ -109,11 +112,12 @@ def _refusal(error: psycopg.OperationalError, where: str, seconds: float) -> str
     if isinstance(error, psycopg.errors.ConnectionTimeout):  # nobody answered
         return None
     question = where, str(error)
-    if question not in _codes and len(_codes) < _MOST_ASKED:
-        _codes[question] = None  # what another thread finds meanwhile
+    if question not in _codes and _asked[question] < _TRIES and _asked.total() < _MOST_ASKED:
+        _asked[question] += 1
         with contextlib.suppress(psycopg.Error, OSError):  # the error that led here is the one to tell
-            _codes[question] = _sqlstate(where, seconds)
-    return _REFUSAL_CODES.get(_codes.get(question) or "")
+            if (code := _sqlstate(where, seconds)) is not None:
+                _codes[question] = code
+    return _REFUSAL_CODES.get(_codes.get(question, ""))
 
 
 def _sqlstate(where: str, seconds: float) -> str | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import resource
 import socket
 import struct
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -243,9 +244,12 @@ def test_a_server_that_lets_nobody_in_is_no_outage(postgres: PostgresServer) -> 
 
 
 @contextlib.contextmanager
-def in_another_language(port: int, code: bytes = b"", logins: list[socket.socket] | None = None) -> Iterator[int]:
+def in_another_language(
+    port: int, code: bytes = b"", logins: list[socket.socket] | None = None, lost: Collection[int] = ()
+) -> Iterator[int]:
     """The port of a relay to the server that says the texts of its errors in Japanese, severities too (``code``: in place of theirs);
-    ``logins`` has the connections to it."""
+    ``logins`` has the connections to it; of these it ends the ones whose numbers are in ``lost`` at once."""
+    count = itertools.count(1)
 
     def translated(frame: bytes) -> bytes:
         fields = [f for f in frame[5:].split(b"\0") if f]
@@ -271,6 +275,9 @@ def in_another_language(port: int, code: bytes = b"", logins: list[socket.socket
                 client = listener.accept()[0]
                 if logins is not None:
                     logins.append(client)
+                if next(count) in lost:
+                    client.close()
+                    continue
                 threading.Thread(target=talk, args=(client,), daemon=True).start()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -319,6 +326,18 @@ def test_what_waits_for_days_asks_a_server_once_what_it_means(postgres: Postgres
             with pytest.raises(StoreError) as told:
                 other.store.reach(other.config)
             assert isinstance(told.value, RightsError) == (code == b"28P01") and len(logins) == n + 1
+
+
+def test_a_question_that_nobody_answered_is_asked_again(postgres: PostgresServer) -> None:
+    """The server that refused ended while it was asked: a wrong password is no outage for the rest of the process."""
+    bench, logins = Bench.open({"type": POSTGRES, **postgres.settings}, view()), list[socket.socket]()
+    with in_another_language(postgres.port, b"28P01", logins, lost={2}) as port:
+        other, told = _own_process(bench, None, port=port, password="no"), []
+        for _ in range(3):
+            with pytest.raises(StoreError) as caught:
+                other.store.reach(other.config)
+            told.append(isinstance(caught.value, RightsError))
+    assert told == [False, True, True] and len(logins) == 5
 
 
 @pytest.mark.parametrize(
