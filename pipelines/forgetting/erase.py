@@ -274,8 +274,8 @@ def _one_file(file: Found, subject: Subject, dry_run: bool, report: Report, answ
         return
     elif _has_lines(file) and lines.endswith(LINES):
         try:
-            count = without_json(path, subject, dry_run)
-        except UNREADABLE:
+            count = without_json(path, subject, dry_run, lambda: report.unread.append(file.name))
+        except (*UNREADABLE, UnreadableFileError):
             report.unread.append(file.name)
             count = 0
         _rewritten(count, place, file.name, report)

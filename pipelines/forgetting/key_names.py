@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 from pipelines.forgetting.column_types import cells, is_letters, may_name, names_in
 from pipelines.forgetting.key_values import readings
 from pipelines.forgetting.other_formats import is_other, named_columns
-from pipelines.forgetting.subject import LINES, UNREADABLE, opened
+from pipelines.forgetting.subject import LINES, UNREADABLE
 from pipelines.forgetting.waiting_letters import letters_have
+from pipelines.sources.file_formats.compressed_file import opened
 from pipelines.sources.file_formats.file_format import COMPRESSED, UnreadableFileError
 from pipelines.sources.file_formats.json_lines_file import json_texts
 from pipelines.sources.file_records import partitions_of

@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 from pipelines.forgetting.column_types import is_bytes, is_text
 
 __all__ = [
-    "LEAST_BYTES", "NUMBER", "Mask", "cells_equal", "column_holds", "forms", "is_value", "patterns", "plain_text", "readings", "same_name",
-    "value_text",
+    "LEAST_BYTES", "NUMBER", "Mask", "cells_equal", "column_holds", "forms", "is_value", "longest_match", "patterns", "plain_text",
+    "readings", "same_name", "value_text",
 ]  # fmt: skip
 
 NUMBER = re.compile(r"-?[0-9]{1,20}")
@@ -63,6 +63,11 @@ def patterns(keys: tuple[tuple[str, str], ...]) -> list[re.Pattern[bytes]]:
             any_form = rb"(?:" + any_form + rb")|" + re.escape(example)
         out.append(re.compile(any_form, re.DOTALL))
     return out
+
+
+def longest_match(name: str, value: str) -> int:
+    """How many bytes a pattern of :func:`patterns` looks at, at most: a form of the value with the name, and what stands around them."""
+    return len(name.encode()) + max(map(len, forms(value))) + 64
 
 
 def _varint(value: int) -> bytes:

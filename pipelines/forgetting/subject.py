@@ -10,12 +10,10 @@ beside it; any other value wherever its bytes are.
 
 from __future__ import annotations
 
-import bz2
-import contextlib
-import gzip
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.forgetting.column_types import cells, is_bytes, is_letters, is_text, may_name, names_in, types_in
+from pipelines.forgetting.file_bytes import PART_BYTES, all_stand_in, text_parts
 from pipelines.forgetting.key_values import (
     LEAST_BYTES,
     NUMBER,
@@ -35,12 +34,14 @@ from pipelines.forgetting.key_values import (
     column_holds,
     forms,
     is_value,
+    longest_match,
     patterns,
     plain_text,
     readings,
     same_name,
 )
 from pipelines.lake.data_files import replaced
+from pipelines.sources.file_formats.compressed_file import opened
 from pipelines.sources.file_formats.transcoded import marked_encoding
 from pipelines.sources.file_records import partitions_of
 from transforms.computed import compute
@@ -49,10 +50,10 @@ from transforms.event_source import EventSource
 from transforms.fields import EVENT_MARK
 from transforms.mapping import Read, read_records, read_rows
 
-__all__ = ["LINES", "UNREADABLE", "Subject", "holds", "opened", "packed", "without_rows"]
+__all__ = ["LINES", "UNREADABLE", "Subject", "holds", "without_rows"]
 
 LINES = (".jsonl", ".ndjson", ".json")
-UNREADABLE = (pa.ArrowException, OSError, EOFError, ValueError, RuntimeError, MemoryError)
+UNREADABLE = (pa.ArrowException, OSError, EOFError, ValueError, RuntimeError, MemoryError, zlib.error)
 """What a file raises that is damaged, not of the format that its name says, or of which a type would run code (pyarrow-hotfix)."""
 _RECORDS = 1_000
 """So many are asked of a source at once."""
@@ -162,6 +163,10 @@ class Subject:
     def stands_in(self, data: bytes) -> bool:
         """Whether bytes that are no record hold all its values; see the module."""
         return all(pattern.search(data) for pattern in patterns(self.keys))
+
+    def stands_in_parts(self, parts: Iterator[bytes]) -> bool:
+        """:meth:`stands_in` of all parts together, in bounded memory."""
+        return all_stand_in(parts, patterns(self.keys), max((longest_match(*key) for key in self.keys), default=0))
 
     def within(self, path: Path) -> Subject:
         """What is left to be asked of a file's records, where its folders ``key=value`` say some of it."""
@@ -276,32 +281,6 @@ def without_rows(path: Path, subject: Subject, dry_run: bool = False, made: bool
     return table.filter(pa.array(found))
 
 
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
-    """The bytes of a file, decompressed by the suffix of its name."""
-    if path.name.lower().endswith(".zst"):
-        with pa.input_stream(str(path), compression="zstd") as stream:
-            yield cast(BinaryIO, stream)
-    elif path.name.lower().endswith(".gz"):
-        with gzip.open(path, "rb") as packed:
-            yield cast(BinaryIO, packed)
-    elif path.name.lower().endswith(".bz2"):
-        with bz2.open(path, "rb") as smaller:
-            yield cast(BinaryIO, smaller)
-    else:
-        with open(path, "rb") as plain:
-            yield plain
-
-
-def packed(path: Path, data: bytes) -> bytes:
-    """Compressed as the suffix of a file's name says."""
-    if path.name.lower().endswith(".zst"):
-        return bytes(pa.compress(data, codec="zstd", asbytes=True))
-    if path.name.lower().endswith(".bz2"):
-        return bz2.compress(data)
-    return gzip.compress(data, mtime=0) if path.name.lower().endswith(".gz") else data
-
-
 def holds(path: Path, subject: Subject) -> bool:
     """Whether the bytes of all its values are in a file: unpacked, and decoded where it is Parquet."""
     if path.name.lower().endswith(".parquet"):
@@ -309,12 +288,18 @@ def holds(path: Path, subject: Subject) -> bool:
             with pq.ParquetFile(path) as file:
                 table = file.read()
         except UNREADABLE:
-            return subject.stands_in(path.read_bytes())
+            with open(path, "rb") as raw:
+                return subject.stands_in_parts(text_parts(raw, None))
         return all(any(column_holds(column, name, value) for column in table.columns) for name, value in subject.keys)
     try:
         with opened(path) as unpacked:
-            data = unpacked.read()
+            return _stands_in(unpacked, subject)
     except UNREADABLE:  # damaged: as it is
-        data = path.read_bytes()
-    encoding = marked_encoding(data)
-    return subject.stands_in(data.decode(encoding, "replace").encode() if encoding else data)
+        with open(path, "rb") as raw:
+            return _stands_in(raw, subject)
+
+
+def _stands_in(f: BinaryIO, subject: Subject) -> bool:
+    start = f.read(PART_BYTES)
+    encoding = marked_encoding(start)
+    return subject.stands_in_parts(text_parts(f, encoding, start))
