@@ -218,7 +218,12 @@ def test_a_run_within_mlflow_s_own_is_not_sent_with_the_mask_as_its_user(tmp_pat
     old, new, asked = f"http://user:{PLANTED}@old:9", "http://new:9", list[str]()
     monkeypatch.setenv("MLFLOW_RUN_ID", "outer")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(MlflowTracker, "_client", lambda self, uri: asked.append(uri) or (_ for _ in ()).throw(ConnectionError))
+
+    def ask(self: MlflowTracker, uri: str) -> None:
+        asked.append(uri)
+        raise ConnectionError
+
+    monkeypatch.setattr(MlflowTracker, "_client", ask)
     record: Record = SimpleNamespace(id="batch-1", parent=None)  # type: ignore[assignment]
 
     def deliver(now: str, noted: str) -> None:
