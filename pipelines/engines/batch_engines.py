@@ -18,6 +18,7 @@ from typing import Any
 from pipelines.batch.batch_engine import BatchEngine
 from pipelines.lake.staged_code import staged_code
 from pipelines.project.repository import Repo
+from pipelines.services.jars import cache_folder, listed
 from pipelines.streaming.engines.flink_rest import Cluster
 from transforms.errors import ConfigError
 
@@ -59,7 +60,7 @@ class _Jvm(BatchEngine):
         program: Callable[[], Any],
         flags: Mapping[str, str],
         args: Sequence[str],
-        reach: Callable[[], None] | None,
+        reach: Callable[[], object] | None,
     ) -> None:
         self.name, self.repo, self.program, self.reach, self.elsewhere = name, repo, program, reach, reach is not None
         self.args = [*(f"--{key}={value}" for key, value in flags.items()), *args]
@@ -149,8 +150,13 @@ def _spark(repo: Repo, flags: EngineFlags, args: Sequence[str]) -> BatchEngine:
     def program() -> Any:
         from pipelines.engines.portable_job import JvmProgram
 
-        embedded = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"} if flags.master is None else {}
-        settings = {"spark.ui.enabled": "false", "spark.local.dir": "{folder}/tmp", **embedded}
+        here = "127.0.0.1" if flags.master is None else _reach_spark(flags.master)  # Spark's own guess is the host's first interface
+        settings = {
+            "spark.ui.enabled": "false",
+            "spark.local.dir": "{folder}/tmp",
+            "spark.driver.host": here,
+            "spark.driver.bindAddress": here,
+        }
         if flags.master is not None and flags.parallelism is not None:
             settings["spark.cores.max"] = str(flags.parallelism)
         opens = ("java.base/sun.nio.cs", "java.base/sun.security.action", "java.base/sun.util.calendar")
@@ -160,17 +166,30 @@ def _spark(repo: Repo, flags: EngineFlags, args: Sequence[str]) -> BatchEngine:
             "org.apache.beam.runners.spark.SparkPipelineRunner",
             embedded=flags.master is None,
             worker=None if flags.master is None else flags.worker,
-            options={"runner": "org.apache.beam.runners.spark.SparkRunner"},  # its Java side looks for one where none is named
+            options={
+                "runner": "org.apache.beam.runners.spark.SparkRunner",  # its Java side looks for one where none is named
+                "files_to_stage": [str(cache_folder() / jar.path) for jar in listed("spark") if _for_executors(jar.path)],
+            },
             java=(*(f"--add-opens={each}=ALL-UNNAMED" for each in opens), *(f"-D{key}={value}" for key, value in settings.items())),
         )
 
     return _Jvm("spark", repo, program, said, args, None if flags.master is None else partial(_reach_spark, flags.master))
 
 
-def _reach_spark(master: str) -> None:
+def _for_executors(jar: str) -> bool:
+    """Beam's own, which a Spark does not have. What it has comes first there, and Google's file system, which nothing of ours uses, fails
+    with the Guava of a Spark."""
+    own = jar.startswith(("org/apache/beam/", "net/bytebuddy/", "args4j/"))
+    return own and "google-cloud-platform" not in jar
+
+
+def _reach_spark(master: str) -> str:
+    """The address of this machine on the way to the master: there its executors reach the driver."""
     host, _, port = master.removeprefix("spark://").rpartition(":")
     try:
-        socket.create_connection((host, int(port)), 10).close()
+        with socket.create_connection((host, int(port)), 10) as reached:
+            address = str(reached.getsockname()[0])
+            return f"[{address}]" if ":" in address else address
     except (OSError, OverflowError) as error:
         raise ConfigError(f"--master {master}: no Spark master answers there ({error}); correct the address or start it") from None
 

@@ -55,7 +55,7 @@ class JvmProgram:
     worker: str | None = None
     heap_mb: int = 1024
     java: tuple[str, ...] = ()
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     end: Callable[[str], None] | None = None
 
 

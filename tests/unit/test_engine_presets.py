@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 import zipfile
@@ -66,7 +67,7 @@ def test_a_repository_of_more_than_code_is_refused(repo: Any, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("name", "master"), [("flink", None), ("spark", None), ("flink", "host:8081"), ("spark", "spark://host:7077")]
+    ("name", "master"), [("flink", None), ("spark", None), ("flink", "127.0.0.1:{port}"), ("spark", "spark://127.0.0.1:{port}")]
 )  # fmt: skip
 def test_code_is_sent_to_other_machines_alone(
     repo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, master: str | None
@@ -82,10 +83,36 @@ def test_code_is_sent_to_other_machines_alone(
             return portable_job._Done()
 
     monkeypatch.setattr(portable_job, "JvmRunner", Runner)
-    with engine_of(name, repo, EngineFlags(master=master), []).pipeline(tmp_path):
-        pass
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        flags = EngineFlags(master=master and master.format(port=there.getsockname()[1]))
+        with engine_of(name, repo, flags, []).pipeline(tmp_path):
+            pass
     (code,) = sent
     assert bool(code) == (master is not None)
+
+
+def test_executors_of_spark_get_beam_alone_and_the_address_by_which_the_master_is_reached(
+    repo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[portable_job.JvmProgram] = []
+
+    class Runner(PipelineRunner):
+        def __init__(self, program: portable_job.JvmProgram, *_: object) -> None:
+            made.append(program)
+
+        def run_pipeline(self, pipeline: object, options: object) -> PipelineResult:
+            return portable_job._Done()
+
+    monkeypatch.setattr(portable_job, "JvmRunner", Runner)
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        engine = engine_of("spark", repo, EngineFlags(master=f"spark://127.0.0.1:{there.getsockname()[1]}"), [])
+        with engine.pipeline(tmp_path):
+            pass
+    (program,) = made
+    assert "-Dspark.driver.host=127.0.0.1" in program.java
+    names = {Path(jar).name.rpartition("-")[0] for jar in program.options["files_to_stage"]}
+    assert {"beam-runners-spark-3", "beam-sdks-java-core", "beam-vendor-grpc-1_60_1"} <= names
+    assert not [n for n in names if n.startswith(("spark-", "hadoop-", "guava", "gcsio", "slf4j", "log4j"))]
 
 
 def test_a_worker_is_told_by_its_environment(tmp_path: Path) -> None:
