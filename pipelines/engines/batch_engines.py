@@ -150,6 +150,8 @@ def _spark(repo: Repo, flags: EngineFlags, args: Sequence[str]) -> BatchEngine:
     def program() -> Any:
         from pipelines.engines.portable_job import JvmProgram
 
+        jars = [str(cache_folder() / jar.path) for jar in listed("spark") if _for_executors(jar.path)]
+        staged = {} if flags.master is None else {"files_to_stage": jars}
         here = "127.0.0.1" if flags.master is None else _reach_spark(flags.master)  # Spark's own guess is the host's first interface
         settings = {
             "spark.ui.enabled": "false",
@@ -166,10 +168,7 @@ def _spark(repo: Repo, flags: EngineFlags, args: Sequence[str]) -> BatchEngine:
             "org.apache.beam.runners.spark.SparkPipelineRunner",
             embedded=flags.master is None,
             worker=None if flags.master is None else flags.worker,
-            options={
-                "runner": "org.apache.beam.runners.spark.SparkRunner",  # its Java side looks for one where none is named
-                "files_to_stage": [str(cache_folder() / jar.path) for jar in listed("spark") if _for_executors(jar.path)],
-            },
+            options={"runner": "org.apache.beam.runners.spark.SparkRunner", **staged},  # its Java side looks for one where none is named
             java=(*(f"--add-opens={each}=ALL-UNNAMED" for each in opens), *(f"-D{key}={value}" for key, value in settings.items())),
         )
 
