@@ -22,7 +22,7 @@ from pipelines.lake.run_records import FORMAT, RunHead, RunRecord, head_fields, 
 from transforms import locks
 from transforms.errors import DataError
 
-__all__ = ["LAST_WORD", "UNDER_WAY", "Run", "RunStore", "begin", "damaged", "find", "list_runs", "range_of"]
+__all__ = ["LAST_WORD", "UNDER_WAY", "Run", "RunStore", "begin", "damaged", "find", "list_runs", "moment_of", "range_of"]
 
 UNDER_WAY = ("running", "publishing")
 LAST_WORD = "ended.json"
@@ -302,7 +302,7 @@ class RunStore:
 
     def _after_all(self, now: datetime) -> datetime:
         """``now``, or just after the newest run: a clock that was set back must not make the newest run an older one."""
-        created = [moment for head in self._heads().values() if (moment := _moment(head.get("created"))) is not None]
+        created = [moment for head in self._heads().values() if (moment := moment_of(head.get("created"))) is not None]
         return max([now, *(moment + timedelta(microseconds=1) for moment in created)])
 
     def _begin(self, kind: str, digest: str, now: datetime, rerun: bool, replaced: Callable[[Run], bool]) -> Run:
@@ -328,7 +328,8 @@ class RunStore:
         return run
 
 
-def _moment(text: Any) -> datetime | None:
+def moment_of(text: Any) -> datetime | None:
+    """A time in a record, in UTC where it names no zone; None where it is none that can be read."""
     try:
         moment = datetime.fromisoformat(str(text))
     except ValueError:  # of a manifest that somebody wrote by hand
@@ -338,7 +339,7 @@ def _moment(text: Any) -> datetime | None:
 
 def range_of(run: Run) -> tuple[datetime, datetime] | None:
     """The range of a batch or training run, with a zone (UTC where it names none); None where it has none that can be read."""
-    moments = [_moment(t) for t in run.head.range]
+    moments = [moment_of(t) for t in run.head.range]
     return (moments[0], moments[1]) if len(moments) == 2 and moments[0] and moments[1] else None
 
 

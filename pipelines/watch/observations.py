@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from pipelines.lake import layout
 from pipelines.lake.graphs import applied_graphs
 from pipelines.lake.report_records import newest_first
 from pipelines.lake.run_records import RetrainRecord
-from pipelines.lake.runs import Run, range_of
+from pipelines.lake.runs import Run, moment_of, range_of
 from pipelines.monitoring.monitor_report import MonitorReport
 from pipelines.project.config import WatchSettings
 from pipelines.registry.alias_file import current, model_folder
@@ -32,14 +32,6 @@ DECAY = frozenset({"auc", "log_loss", "calibration"})
 BROKEN = frozenset({"unit", "recomputed", "ahead"})
 """Names of the monitor's checks, by what follows from their failure."""
 _DAY = timedelta(days=1)
-
-
-def _time(value: Any) -> datetime | None:
-    try:
-        moment = datetime.fromisoformat(str(value))
-    except ValueError:
-        return None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def trained(runs: Sequence[Run], model: str) -> list[Run]:
@@ -110,8 +102,8 @@ def attempts(runs: Sequence[Run], model: str) -> tuple[Attempt, ...]:
         if run.kind != KIND or run.head.model != model:
             continue
         head, tries = run.head, run.as_(RetrainRecord).tries
-        begun = _time(run.as_(RetrainRecord).begun or head.created) or EPOCH
-        ended = _time(head.finished or head.noticed)
+        begun = moment_of(run.as_(RetrainRecord).begun or head.created) or EPOCH
+        ended = moment_of(head.finished or head.noticed)
         if run.status == "complete":
             out.append(Attempt(head.key, "done", begun, ended, max(tries - 1, 0)))
         elif run.status in ("running", "publishing"):
@@ -159,7 +151,7 @@ def gather(
     champion, challenger = aliases.champion, None if settings.promote else aliases.challenger
     return State(
         policy=Policy.of(settings),
-        champion=Champion(champion, _time(version_facts(data, model, champion).get("created")), new(champion)) if champion else None,
+        champion=Champion(champion, moment_of(version_facts(data, model, champion).get("created")), new(champion)) if champion else None,
         waiting=Waiting(challenger, new(challenger)) if challenger else None,
         data_end=days.end if days else None,
         key=digest(key_of(model, days.end, applied(data, groups))) if days else None,

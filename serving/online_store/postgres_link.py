@@ -123,7 +123,7 @@ def _refusal(error: psycopg.OperationalError, where: str, seconds: float) -> str
 def _sqlstate(where: str, seconds: float) -> str | None:
     """What a server answers a login with, as SQLSTATE; None where it lets in or nobody answers. libpq has none of it while there is no
     connection, but in its trace of the protocol, which psycopg offers on Linux. It is one more login, and some kilobytes that psycopg
-    never gives back: for each question once in a process."""
+    never gives back."""
     if sys.platform != "linux":
         return None
     with open(os.memfd_create("trace"), "w+b") as trace:  # in memory: a login may be in it

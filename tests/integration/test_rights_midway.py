@@ -6,7 +6,6 @@ import ctypes
 import os
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -19,19 +18,12 @@ from pipelines.streaming.stages.shard_delivery import ShardDelivery
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.status import StreamStatus, Tracker, line
 from tandem.testing.online_store import NOW, Bench, view
+from tests.integration.kafka_world import until
 from tests.postgres_server import postgres_server
 from tests.redis_server import redis_server
 
 T = NOW - timedelta(hours=1)
 STORE = "serving.online_store.{}.Ordered{}OnlineStore"
-
-
-def eventually(what: Callable[[], Any], seconds: float = 60.0) -> Any:
-    until = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < until, "it does not come"
-        time.sleep(0.02)
-    return found
 
 
 def waits_and_goes_on(folder: Path, bench: Bench, take: Callable[[], Any], give: Callable[[], Any], why: str) -> None:
@@ -62,7 +54,7 @@ def waits_and_goes_on(folder: Path, bench: Bench, take: Callable[[], Any], give:
     assert done.acquire(timeout=60) and not failed
     take()
     turn.release()
-    found = eventually(lambda: why in (now := looked()).waiting_why.get("online store", "") and now)
+    found = until(lambda: why in (now := looked()).waiting_why.get("online store", "") and now)
     assert found.waiting_shards == 1
     assert f"waiting for online store ({found.waiting_why['online store']})" in line(found) and "\n" not in line(found)
     assert any(why in said for said in state.said()[0]) and state.failure() is None
