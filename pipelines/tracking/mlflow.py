@@ -16,7 +16,7 @@ from pipelines.lake import layout
 from pipelines.project.config import TrackingSettings
 from pipelines.project.secrets import masked
 from pipelines.tracking.plots import draw
-from pipelines.tracking.stores import artifact_root, error_text, shown, store_file
+from pipelines.tracking.stores import TRACKING_URI, artifact_root, error_text, shown, store_file
 from pipelines.tracking.tracked_run import Record
 from pipelines.tracking.tracker import Tracker
 from transforms.errors import ConfigError
@@ -51,7 +51,7 @@ class MlflowTracker(Tracker):
     def given(cls, uri: str) -> dict[str, Any]:
         """What the environment says of MLflow's own run: inside ``mlflow run``, the outermost of our runs becomes that one."""
         root = os.environ.get("MLFLOW_RUN_ID", "")
-        store = os.environ.get("MLFLOW_TRACKING_URI", uri)
+        store = os.environ.get(TRACKING_URI, uri)
         return {"mlflow_root": root, "uri": masked(uri)} if root and store == uri else {}
 
     @classmethod

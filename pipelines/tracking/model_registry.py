@@ -28,7 +28,7 @@ from pipelines.lake.data_files import write_json
 from pipelines.lake.runs import Run
 from pipelines.registry.alias_file import current, model_folder, models_of, versions_on_disk
 from pipelines.registry.scores import evaluations_of
-from pipelines.tracking.stores import artifact_root
+from pipelines.tracking.stores import TRACKING_URI, artifact_root
 from serving.aliases import ALIASES
 from serving.request_errors import ModelError
 from transforms.locks import lock
@@ -145,12 +145,14 @@ def _as_mlflows_own(uri: str) -> Iterator[None]:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     import mlflow
 
-    before = mlflow.get_tracking_uri()
+    # MLflow keeps it in the environment too, for child processes; what stood there, or did not, is what our own settings are read from.
+    before, said = mlflow.get_tracking_uri(), os.environ.get(TRACKING_URI)
     mlflow.set_tracking_uri(uri)
     try:
         yield
     finally:
         mlflow.set_tracking_uri(before)
+        os.environ.pop(TRACKING_URI, None) if said is None else os.environ.update({TRACKING_URI: said})
 
 
 class _Mirror:

@@ -15,14 +15,15 @@ from transforms.plain_paths import plain_path
 if TYPE_CHECKING:
     from pipelines.project.config import Settings
 
-__all__ = ["artifact_root", "error_text", "shown", "store_file", "trackers", "tracking_uri"]
+__all__ = ["TRACKING_URI", "artifact_root", "error_text", "shown", "store_file", "trackers", "tracking_uri"]
+
+TRACKING_URI = "MLFLOW_TRACKING_URI"
+"""MLflow's own variable of the environment."""
 
 
 def tracking_uri(settings: Settings, data: Path) -> str:
     """The URI of the MLflow store: the setting, else ``MLFLOW_TRACKING_URI`` (as MLflow itself), else SQLite in the data folder."""
-    return (
-        settings.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{layout.mlflow_store(plain_path(data.resolve()))}"
-    )
+    return settings.tracking.uri or os.environ.get(TRACKING_URI, "") or f"sqlite:///{layout.mlflow_store(plain_path(data.resolve()))}"
 
 
 def shown(uri: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -60,7 +61,7 @@ def aliases(data: Path, champion: int, challenger: int | None = None, action: st
     change(model_folder(data, NAME), action, lambda _: (champion, challenger), datetime.now(UTC), **details)
 
 
-def test_versions_tags_signature_and_aliases(versions: Repo, data: Path, uri: str) -> None:
+def test_versions_tags_signature_and_aliases(versions: Repo, data: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import mlflow
     from mlflow.tracking import MlflowClient
 
@@ -73,8 +74,10 @@ def test_versions_tags_signature_and_aliases(versions: Repo, data: Path, uri: st
     (model_folder(data, NAME) / "1" / "tandem.json").write_text(json.dumps({**spec, "run": run.id}))
     assert mirror.news(data, uri) == [NAME]
     said: list[str] = []
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert mirror.catch_up(data, uri, say=said.append) == 1
     assert said == [f"MLflow: {NAME} version {v} is version {v}" for v in (1, 2)]
+    assert "MLFLOW_TRACKING_URI" not in os.environ, "where runs are sent stays what it was"
     assert mirror.news(data, uri) == [] and mirror.catch_up(data, uri) == 0
 
     client = MlflowClient(uri, registry_uri=uri)
@@ -97,6 +100,7 @@ def test_versions_tags_signature_and_aliases(versions: Repo, data: Path, uri: st
     told = json.loads(client.get_model_version(NAME, "2").tags["tandem_changes"])[-1]
     assert told["reason"] == "better" and told["forced"] is True
 
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # which the call below writes, and nobody after this test is to read
     mlflow.set_tracking_uri(uri)
     info = mlflow.models.get_model_info(f"models:/{NAME}@champion")
     assert info.signature.inputs.input_names() == [n for n, _ in spec["inputs"]]

@@ -19,7 +19,7 @@ from pipelines.sources.memory import MemoryBroker, MemoryPartitionReader
 from pipelines.streaming.stages import ticks
 from pipelines.streaming.stages.idle import MOST_BEATS, Idleness
 from pipelines.streaming.stages.log_ends import LogEnds
-from pipelines.streaming.stages.poll import Partitions
+from pipelines.streaming.stages.poll import Partitions, Poll
 from pipelines.streaming.stages.poll_reports import PollReports
 from pipelines.streaming.stages.position import Position
 from pipelines.streaming.status import Tracker
@@ -66,6 +66,22 @@ def test_idle_partitions_are_asked_for_together(tmp_path: Path) -> None:
     assert Counted.asked["poll"] == 2, "the two that have records"
     assert Counted.asked["ends"] <= 4, "once by what finds partitions, once by what polls them, each in two bundles at most"
     assert {world.report(p)["next"] for p in range(100)} == {0, 50}
+
+
+def test_a_poll_that_reaches_the_end_is_reported_at_once(tmp_path: Path) -> None:
+    """A stream that is to end there ends when its shards have delivered it: a report that waited for its time was not counted."""
+    world = world_of(tmp_path, 1)
+    world.send([payment(n, T0 + n * MINUTE) for n in range(25)])
+    world.control.begin()
+    poll = Poll(replace(world.spec(), one_tick=False, stream=StreamSettings(shards=2, poll_records=10, clock="replay")))
+    poll.setup()
+    at, seen = None, []
+    for _ in range(3):
+        at, _, _ = poll.once("payments/0", 1, at)
+        seen.append(world.report(0)["next"])
+        poll.reports.reported["payments/0"] = time.monotonic() + HOUR  # the next one is not due
+    poll.teardown()
+    assert seen == [10, 10, 25], "the last one at once"
 
 
 def test_ends_are_asked_for_once_and_an_absent_broker_too() -> None:

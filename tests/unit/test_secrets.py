@@ -203,6 +203,7 @@ def test_what_a_tracker_s_library_says_is_kept_without_the_password_of_its_addre
     assert "could not be sent batch-1 (RuntimeError: API request to http://***@127.0.0.1:9/api" in deliverer.work(0.0)["mlflow"]
     assert said and Outbox(tmp_path).problems()
     monkeypatch.setenv("MLFLOW_RUN_ID", "outer")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     given = MlflowTracker.given(uri)
     assert given["mlflow_root"] == "outer"
     kept = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]

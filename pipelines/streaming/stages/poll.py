@@ -254,7 +254,8 @@ class Poll(beam.DoFn):
                 reached = before < at.watermark <= watermark_of(source, at.newest)
                 flush, at.flushed = at.idle or not (at.flushed or reached), not reached
                 out += self._send(source, at.here(source, partition, partitions), flush=flush)
-        self._report(key, at, fetched.end_offset, fetched.at_end, False)
+        # Once its shards have delivered what was read up to the end, a stream that is to end there ends: no later report would be heard.
+        self._report(key, at, fetched.end_offset, fetched.at_end, False, force=end is not None and at.next >= end)
         return self.spec.one_tick and not at.paused
 
     def _report(self, key: str, at: Position, end: int | None, at_end: bool, stopped: bool, force: bool = False) -> None:
