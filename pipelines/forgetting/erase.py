@@ -21,8 +21,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.feature_store.store import open_store, ordered_store
 from pipelines.forgetting.defined_subject import as_defined
@@ -34,14 +34,14 @@ from pipelines.forgetting.marked_manifests import mark_manifests
 from pipelines.forgetting.online_files import online_copy_without, online_files
 from pipelines.forgetting.online_rows import without_online_rows
 from pipelines.forgetting.other_formats import is_other, other_holds, read_with_keys, without_records
+from pipelines.forgetting.parquet_parts import UNREADABLE, without
 from pipelines.forgetting.store_copies import StoreCopies, store_copies
 from pipelines.forgetting.stream_tiles import tiles_have, tiles_hold, without_tiles
-from pipelines.forgetting.subject import LINES, UNREADABLE, Subject, holds, without_rows
+from pipelines.forgetting.subject import LINES, Subject, holds, without_rows
 from pipelines.forgetting.unsealed import as_sealed
 from pipelines.forgetting.waiting_letters import letters_hold, without_letters
 from pipelines.lake import layout
 from pipelines.lake.counted import counted
-from pipelines.lake.data_files import replaced
 from pipelines.lake.runs import RunStore
 from pipelines.project.repository import Repo
 from pipelines.sources.file_formats.file_format import UnreadableFileError
@@ -253,16 +253,15 @@ def _one_file(file: Found, subject: Subject, dry_run: bool, report: Report, answ
         _rewritten(without_letters(path, subject, dry_run), place, file.name, report)
         return
     if path.name.lower().endswith(".parquet"):
+        asked = list[pa.Table]()
         try:
-            gone = without_rows(path, subject, dry_run, made=not _has_lines(file))
-        except UNREADABLE:  # no Parquet: an event file that a run gave a dead letter
+            count = without_rows(path, subject, dry_run, not _has_lines(file), lambda rows: asked.extend(_answers(rows)))
+        except UnreadableFileError:  # no Parquet: an event file that a run gave a dead letter
             report.unread.append(file.name)
-            gone = None
-        if gone is not None:
-            report.found[place] += gone.num_rows
-            report.rewritten.append(file.name)
-            if all(name in gone.column_names for name in _ANSWER):
-                answers.append(gone.select(list(_ANSWER)))
+            count = 0
+        answers += asked if count else ()
+        if count:
+            _rewritten(count, place, file.name, report)
             return
     elif source is not None and is_other(path, source):
         try:
@@ -287,21 +286,29 @@ def _one_file(file: Found, subject: Subject, dry_run: bool, report: Report, answ
             file.unlink()
 
 
-def _labels(data: Path, answers: list[pa.Table], dry_run: bool, report: Report) -> None:
-    """Labels name answers, not entities: those of the answers that went go, too."""
-    for path in sorted(data.glob("labels/*/*.parquet")) if answers else ():
-        _rewritten(_without_answers(path, answers, dry_run), "labels", path.relative_to(data).as_posix(), report)
+def _answers(rows: pa.Table) -> Iterator[pa.Table]:
+    """Which answers these rows are, where they are some."""
+    if all(name in rows.column_names for name in _ANSWER):
+        yield rows.select(list(_ANSWER))
 
 
 def _without_answers(path: Path, answers: list[pa.Table], dry_run: bool) -> int:
     """Rewrite a file of labels without those of these answers; how many there were."""
-    gone = {tuple(row.values()) for table in answers for row in table.to_pylist()}
-    table = pq.read_table(path)
-    keep = [tuple(row.values()) not in gone for row in table.select(list(_ANSWER)).to_pylist()]
-    if not all(keep) and not dry_run:
-        with replaced(path.resolve(), durable=True) as out:
-            pq.write_table(table.filter(pa.array(keep)), out)
-    return len(keep) - sum(keep)
+    gone = {row for table in answers for row in _named(table)}
+    return without(path, lambda rows: np.array([row in gone for row in _named(rows)], bool), dry_run)
+
+
+def _named(rows: pa.Table) -> Iterator[tuple[Any, ...]]:
+    return zip(*(rows[name].to_pylist() for name in _ANSWER), strict=True)
+
+
+def _labels(data: Path, answers: list[pa.Table], dry_run: bool, report: Report) -> None:
+    """Labels name answers, not entities: those of the answers that went go, too."""
+    for path in sorted(data.glob("labels/*/*.parquet")) if answers else ():
+        try:
+            _rewritten(_without_answers(path, answers, dry_run), "labels", path.relative_to(data).as_posix(), report)
+        except UnreadableFileError:  # named already, as it was looked at for the keys
+            continue
 
 
 def _check_room(repo: Repo) -> None:

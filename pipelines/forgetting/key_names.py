@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.forgetting.column_types import cells, is_letters, may_name, names_in
 from pipelines.forgetting.key_values import readings
 from pipelines.forgetting.other_formats import is_other, named_columns
-from pipelines.forgetting.subject import LINES, UNREADABLE
+from pipelines.forgetting.parquet_parts import UNREADABLE, parquet_parts
+from pipelines.forgetting.subject import LINES
 from pipelines.forgetting.waiting_letters import letters_have
 from pipelines.sources.file_formats.compressed_file import opened
 from pipelines.sources.file_formats.file_format import COMPRESSED, UnreadableFileError
@@ -75,14 +75,12 @@ def _spelled(letter: str) -> bytes:
 
 
 def _parquet_has(path: Path, name: str) -> bool:
-    with pq.ParquetFile(path) as file:
-        letters = is_letters(file.schema_arrow.names)  # their own columns say what became of a record
-        if not letters and name in names_in(pa.struct(list(file.schema_arrow))):
+    with parquet_parts(path) as parts:
+        letters = is_letters(parts.schema.names)  # their own columns say what became of a record
+        if not letters and name in names_in(pa.struct(list(parts.schema))):
             return True
-        for batch in file.iter_batches(columns=["payload"] if letters else None):
-            if any(_value_has(cell, name) for column in batch.columns if may_name(column.type) for cell in cells(column)):
-                return True
-    return False
+        columns = [f.name for f in parts.schema if may_name(f.type) and (not letters or f.name == "payload")]
+        return any(_value_has(cell, name) for table in parts.tables(columns) for column in table.columns for cell in cells(column))
 
 
 def _value_has(value: Any, name: str) -> bool:

@@ -13,8 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -22,7 +21,6 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipelines.forgetting.column_types import cells, is_bytes, is_letters, is_text, may_name, names_in, types_in
 from pipelines.forgetting.file_bytes import PART_BYTES, all_stand_in, text_parts
@@ -40,7 +38,7 @@ from pipelines.forgetting.key_values import (
     readings,
     same_name,
 )
-from pipelines.lake.data_files import replaced
+from pipelines.forgetting.parquet_parts import UNREADABLE, parquet_parts, without
 from pipelines.sources.file_formats.compressed_file import opened
 from pipelines.sources.file_formats.transcoded import marked_encoding
 from pipelines.sources.file_records import partitions_of
@@ -50,11 +48,9 @@ from transforms.event_source import EventSource
 from transforms.fields import EVENT_MARK
 from transforms.mapping import Read, read_records, read_rows
 
-__all__ = ["LINES", "UNREADABLE", "Subject", "holds", "without_rows"]
+__all__ = ["LINES", "Subject", "holds", "without_rows"]
 
 LINES = (".jsonl", ".ndjson", ".json")
-UNREADABLE = (pa.ArrowException, OSError, EOFError, ValueError, RuntimeError, MemoryError, zlib.error)
-"""What a file raises that is damaged, not of the format that its name says, or of which a type would run code (pyarrow-hotfix)."""
 _RECORDS = 1_000
 """So many are asked of a source at once."""
 _RECORD = re.compile(r"^\s*[\[{]")
@@ -267,30 +263,29 @@ class Subject:
         return named or (not number and len(wanted.encode()) >= LEAST_BYTES)
 
 
-def without_rows(path: Path, subject: Subject, dry_run: bool = False, made: bool = True) -> pa.Table | None:
-    """Rewrite a Parquet file without the subject's rows, in one step; these rows, None if there are none. ``made``: Tandem made it."""
-    with pq.ParquetFile(path) as file:  # not by pq.read_table: that makes columns of folders key=value
-        table, meta = file.read(), file.metadata
-    found = subject.within(path).rows(table, made)
-    if not found.any():
-        return None
-    if not dry_run:
-        codec = meta.row_group(0).column(0).compression if meta.num_row_groups and meta.num_columns else "SNAPPY"
-        with replaced(path.resolve(), durable=True) as out:
-            pq.write_table(table.filter(pa.array(~found)), out, compression="NONE" if codec == "UNCOMPRESSED" else codec)
-    return table.filter(pa.array(found))
+def without_rows(
+    path: Path, subject: Subject, dry_run: bool = False, made: bool = True, gone: Callable[[pa.Table], object] = lambda rows: None
+) -> int:
+    """Rewrite a Parquet file without the subject's rows, in one step; how many there were. ``made``: Tandem made it; ``gone`` and errors as
+    of :func:`pipelines.forgetting.parquet_parts.without`."""
+    asked = subject.within(path)
+    return without(path, lambda rows: asked.rows(rows, made), dry_run, gone)
 
 
 def holds(path: Path, subject: Subject) -> bool:
     """Whether the bytes of all its values are in a file: unpacked, and decoded where it is Parquet."""
     if path.name.lower().endswith(".parquet"):
+        left = dict(subject.keys)
         try:
-            with pq.ParquetFile(path) as file:
-                table = file.read()
+            with parquet_parts(path) as parts:
+                for table in parts.tables():
+                    left = {n: v for n, v in left.items() if not any(column_holds(column, n, v) for column in table.columns)}
+                    if not left:
+                        return True
         except UNREADABLE:
             with open(path, "rb") as raw:
                 return subject.stands_in_parts(text_parts(raw, None))
-        return all(any(column_holds(column, name, value) for column in table.columns) for name, value in subject.keys)
+        return False
     try:
         with opened(path) as unpacked:
             return _stands_in(unpacked, subject)

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-__all__ = ["MOST_BYTES", "bytes_of", "check_meant", "check_sizes"]
+__all__ = ["MOST_BYTES", "bytes_of", "check_meant", "check_sizes", "group_sizes"]
 
 MOST_BYTES = 2 << 30
 """Of one row group or record batch, decoded. Writers make row groups of some 100 MB."""
@@ -30,23 +30,32 @@ _is_run_end_encoded, _is_list_view, _is_large_list_view, _is_string_view, _is_bi
 
 def check_sizes(file: pq.ParquetFile, opened: Any) -> None:
     """Raises ValueError for a file with a row group of more than :data:`MOST_BYTES`. ``opened`` is what ``file`` was opened from."""
+    for _ in group_sizes(file, opened, MOST_BYTES):
+        pass
+
+
+def group_sizes(file: pq.ParquetFile, opened: Any, told: int) -> Iterator[int]:
+    """The bytes of each row group, decoded; see :func:`check_sizes`. Of one that cannot have more than ``told``, texts that are there once
+    and are meant more often are not counted."""
     leaves = [file.schema.column(i) for i in range(len(file.schema))]
     for number in range(file.num_row_groups):
         group = file.metadata.row_group(number)
         chunks = [_chunk(opened, leaves[i].path, group.column(i)) for i in range(group.num_columns)]
         taken = [c.values * _WIDTH[c.kind] + c.pages for c in chunks]
         texts = [i for i, c in enumerate(chunks) if c.kind == "BYTE_ARRAY" and c.dictionary]
-        if (size := sum(taken)) <= MOST_BYTES < size + sum(chunks[i].values * chunks[i].pages for i in texts):
+        if (size := sum(taken)) <= MOST_BYTES and size + sum(chunks[i].values * chunks[i].pages for i in texts) > told:
             dictionaries = pq.ParquetFile(opened, read_dictionary=[chunks[i].path for i in texts])
             for i in texts:  # instead of its pages: where texts stand in these themselves, they are the same bytes
                 columns = dictionaries.read_row_group(number, [chunks[i].path]).columns
                 taken[i] = max(taken[i], sum(_text_bytes(each) for column in columns for each in column.chunks))
         for i, (chunk, leaf) in enumerate(zip(chunks, leaves, strict=True)):
             others = sum(taken) - taken[i]
-            if chunk.prefixed and not leaf.max_repetition_level and others + taken[i] <= MOST_BYTES < others + chunk.values * chunk.largest:
+            more = chunk.prefixed and not leaf.max_repetition_level and others + chunk.values * chunk.largest > told
+            if more and others + taken[i] <= MOST_BYTES:
                 taken[i] = max(taken[i], sum(_bytes_in_turn(opened, number, chunk, MOST_BYTES - others)))
         size = sum(taken)
         _check(size, f"row group {number} ({group.num_rows} rows)", "write smaller row groups")
+        yield size
 
 
 @dataclass(frozen=True)
