@@ -1,7 +1,12 @@
-"""What processes and folders hold over time, and whether it is flat: memory, threads, open files, disk."""
+"""What processes and folders hold over time, and whether it is flat: memory, threads, open files, disk.
+
+What a JVM has not collected yet is no leak, and it collects when its heap is full, which may be after hours: it is made to before it is
+looked at, each minute.
+"""
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,8 +20,10 @@ __all__ = ["Life", "Watch", "held", "size"]
 
 WARM_SHARE = 0.4
 """Of a life, its beginning, which is not looked at: caches fill, heaps reach their size."""
-LEAST_SECONDS = 180.0
-"""Lives that are shorter say nothing about slopes."""
+LEAST_SECONDS = 300.0
+"""Lives that are shorter say nothing about slopes: a stream's state and its worker's memory grow until tiles are merged and begin again,
+which takes one to two minutes at the rate of the soak."""
+COLLECT_SECONDS = 60.0
 TOLERANCE = {
     "memory MB": (0.06, 8.0),
     "threads": (0.0, 2.0),
@@ -24,9 +31,9 @@ TOLERANCE = {
     "sockets": (0.0, 4.0),
     "MB": (0.10, 2.0),
 }
-"""Figure -> (share of its level, and so much beside it) by which it may rise over what is looked at of a life. The heap of a JVM, which
-grows by steps up to its bound, may rise by a tenth."""
-JVM_SHARE = 0.10
+"""Figure -> (share of its level, and so much beside it) by which it may rise over what is looked at of a life."""
+JVM = "JVM"
+"""In the name of what is one."""
 _EVENTS = "/services/kafka/log/"
 """Where the broker keeps the events themselves: as many files as there are weeks of them, open in the broker; no leak."""
 
@@ -85,7 +92,7 @@ class Life:
             x, y = np.array([(at, each[name]) for at, each in later if name in each]).T
             rise = float(np.polyfit(x - x[0], y, 1)[0] * (x[-1] - x[0]))
             share, beside = TOLERANCE[name]
-            most = (JVM_SHARE if name == "memory MB" and "JVM" in self.name else share) * float(y.mean()) + beside
+            most = share * float(y.mean()) + beside
             out.append(
                 {
                     "what": f"{self.name}: {name}",
@@ -100,12 +107,15 @@ class Life:
 
 
 class Watch:
-    """Looks every some seconds at the processes that ``find`` names (name -> pid) and at ``folders`` (name -> MB)."""
+    """Looks every some seconds at the processes that ``find`` names (name -> pid) and at ``folders``: name -> (the process that writes
+    there and without which it is not looked at, MB)."""
 
-    def __init__(self, find: Callable[[], Mapping[str, int]], folders: Mapping[str, Callable[[], float]], every: float = 10.0) -> None:
+    def __init__(
+        self, find: Callable[[], Mapping[str, int]], folders: Mapping[str, tuple[str, Callable[[], float]]], every: float = 10.0
+    ) -> None:
         self._find, self._folders, self._every = find, folders, every
         self.lives: dict[tuple[str, int], Life] = {}
-        self._age = 0
+        self._collected = 0.0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -116,19 +126,22 @@ class Watch:
 
     def look(self) -> None:
         """Once."""
+        found = self._find()
+        if monotonic() - self._collected >= COLLECT_SECONDS:
+            self._collected = monotonic()
+            for name, pid in found.items():
+                if JVM in name:
+                    subprocess.run(["jcmd", str(pid), "GC.run"], capture_output=True, timeout=60, check=False)  # it may have just ended
         now = monotonic()
-        for name, pid in self._find().items():
+        for name, pid in found.items():
             try:
                 figures = held(pid)
             except OSError:  # it has just ended
                 continue
             self.lives.setdefault((name, pid), Life(name)).points.append((now, figures))
-        for name, measure in self._folders.items():
-            self.lives.setdefault((name, -self._age), Life(name)).points.append((now, {"MB": measure()}))
-
-    def anew(self) -> None:
-        """From now on folders hold something else: other definitions, or more partitions."""
-        self._age += 1
+        for name, (writer, measure) in self._folders.items():
+            if writer in found:
+                self.lives.setdefault((name, found[writer]), Life(name)).points.append((now, {"MB": measure()}))
 
     def samples(self) -> list[dict[str, Any]]:
         """All that was seen: per life its name and points."""
