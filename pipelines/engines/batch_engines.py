@@ -158,6 +158,7 @@ def _spark(repo: Repo, flags: EngineFlags, args: Sequence[str]) -> BatchEngine:
             "spark.local.dir": "{folder}/tmp",
             "spark.driver.host": here,
             "spark.driver.bindAddress": here,
+            "spark.network.timeout": "600s",  # as of Flink: a machine that is busy is no failure
         }
         if flags.master is not None and flags.parallelism is not None:
             settings["spark.cores.max"] = str(flags.parallelism)

@@ -28,7 +28,7 @@ from pipelines.lake.staged_code import EMBEDDED
 from pipelines.services.jars import ADD_OPENS, classpath, java
 from pipelines.services.own_jar import JAR, MAIN
 from pipelines.streaming.engines.job_jar import write_job_jar
-from pipelines.streaming.engines.stream_engine import cause
+from pipelines.streaming.engines.stream_engine import why_ended
 from pipelines.streaming.engines.worker_pool import WorkerPool, proof_of
 from transforms.errors import DataError, TandemError
 from transforms.functions.travel import code_travels
@@ -85,6 +85,7 @@ class JvmRunner(PipelineRunner):
             f"-Xmx{program.heap_mb}m",
             "-XX:+UseSerialGC",
             "-XX:TieredStopAtLevel=1",
+            "-XX:+ExitOnOutOfMemoryError",  # a thread of the engine that ended so would be waited for without end
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
             f"-Djava.io.tmpdir={folder / 'tmp'}",
             f"-Dtandem.sockets={sockets or ''}",
@@ -118,8 +119,7 @@ class JvmRunner(PipelineRunner):
                 shutil.rmtree(sockets, ignore_errors=True)
         if code != 0:
             text = "".join(p.read_text(errors="replace")[-200_000:] for p in (log, folder / "worker.log") if p.exists())
-            why = cause(text) or (f"ended by signal {-code}" if code < 0 else f"ended with code {code}")
-            raise DataError(f"the batch job failed on {program.name}: {why[:300]}; its full output is in {log}")
+            raise DataError(f"the batch job failed on {program.name}: {why_ended(code, text)[:300]}; its full output is in {log}")
         return _Done()
 
     def _describe(self, pipeline: Any, options: PipelineOptions, environment: Any) -> Path:

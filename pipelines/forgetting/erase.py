@@ -163,6 +163,8 @@ def _erase(repo: Repo, subject: Subject, scratch: Path | None, say: Callable[[st
             f"topics are not erased ({', '.join(topics)}, dead letters in {repo.settings.kafka.dead_letters}): a stream or replay that"
             " reads them brings the subject back; delete its records there (a tombstone, delete-records), or wait for retention"
         )
+    if kept := repo.settings.stream.checkpoints:
+        report.notes.append(f"what Flink has left in stream.checkpoints ({kept}) is not erased: streams are stopped, so delete it there")
     report.notes.append("a running server still writes requests that it has buffered; erase again after request_log_seconds, or restart it")
     return report
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, PrivateAttr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -148,11 +149,20 @@ class StreamSettings(Section):
     checkpoint_seconds: float = Field(default=10, gt=0)
     """How often Flink keeps its state."""
     checkpoints: str = ""
-    """Where a Flink cluster keeps them: a URL that all its machines reach; empty: the data folder."""
+    """Where a Flink cluster keeps them: a URL that all its machines reach (s3://... by a plugin of Flink); empty: the data folder, or with
+    data on an object store nowhere."""
     metrics_port: int = Field(default=0, ge=0, le=65535)
     """Port of ``/metrics``; 0 takes a free one (``tandem stream status`` tells it)."""
     metrics_host: str = "127.0.0.1"
     """Address of ``/metrics``, which asks nobody who they are; in a container ``0.0.0.0``."""
+
+    @field_validator("checkpoints")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if value and not (parts.scheme and parts.path.startswith("/") and parts.path.strip("/")):
+            raise ValueError("use a URL with a path, such as s3://bucket/flink or file:///mnt/flink")
+        return value
 
 
 class DemoSettings(Section):

@@ -87,3 +87,19 @@ def test_a_cluster_recovers_keeps_savepoints_and_ends_the_job_of_a_killed_driver
     finally:
         end(driver)
         print(world.out())
+
+
+def test_a_flink_without_a_plugin_for_its_checkpoints_ends_the_stream_with_one_line(
+    tmp_path: Path, kafka: KafkaHarness, started: tuple[FlinkCluster, str]
+) -> None:
+    cluster, pool = started
+    world = make_stream_world(tmp_path / "world", kafka.bootstrap_servers, topic="plugin", checkpoints="s3://bucket/flink")
+    driver = world.start("--master", cluster.master, "--worker-pool", pool)
+    try:
+        assert driver.wait(240) == 1
+        why = f"Flink at {cluster.master} has no file system for such a URL; its job manager and each task manager need a plugin"
+        assert f"stream.checkpoints s3://bucket/flink: {why} (flink-s3-fs-hadoop, flink-s3-fs-presto)" in world.out()
+        assert "restarting" not in world.out() and Cluster(cluster.master).jobs("tandem-main") == []
+    finally:
+        end(driver)
+        print(world.out())

@@ -366,7 +366,7 @@ def test_what_stands_elsewhere_is_erased_there(tmp_path: Path) -> None:
     text = made.repo_path.joinpath("features.py").read_text().replace('files="events/orders"', 'files="../logs/orders"')
     made.repo_path.joinpath("features.py").write_text(text)
     with open(made.repo_path / "tandem.yaml", "a") as settings:
-        settings.write(f"serve: {{request_log: {disk / 'asked'}}}\n")
+        settings.write(f"serve: {{request_log: {disk / 'asked'}}}\nstream: {{checkpoints: 's3://flink/here'}}\n")
     key, other = 7_000_001, 7_000_002
     events, logs, contents = made.data / "events", made.path / "logs" / "orders", disk / "contents"
     for folder in (made.data, logs, contents, disk / "offline", disk / "tfx"):
@@ -393,6 +393,7 @@ def test_what_stands_elsewhere_is_erased_there(tmp_path: Path) -> None:
     assert erase(made.repo(), subject, dry_run=True).found == found
     report = erase(made.repo(), subject)
     assert report.found == found and report.remains == [] and "tfx/copy" in report.deleted
+    assert any("Flink has left in stream.checkpoints (s3://flink/here)" in note for note in report.notes)
     assert (logs / "b.jsonl").is_symlink() and (logs / "b.jsonl").read_text() == (logs / "a.jsonl").read_text() == lines.splitlines(True)[1]
     for path in (logs / "c.parquet", disk / "offline/shop_orders/run=r/p.parquet", disk / "asked/date=2024-01-01/r.parquet"):
         assert pq.ParquetFile(path).read().column("shop").to_pylist() == [other]

@@ -24,7 +24,7 @@ from pipelines.streaming.engines.flink import FlinkEngine
 from pipelines.streaming.engines.flink_job import FlinkJob, FlinkOptions
 from pipelines.streaming.engines.flink_keys import subtask_of
 from pipelines.streaming.engines.flink_rest import Cluster
-from pipelines.streaming.engines.stream_engine import EngineOptions, cause
+from pipelines.streaming.engines.stream_engine import EngineOptions
 from pipelines.streaming.engines.worker import start_worker
 from pipelines.streaming.engines.worker_pool import TOKEN, WorkerPool, proof_of, shared_token
 from tests.integration.ticking import KEYS, alive, counts, graph, wait_for
@@ -374,29 +374,3 @@ def test_a_clusters_worker_pool_does_not_start_without_a_token(tmp_path, monkeyp
     (tmp_path / "token").write_text("of a file\n")
     monkeypatch.setenv(f"{TOKEN}_FILE", str(tmp_path / "token"))
     assert shared_token() == "of a file"
-
-
-JAVA = """Exception in thread "main" java.lang.RuntimeException: Job x failed.
-\tat a.b(C.java:1)
-Caused by: java.io.IOException: disk full
-\tat c
-"""
-PYTHON = """Caused by: java.lang.RuntimeException: Error received from SDK harness for instruction 2: Traceback (most recent call last):
-  File "x.py", line 1
-ValueError: no [while running 'Fold']
-
-\tat org.x
-"""
-
-
-@pytest.mark.parametrize(
-    ("log", "line"),
-    [
-        (JAVA, "java.io.IOException: disk full"),
-        (PYTHON, "ValueError: no [while running 'Fold']"),
-        ("something else\n", ""),
-        ("", ""),
-    ],
-)
-def test_the_cause_is_found_in_a_log(log, line):
-    assert cause(log) == line

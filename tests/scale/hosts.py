@@ -18,7 +18,7 @@ from pipelines.lake.processes import start_child, stop_child
 from pipelines.services.jars import ADD_OPENS, classpath, java
 from pipelines.streaming.engines.flink_rest import Cluster
 from tests.flink_cluster import JOB_MANAGER, TASK_MANAGER
-from tests.scale.tools import spark_home
+from tests.scale.tools import flink_plugins, spark_home
 from transforms.errors import TandemError
 
 __all__ = ["HERE", "FlinkOnHosts", "SparkOnHosts", "cut_off", "hosts"]
@@ -173,7 +173,7 @@ class FlinkOnHosts(_OnHosts):
         (place / "conf/flink-conf.yaml").write_text("".join(f"{k}: {v}\n" for k, v in conf.items()))
         words = [java(), "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", *ADD_OPENS]
         command = [*words, "-Xmx512m", TASK_MANAGER if host else JOB_MANAGER, "--configDir", str(place / "conf")]
-        self.launch(process, host, command, {"CLASSPATH": classpath("flink")})
+        self.launch(process, host, command, {"CLASSPATH": classpath("flink"), "FLINK_PLUGINS_DIR": str(flink_plugins())})
 
     def job(self) -> str:
         """The number of the newest job."""

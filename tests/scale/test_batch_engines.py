@@ -9,16 +9,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipelines.batch.batch_job import run_batch
+from pipelines.engines import portable_job
 from pipelines.engines.batch_engines import EngineFlags, engine_of
 from pipelines.lake.data_files import sha256
+from pipelines.lake.processes import start_child
 from tests.integration.flights import make_world
 from tests.integration.orders_world import Orders
 from tests.integration.prepared_world import prepared
@@ -39,6 +43,13 @@ class Tally(Count):
 
     kind = "tally"
 '''
+KILLS = """
+import os
+
+with open(f"/proc/{os.getppid()}/cmdline") as parent:
+    if "CoarseGrainedExecutorBackend" in parent.read():
+        os.kill(os.getppid(), 9)
+"""
 
 
 @pytest.fixture
@@ -85,6 +96,26 @@ def test_a_failure_on_an_engine_is_one_line(world: Orders) -> None:
     assert re.fullmatch(r"the batch job failed on Flink: ValueError: no such tally.*; its full output is in \S+engine.log", str(told.value))
 
 
+def test_a_driver_that_is_killed_or_whose_heap_is_full_is_one_line(world: Orders, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(name: str, heap_mb: int) -> str:
+        repo = world.repo()
+        engine: Any = engine_of(name, repo, EngineFlags(parallelism=1), [])
+        made = engine.program
+        engine.program = lambda: replace(made(), heap_mb=heap_mb)
+        with pytest.raises(TandemError) as failed:
+            run_batch(repo, day(0), day(3), now=NOW, engine=engine)
+        return str(failed.value)
+
+    def killed(*command: Any, **how: Any) -> subprocess.Popen[bytes]:
+        child = start_child(*command, **how)
+        child.kill()
+        return child
+
+    assert re.fullmatch(r"the batch job failed on Flink: the heap of its JVM was full \(.*\); its full output is in \S+", told("flink", 24))
+    monkeypatch.setattr(portable_job, "start_child", killed)
+    assert "failed on Spark: its JVM was ended by signal 9, as the kernel does where memory is short; its" in told("spark", 512)
+
+
 # --------------------------------------------------------------------------------------------------------------------- two hosts
 
 
@@ -97,25 +128,52 @@ def test_two_hosts_of_an_engine_make_the_bytes_of_the_direct_runner(world: Order
         assert made_by(there, engine, flags) == direct
 
 
-def test_a_year_of_flights_on_two_hosts_have_the_bytes_of_the_direct_runner(tmp_path: Path) -> None:
-    """The demo, its graphs learnt in shares."""
-    words = ["--data", str(tmp_path / "logs"), "--start", "2013-01-01", "--end", "2014-01-01"]
+def test_executors_that_are_killed_are_one_line(world: Orders, tmp_path: Path) -> None:
+    """Spark starts others four times; the workers of each kill it."""
+    (world.repo_path / "tallies.py").write_text(OWN + KILLS)
+    sys.modules.pop("tallies", None)
+    with pytest.raises(TandemError) as told, two_hosts(tmp_path, "spark") as flags:
+        made_by(world, "spark", flags)
+    why = r"executors were lost, the last one on 10\.77\.0\.[23]: it was ended by signal 9, as the kernel does where memory is short"
+    assert re.fullmatch(rf"the batch job failed on Spark: {why}; its full output is in \S+engine.log", str(told.value))
+
+
+@pytest.fixture(scope="module")
+def flights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The event logs of the demo's year."""
+    logs = tmp_path_factory.mktemp("flights") / "logs"
+    words = ["--data", str(logs), "--start", "2013-01-01", "--end", "2014-01-01"]
     subprocess.run([sys.executable, ROOT / "feature_repo/flights_events.py", *words], check=True, capture_output=True, cwd=ROOT)
-    made = {}
-    for engine in ("direct", "flink"):
-        world = make_world(tmp_path / engine, tmp_path / "logs", light=False)
-        world.configure(shards=2, learn_rows=50_000)
-        for module in ("features", "preprocessing"):
-            sys.modules.pop(module, None)
-        repo, began = world.repo(), time.monotonic()
-        with two_hosts(tmp_path, engine) if engine == "flink" else nullcontext(EngineFlags()) as flags:
-            run = run_batch(repo, START, END, now=END, engine=engine_of(engine, repo, flags, [])).run
-        tops = [*(world.data / "offline").glob(f"*/run={run.id}"), run.folder / "tiles"]
-        files = [(top, p) for top in tops for p in sorted(top.rglob("*.parquet"))]
-        made[engine] = {f"{top.parent.name}/{p.relative_to(top)}": sha256(p) for top, p in files if top.name != "tiles"}
-        made[engine] |= {f"tiles/{p.relative_to(top)}": sha256(p) for top, p in files if top.name == "tiles"}
-        print(f"{engine}: {run.manifest['rows']}, {len(made[engine])} files, {time.monotonic() - began:.0f} s")
-    assert made["flink"] == made["direct"] and len(made["direct"]) > 100
+    return logs
+
+
+def year_by(flights: Path, path: Path, name: str, flags: EngineFlags) -> dict[str, str]:
+    """Hash of each file of a run over the year, its graphs learnt in shares."""
+    world = make_world(path / name, flights, light=False)
+    world.configure(shards=2, learn_rows=50_000)
+    for module in ("features", "preprocessing"):
+        sys.modules.pop(module, None)
+    repo, began = world.repo(), time.monotonic()
+    run = run_batch(repo, START, END, now=END, engine=engine_of(name, repo, flags, [])).run
+    tops = {**{top.parent.name: top for top in (world.data / "offline").glob(f"*/run={run.id}")}, "tiles": run.folder / "tiles"}
+    files = {f"{of}/{p.relative_to(top)}": sha256(p) for of, top in tops.items() for p in top.rglob("*.parquet")}
+    print(f"{name}: {run.manifest['rows']}, {len(files)} files, {time.monotonic() - began:.0f} s")
+    return files
+
+
+@pytest.fixture(scope="module")
+def year(flights: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the direct runner makes of it."""
+    return year_by(flights, tmp_path_factory.mktemp("year"), "direct", EngineFlags())
+
+
+@pytest.mark.parametrize("engine", ["flink", "spark"])
+def test_a_year_of_flights_on_two_hosts_has_the_bytes_of_the_direct_runner(
+    flights: Path, year: dict[str, str], tmp_path: Path, engine: str
+) -> None:
+    """The demo."""
+    with two_hosts(tmp_path, engine) as flags:
+        assert year_by(flights, tmp_path, engine, flags) == year and len(year) > 100
 
 
 @contextmanager

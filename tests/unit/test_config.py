@@ -49,6 +49,10 @@ def test_file_environment_flags(repo, tmp_path, monkeypatch):
         ("batch: {shards: many}\n", ["tandem.yaml", "batch.shards", "integer", "'many'"]),
         ("batch: {max_reject_share: 1.5}\n", ["batch.max_reject_share", "less than or equal to 1", "1.5"]),
         ("demo: {start: soon}\n", ["demo.start", "'soon'"]),
+        *(
+            (f"stream: {{checkpoints: '{url}'}}\n", ["stream.checkpoints", "use a URL with a path", url])
+            for url in ("/mnt/a", "s3://b", "s3:b")
+        ),
         ("batch: 3\n", ["tandem.yaml", "batch", "got 3"]),
         ("data:\n", ["tandem.yaml", "data", "None"]),
         ("definitions:\n", ["tandem.yaml", "definitions", "None"]),

@@ -8,9 +8,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
+from pipelines.streaming.engines.flink_job import FlinkJob, FlinkOptions
 from pipelines.streaming.engines.flink_rest import Cluster
 from transforms.errors import ConfigError, TandemError
 
@@ -142,3 +144,19 @@ def test_one_that_comes_drop_by_drop_is_given_up() -> None:
         finally:
             stop.set()
             thread.join()
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "state", "why"),
+    [
+        ("s3://b/flink", b"INITIALIZING", "Flink's job manager does not get through to stream.checkpoints s3://b/flink: look into its log"),
+        ("s3://b/flink", b"RUNNING", "each task manager asks localhost:50000 for workers"),
+        ("", b"INITIALIZING", "each task manager asks localhost:50000 for workers"),
+    ],
+)
+def test_a_job_that_is_not_begun_waits_for_the_place_of_its_checkpoints(tmp_path: Path, checkpoints: str, state: bytes, why: str) -> None:
+    """So it was with a plugin for S3 whose server was not there."""
+    with answering((200, JOBS[1].replace(b"RUNNING", state))) as (master, _):
+        options = FlinkOptions(tmp_path, "tandem-main", master=master, worker_pool="localhost:50000", checkpoints=checkpoints)
+        told = FlinkJob(options, lambda pipeline: None).unheard(["shard 0"])
+    assert told is not None and told.startswith(why)

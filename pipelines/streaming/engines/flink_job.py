@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -31,13 +32,15 @@ from pipelines.services.own_jar import JAR, MAIN
 from pipelines.streaming.engines.flink_keys import MAX_PARALLELISM
 from pipelines.streaming.engines.flink_rest import Cluster, check_flags
 from pipelines.streaming.engines.job_jar import write_job_jar
-from pipelines.streaming.engines.stream_engine import EngineJob, cause
+from pipelines.streaming.engines.stream_engine import EngineJob, cause, why_ended
 from pipelines.streaming.engines.worker import PRELOAD, start_worker
 from pipelines.streaming.engines.worker_pool import CACHE_MB, WorkerPool, proof_of, shared_token
+from transforms.errors import ConfigError
 from transforms.functions.travel import code_travels
 
 __all__ = ["FlinkJob", "FlinkOptions"]
 
+_NO_FILE_SYSTEM = "UnsupportedFileSystemSchemeException"
 MAIN_CLASS = "org.apache.beam.runners.flink.FlinkPipelineRunner"
 BUNDLE_MS = 20
 """Flink closes a bundle after so long: the default of 1000 ms costs a factor of 20 (measured)."""
@@ -227,7 +230,7 @@ class FlinkJob(EngineJob):
         return self._pool.pids() if self._pool is not None else []
 
     def error(self) -> str:
-        """Why the job failed, one line, from the JVM's output."""
+        """Why the job failed, one line, from the JVM's output. Raises ConfigError where the cluster cannot write ``checkpoints``."""
         try:
             text = self.log.read_text(errors="replace")[-200_000:]
         except OSError:
@@ -236,13 +239,22 @@ class FlinkJob(EngineJob):
         if self._pool is not None and self._pool.failed:
             return self._pool.failed
         if code is not None and code < 0:
-            return f"the engine was ended by signal {-code}"
-        return cause(text) or f"the engine ended with code {code}; see {self.log}"
+            return why_ended(code, text)
+        found = cause(text)
+        if self.options.checkpoints and _NO_FILE_SYSTEM in found:
+            known = re.search(r"plugin\(s\): ([a-z0-9-]+(?:, [a-z0-9-]+)*)", found)
+            raise ConfigError(
+                f"stream.checkpoints {self.options.checkpoints}: Flink at {self.options.master} has no file system for such a URL;"
+                f" {f'its job manager and each task manager need a plugin ({known[1]})' if known else 'use one that it has'}"
+            )
+        return found or f"the engine ended with code {code}; see {self.log}"
 
     def unheard(self, parts: Sequence[str]) -> str | None:
         """Of a cluster: each task manager asks for its workers at the pool's address, and they reach it on its own machine alone."""
         if self.cluster is None:
             return None
+        if self.options.checkpoints and self.cluster.prepares(self.options.name):
+            return f"Flink's job manager does not get through to stream.checkpoints {self.options.checkpoints}: look into its log"
         said = self.cluster.exception(self.options.name)
         if self.options.worker is not None:
             why = f"each task manager starts its workers by {self.options.worker!r}: look into its log, and at its free slots"

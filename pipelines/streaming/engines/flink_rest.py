@@ -128,6 +128,14 @@ class Cluster:
                 return job
         return None
 
+    def prepares(self, name: str) -> bool:
+        """Whether the job manager has taken the job called ``name`` and not begun it: it looks for the place of its checkpoints. False
+        where nobody can tell."""
+        try:
+            return any(job["state"] == "INITIALIZING" for job in self.jobs(name)[:1])
+        except TandemError:
+            return False
+
     def exception(self, name: str) -> str:
         """The first line of why the job called ``name`` failed the last time; empty where it has not, or nobody can tell."""
         try:

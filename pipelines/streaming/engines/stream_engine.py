@@ -7,6 +7,7 @@ point of the group ``tandem.engines``. ``tandem.testing.engine`` is the suite th
 from __future__ import annotations
 
 import re
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from transforms.errors import ConfigError
 if TYPE_CHECKING:
     from pipelines.streaming.state.job_spec import JobSpec
 
-__all__ = ["Engine", "EngineJob", "EngineOptions", "EngineSettings", "cause", "read_settings"]
+__all__ = ["Engine", "EngineJob", "EngineOptions", "EngineSettings", "cause", "read_settings", "why_ended"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class EngineJob(ABC):
 
     @abstractmethod
     def error(self) -> str:
-        """Why it failed, one line."""
+        """Why it failed, one line. Raises ConfigError for what the user must correct: of the first attempt it ends the stream."""
 
     def unheard(self, parts: Sequence[str]) -> str | None:
         """Why nobody may be working on parts of the job (their names) of which nothing was heard for long, one line with the fix; None:
@@ -155,17 +156,52 @@ def read_settings(kind: type[Given], options: EngineOptions, runner: str) -> Giv
         ) from None
 
 
+def why_ended(code: int, log: str) -> str:
+    """Why an engine's JVM ended with this exit code (negative: by a signal), one line, from what it and its workers said."""
+    return f"its JVM was {_signalled(-code)}" if code < 0 else cause(log) or f"it ended with code {code}"
+
+
 def cause(log: str) -> str:
-    """The innermost cause in a JVM's stack trace or a worker's traceback within it; empty where there is none."""
+    """The innermost cause in a JVM's stack trace or a worker's traceback within it; empty where there is none. Of a Spark that lost
+    executors and gave up for that, why the last one was lost."""
     found = ""
     lines = log.splitlines()
     python = re.compile(r"^([A-Za-z_][\w.]*(Error|Exception|Gone|Away|Topic)\b.*)$")
     for line in lines:
+        if line.startswith(_FULL_HEAP):
+            return f"the heap of its JVM was full ({line.removeprefix(_FULL_HEAP)})"
         if line.startswith("Caused by: "):
             found = line.removeprefix("Caused by: ").strip()
         elif line.startswith("Exception in thread ") and not found:
             found = line.split(" ", 4)[-1].strip()
+    if _GIVEN_UP.search(found) and (lost := _LOST.findall(log)):
+        return _loss(*lost[-1])
     traced = [m.group(1) for line in lines if (m := python.match(line.strip())) and not line.startswith(("\tat", "Caused by"))]
     if "Traceback (most recent call last)" in log and traced:
         return traced[-1]
-    return found
+    return "a worker's process ended without an error, as where the kernel kills it for want of memory" if _HUNG_UP in found else found
+
+
+_HUNG_UP = "StatusRuntimeException: CANCELLED"
+"""What a runner says of a worker that it cannot reach any more."""
+_FULL_HEAP = "Terminating due to java.lang.OutOfMemoryError: "
+_GIVEN_UP = re.compile(r"ExecutorLostFailure|the maximum allowable number of times|Master removed our application")
+"""What Spark's last error says where it has lost what its executors had made too often, or its master starts no more of them."""
+_LOST = re.compile(r"(?:Lost executor \S+ on (\S+): |Executor updated: \S+ is now (?:FAILED|LOST) \()(.*[^\s)])", re.M)
+_HEAP_EXIT = 52
+"""The exit code of an executor whose heap is full."""
+
+
+def _loss(host: str, reason: str) -> str:
+    """Why an executor was lost, and what helps; the host is empty where it never began to work."""
+    ended = re.search(r"exited with code (\d+)", reason)
+    code = int(ended[1]) if ended else 0
+    if code == _HEAP_EXIT:
+        reason = "its heap was full; give executors more (spark.executor.memory)"
+    elif code > 128:
+        reason = f"it was {_signalled(code - 128)}"
+    return f"executors were lost, the last one{f' on {host}' if host else ''}: {reason}"
+
+
+def _signalled(number: int) -> str:
+    return f"ended by signal {number}{', as the kernel does where memory is short' if number == signal.SIGKILL else ''}"
