@@ -128,14 +128,17 @@ def test_two_hosts_of_an_engine_make_the_bytes_of_the_direct_runner(world: Order
         assert made_by(there, engine, flags) == direct
 
 
-def test_executors_that_are_killed_are_one_line(world: Orders, tmp_path: Path) -> None:
-    """Spark starts others four times; the workers of each kill it."""
+def test_executors_that_are_killed_are_one_line(world: Orders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spark starts others; the workers of each kill it. They have the memory that Spark's own setting says."""
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Dspark.executor.memory=600m")
     (world.repo_path / "tallies.py").write_text(OWN + KILLS)
     sys.modules.pop("tallies", None)
     with pytest.raises(TandemError) as told, two_hosts(tmp_path, "spark") as flags:
         made_by(world, "spark", flags)
     why = r"executors were lost, the last one on 10\.77\.0\.[23]: it was ended by signal 9, as the kernel does where memory is short"
     assert re.fullmatch(rf"the batch job failed on Spark: {why}; its full output is in \S+engine.log", str(told.value))
+    logs = [log.read_text() for log in (tmp_path / "cluster").glob("*/work/*/*/stderr")]
+    assert logs and all('"-Xmx600M"' in log for log in logs)
 
 
 @pytest.fixture(scope="module")
