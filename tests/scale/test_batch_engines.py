@@ -128,6 +128,14 @@ def test_two_hosts_of_an_engine_make_the_bytes_of_the_direct_runner(world: Order
         assert made_by(there, engine, flags) == direct
 
 
+def test_executors_that_do_not_start_are_one_line(world: Orders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Dspark.executor.extraJavaOptions=-XX:NoSuchOption")
+    with pytest.raises(TandemError) as told, two_hosts(tmp_path, "spark") as flags:
+        made_by(world, "spark", flags)
+    why = "executors were lost, the last one: Command exited with code 1; why is in its stderr, in the folder 'work' of Spark's worker"
+    assert f"the batch job failed on Spark: {why}; its full output is in " in str(told.value)
+
+
 def test_executors_that_are_killed_are_one_line(world: Orders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Spark starts others; the workers of each kill it. They have the memory that Spark's own setting says."""
     monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Dspark.executor.memory=600m")

@@ -34,7 +34,9 @@ Caused by: org.apache.spark.SparkException: Job aborted due to stage failure: Ta
 Caused by: org.apache.beam.vendor.grpc.v1p60p1.io.grpc.StatusRuntimeException: CANCELLED: client cancelled
 """  # noqa: E501
 ENDED = "a worker's process ended without an error, as where the kernel kills it for want of memory"
-KILLED = "executors were lost, the last one on 10.77.0.2: it was ended by signal 9, as the kernel does where memory is short"
+FIRST = "executors were lost, the last one on 10.77.0.2:"
+KILLED = f"{FIRST} it was ended by signal 9, as the kernel does where memory is short"
+WHERE = "why is in its stderr, in the folder 'work' of Spark's worker"
 
 
 @pytest.mark.parametrize(
@@ -43,6 +45,8 @@ KILLED = "executors were lost, the last one on 10.77.0.2: it was ended by signal
         (JAVA, "java.io.IOException: disk full"),
         (PYTHON, "ValueError: no [while running 'Fold']"),
         (LOST + GIVEN_UP, KILLED),
+        (LOST.replace("code 137", "code 52") + GIVEN_UP, f"{FIRST} its heap was full; give executors more (spark.executor.memory)"),
+        (LOST.replace("code 137", "code 1") + GIVEN_UP, f"{FIRST} Command exited with code 1; {WHERE}"),
         (LOST + PYTHON, "ValueError: no [while running 'Fold']"),  # Spark went on without the executors
         (HUNG_UP, ENDED),
         (HUNG_UP + PYTHON, "ValueError: no [while running 'Fold']"),

@@ -175,7 +175,8 @@ def cause(log: str) -> str:
         elif line.startswith("Exception in thread ") and not found:
             found = line.split(" ", 4)[-1].strip()
     if _GIVEN_UP.search(found) and (lost := _LOST.findall(log)):
-        return _loss(*lost[-1])
+        host, reason, never = lost[-1]
+        return _loss(host, reason or never)
     traced = [m.group(1) for line in lines if (m := python.match(line.strip())) and not line.startswith(("\tat", "Caused by"))]
     if "Traceback (most recent call last)" in log and traced:
         return traced[-1]
@@ -185,9 +186,11 @@ def cause(log: str) -> str:
 _HUNG_UP = "StatusRuntimeException: CANCELLED"
 """What a runner says of a worker that it cannot reach any more."""
 _FULL_HEAP = "Terminating due to java.lang.OutOfMemoryError: "
-_GIVEN_UP = re.compile(r"ExecutorLostFailure|the maximum allowable number of times|Master removed our application")
+_GIVEN_UP = re.compile(
+    r"ExecutorLostFailure|the maximum allowable number of times|Master removed our application|SparkContext was shut down"
+)
 """What Spark's last error says where it has lost what its executors had made too often, or its master starts no more of them."""
-_LOST = re.compile(r"(?:Lost executor \S+ on (\S+): |Executor updated: \S+ is now (?:FAILED|LOST) \()(.*[^\s)])", re.M)
+_LOST = re.compile(r"Lost executor \S+ on (\S+): (.+)|Executor updated: \S+ is now (?:EXITED|FAILED|LOST) \((.+)\)")
 _HEAP_EXIT = 52
 """The exit code of an executor whose heap is full."""
 
@@ -200,6 +203,8 @@ def _loss(host: str, reason: str) -> str:
         reason = "its heap was full; give executors more (spark.executor.memory)"
     elif code > 128:
         reason = f"it was {_signalled(code - 128)}"
+    elif code:
+        reason += "; why is in its stderr, in the folder 'work' of Spark's worker"
     return f"executors were lost, the last one{f' on {host}' if host else ''}: {reason}"
 
 
