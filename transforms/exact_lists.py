@@ -123,7 +123,8 @@ class Lists:
         for k in range(width):
             rows[:, k + 1] = columns[k]
             np.logical_and(start <= k, k < end, out=kept[:, k + 1])
-        return Lists(offsets, rows.reshape(-1) if kept.all() else rows[kept])
+        flat = rows.reshape(-1)
+        return Lists(offsets, flat if kept.all() else flat.take(np.flatnonzero(kept)))
 
     @staticmethod
     def joined(parts: list[Lists]) -> Lists:
@@ -151,7 +152,7 @@ class Values:
         if values.dtype == np.int64:
             first = np.full(len(values), -ORIGIN // 32)
             return (2 * first, 2 * first + 4) if self.squares else (first, first + 2)
-        exponent = np.frexp(values)[1].astype(np.int64)
+        exponent = ((values.view(np.int64) >> 52) & 0x7FF) - 1022  # as frexp has it
         low, high, origin = (2 * (exponent - 53), 2 * exponent, SQUARE_ORIGIN) if self.squares else (exponent - 53, exponent, ORIGIN)
         first = (low - origin) >> 5
         return first, np.where(values == 0, first, ((high - 1 - origin) >> 5) + 1)
@@ -183,27 +184,28 @@ def _split(values: npt.NDArray[np.float64], least: int, largest: int, squares: b
 
     Every step is exact: scaling by powers of two, cutting off a whole part, and the error of a product (Dekker 1971).
     """
-    parts = [values]
+    origin = SQUARE_ORIGIN if squares else ORIGIN
+    # Each part with bounds of its size and of its last bit: |part| < 2^size, and all are multiples of 2^last.
+    parts = [(values, largest, least - 53)]
     if squares:
         high = values * 134217729.0
         high = high - (high - values)
         low = values - high
         product = values * values
-        parts = [product, low * low - ((product - high * high) - 2.0 * (high * low))]
-        least, largest = 2 * (least - 53) - 1 + 53, 2 * largest
-    origin = SQUARE_ORIGIN if squares else ORIGIN
-    base, top = (least - 1 - 53 - origin) >> 5, (largest - 1 - origin) >> 5
-    if squares:
-        base = (least - 53 - origin) >> 5
+        missed: npt.NDArray[np.float64] = low * low - ((product - high * high) - 2.0 * (high * low))
+        parts = [(product, 2 * largest, 2 * least - 54), (missed, 2 * largest - 53, 2 * least - 106)]
+    base, top = (parts[-1][2] - origin) >> 5, (parts[0][1] - 1 - origin) >> 5
     digits = np.zeros((top - base + 1, len(values)), np.int64)
-    for part in parts:
-        rest = np.ldexp(part, -(32 * top + origin))
+    for part, size, last in parts:
+        first, end = (size - 1 - origin) >> 5, (last - origin) >> 5
+        rest = part * 2.0 ** -(32 * first + origin)
         whole = np.empty_like(rest)
-        for k in range(top - base, -1, -1):
+        for k in range(first - base, end - base, -1):
             np.trunc(rest, out=whole)
             digits[k] += whole.astype(np.int64)
             rest -= whole
             rest *= 2.0**32
+        digits[end - base] += rest.astype(np.int64)
     used = np.flatnonzero(digits.any(axis=1))
     if not len(used):
         return Limbs(0, np.zeros((len(values), 1), np.int64))

@@ -33,12 +33,17 @@ WIDE = 6
 """Prefix sums of more limbs are not made floats: windows differ in size by far more than floats tell apart."""
 LANES = 30
 """Of more limbs the last are nothing in units of the topmost one: a float64 ends at 2^-1074."""
+PART = 8_192
+"""Variances are computed for so many windows at a time: the forty numbers of each that are made on the way stay near the processor."""
 FEW = 64
 """So many windows that are left are computed one by one, in Python's whole numbers: less work than a matrix of them."""
 LONG = 2**20
 """Sums of so many digits are whole numbers below 2^53, which a float64 holds."""
 MANY = 2**26
 """Of so many values the products in floats are not exact."""
+MODERATE = 100
+"""Prefix sums whose unit is within so many powers of two of 1 are kept as they are, in units of 1: their products neither overflow nor lose
+bits at the lower end."""
 _LIMB = 2.0**-32
 
 
@@ -60,31 +65,27 @@ class Prefix:
             digits = np.zeros((x.digits.shape[1], len(numbers)), np.int64)
             digits[:, ~off] = x.digits.T
             x = Limbs(x.base, digits.T)
-        self.base, width = x.base, x.digits.shape[1]
-        self.sums = _prefix(x.digits.T)
-        """Shape [limbs, N + 1]. Beyond four limbs there are three of zeros below them, so that four can be read from any on."""
-        self.top: npt.NDArray[np.int16] | None = None
-        if width > LEADING:
-            self.base -= LEADING - 1
-            self.sums = np.concatenate([np.zeros((LEADING - 1, len(numbers) + 1), np.int64), self.sums])
-            used = x.digits.T != 0
-            top = np.zeros(len(numbers), np.int16)
-            for k in range(width):
-                top[used[k]] = k
-            self.top = top
+        self.base, self.digits = x.base, x.digits.T
+        self.sums = _prefix(self.digits)
+        """Shape [limbs, N + 1]."""
 
     @cached_property
-    def extremes(self) -> Extremes:
-        """The topmost limb of any range."""
-        assert self.top is not None
-        return Extremes(self.top, np.int16(0))
+    def leading(self) -> tuple[Extremes, Int] | None:
+        """(the topmost limb of any range, the sums with three limbs of zeros below them, so that four can be read from any on); None where
+        there are no more than four."""
+        if len(self.sums) <= LEADING:
+            return None
+        top = np.zeros(self.digits.shape[1], np.int16)
+        for k, digits in enumerate(self.digits):
+            top[digits != 0] = k
+        return Extremes(top, np.int16(0)), np.concatenate([np.zeros((LEADING - 1, self.sums.shape[1]), np.int64), self.sums])
 
     @cached_property
-    def near(self) -> tuple[Float, Float, float] | None:
-        """(high, low, bound of what the difference of two misses) of every prefix sum, in units of the topmost limb; None where that would
-        say little. All high parts are multiples of one power of two and all low parts of another, none beyond 2^52 of its own and no low
-        part beyond one of the other: the differences of high parts, and those of low parts, are exact."""
-        lanes = self.sums[LEADING - 1 :] if self.top is not None else self.sums
+    def near(self) -> tuple[Float, Float, float, int] | None:
+        """(high, low, bound of what the difference of two misses, the power of two they are all in units of) of every prefix sum; None
+        where that would say little. All high parts are multiples of one power of two and all low parts of another, none beyond 2^52 of its
+        own and no low part beyond one of the other: the differences of high parts, and those of low parts, are exact."""
+        lanes = self.sums
         if len(lanes) > min(WIDE, LANES) or lanes.shape[1] > LONG:
             return None
         high, low, error = _added([lane.astype(np.float64) for lane in lanes[::-1]])
@@ -94,10 +95,15 @@ class Prefix:
         whole = np.rint(high * (1.0 / coarse)) * coarse
         low += high - whole
         bits = int(np.bitwise_or.reduce(lanes[0]))
-        if missed == 0.0 and fine <= (bits & -bits) * _LIMB ** (len(lanes) - 1):
-            return whole, low, 0.0  # all are multiples of the last bit that any has
-        # Each missed so much, and was rounded twice by half of the last bit that is kept.
-        return whole, np.rint(low * (1.0 / fine)) * fine, 2.0 * (missed + fine)
+        bound = 0.0
+        if missed > 0.0 or fine > (bits & -bits) * _LIMB ** (len(lanes) - 1):  # else all are multiples of the last bit that any has
+            low = np.rint(low * (1.0 / fine)) * fine
+            bound = 2.0 * (missed + fine)  # each missed so much, and was rounded twice by half of the last bit that is kept
+        shift = 32 * (self.base + len(self.sums) - 1) + self.origin
+        if abs(shift) > MODERATE:
+            return whole, low, bound, shift
+        one = 2.0**shift  # once here, rather than in each window
+        return whole * one, low * one, bound * one, 0
 
     @property
     def unit(self) -> int:
@@ -150,20 +156,25 @@ class Near:
     least: int
 
     def rounded(self) -> tuple[Float, Bool]:
-        """(the nearest float64 of each number, where that is certain)."""
+        """(the nearest float64 of each number, which may be ``high`` itself; where that is certain)."""
         value = _scaled(self.high, self.shift)
-        large = ~np.isnan(value)
-        if self.least < -1021:
-            large &= (np.abs(value) >= 2.0**-1021) | (self.high == 0.0)  # subnormals have fewer bits
         if isinstance(self.error, float) and self.error == 0.0:
-            return value, large
-        room = np.abs(self.low)
-        room *= 2.0**-50
-        room += self.error
-        room[np.equal(self.error, 0.0)] = 0.0
-        sure = (self.high + (self.low + room)) == self.high
-        sure &= (self.high + (self.low - room)) == self.high
-        sure &= large
+            sure = ~np.isnan(value)
+        else:
+            room = np.abs(self.low)
+            room *= 2.0**-50
+            room += self.error
+            exact = np.equal(self.error, 0.0)
+            if exact.any():
+                room[exact] = 0.0
+            edge = self.low + room
+            edge += self.high
+            sure = edge == self.high  # NaN is not equal to itself
+            np.subtract(self.low, room, out=edge)
+            edge += self.high
+            sure &= edge == self.high
+        if self.least < -1021:
+            sure &= (np.abs(value) >= 2.0**-1021) | (self.high == 0.0)  # subnormals have fewer bits
         return value, sure
 
     def some(self, rows: Int) -> Near:
@@ -186,7 +197,7 @@ class WindowSums:
         p = self.prefix
         if p.near is None:
             return self.nearer
-        before_high, before_low, error = p.near
+        before_high, before_low, error, shift = p.near
         whole = before_high.take(self.hi)
         whole -= before_high.take(self.lo)
         rest = before_low.take(self.hi)
@@ -195,27 +206,28 @@ class WindowSums:
         low = rest - (high - whole)  # exact, as no rest has a greater exponent than the whole but where that is 0 (Dekker)
         if p.far is not None:
             high[p.far_before.take(self.hi) > p.far_before.take(self.lo)] = np.nan
-        return Near(high, low, error, 32 * (p.base + len(p.sums) - 1) + p.origin, p.unit)
+        return Near(high, low, error, shift, p.unit)
 
     @cached_property
     def nearer(self) -> Near:
         """The sums in two floats each, of the window's own leading limbs."""
         p, lo, hi = self.prefix, self.lo, self.hi
         unit = 32 * p.base + p.origin
-        if p.top is None:
+        if p.leading is None:
             lanes = [(s.take(hi) - s.take(lo)).astype(np.float64) for s in p.sums[::-1]]
             shift: Any = unit + 32 * (len(lanes) - 1)
         else:
-            top = p.extremes.of(lo, hi).astype(np.int64)
-            flat, n = p.sums.reshape(-1), p.sums.shape[1]
+            extremes, sums = p.leading
+            top = extremes.of(lo, hi).astype(np.int64)
+            flat, n = sums.reshape(-1), sums.shape[1]
             at = (top + LEADING - 1) * n
             lanes = []
             for _ in range(LEADING):
                 lanes.append((flat.take(at + hi) - flat.take(at + lo)).astype(np.float64))
                 at -= n
-            shift = unit + 32 * (top + LEADING - 1)
+            shift = unit + 32 * top
         high, low, error = _added(lanes)
-        if p.top is not None:
+        if p.leading is not None:
             error = error + np.where(top >= LEADING, 2.0 * _LIMB ** (LEADING - 1), 0.0) * (hi - lo)
         unknown = hi - lo > LONG
         if p.far is not None:
@@ -238,6 +250,8 @@ class WindowSums:
         with np.errstate(invalid="ignore", over="ignore"):
             value, sure = self.near.rounded()
             left = np.flatnonzero(~sure)
+            if len(left) and value is self.near.high:
+                value = value.copy()
             if len(left) > FEW and p.near is not None:
                 value[left], known = self.some(left).nearer.rounded()
                 left = left[~known]
@@ -260,9 +274,15 @@ def variance(n: Int, total: WindowSums, squares: WindowSums) -> Float:
         return whole
     out = np.zeros(len(n))
     several = np.flatnonzero(n > 1)  # of one value nothing is left
-    near = total.near.some(several)
-    n, total = n[several], total.some(several)
-    squares = WindowSums(squares.prefix, total.lo, total.hi)
+    for start in range(0, len(several), PART):
+        some = several[start : start + PART]
+        part = total.some(some)
+        out[some] = _variance(n[some], total.near.some(some), part, WindowSums(squares.prefix, part.lo, part.hi))
+    return out
+
+
+def _variance(n: Int, near: Near, total: WindowSums, squares: WindowSums) -> Float:
+    """The variance's numerators of windows of several values; ``near``: the sums of ``total``."""
     with np.errstate(invalid="ignore", over="ignore"):
         value, sure = _near_variance(n, near, squares.near).rounded()
         left = np.flatnonzero(~sure)
@@ -273,8 +293,7 @@ def variance(n: Int, total: WindowSums, squares: WindowSums) -> Float:
         value[left] = _numerators(n[left], total.some(left), squares.some(left))
     else:
         _in_parts(left, value, lambda r: to_float(variance_numerator(n[r], total.exactly(r), squares.exactly(r)), SQUARE_ORIGIN))
-    out[several] = value
-    return out
+    return value
 
 
 def _numerators(n: Int, total: WindowSums, squares: WindowSums) -> list[float]:
@@ -306,21 +325,30 @@ def _whole(n: Int, total: WindowSums, squares: WindowSums) -> Float | None:
 
 def _near_variance(n: Int, total: Near, squares: Near) -> Near:
     """The numerators in two floats each: products and sums keep their rounding errors (Dekker 1971, Knuth)."""
-    count = np.where(n < MANY, n, np.nan)
+    count = n.astype(np.float64)
+    if n.max(initial=0) >= MANY:
+        count[n >= MANY] = np.nan
     p, p_low = _times(squares.high, count)
     p_low += squares.low * count
     q, q_low = _square(total.high)
     q_low += (2.0 * total.high + total.low) * total.low
     error = squares.error * count
-    q_error = (2.0 * np.abs(total.high) + total.error) * total.error
+    q_error: Any = 0.0
+    if not isinstance(total.error, float) or total.error:
+        q_error = (2.0 * np.abs(total.high) + total.error) * total.error
     scale = 2 * total.shift - squares.shift
     if np.any(scale):
         q, q_low, q_error = _scaled(q, scale), _scaled(q_low, scale), _scaled(q_error, scale)
-    high, low = _sum(p, -q)
-    low += p_low - q_low
-    high, low = _sum(high, low)
     # Each of the products' low parts was rounded a few times: a few times 2^-106 of the products.
-    error = error + q_error + (np.abs(p) + np.abs(q)) * 2.0**-99
+    room = np.abs(p)
+    room += q
+    room *= 2.0**-99
+    error += room
+    error += q_error
+    high, low = _sum(p, np.negative(q, out=q))
+    p_low -= q_low
+    low += p_low
+    high, low = _sum(high, low)
     return Near(high, low, error, squares.shift, min(2 * total.least, squares.least))
 
 
@@ -335,32 +363,49 @@ def _sum(a: Float, b: Float) -> tuple[Float, Float]:
     """(a + b rounded, what the rounding left out exactly)."""
     s = a + b
     t = s - a
-    return s, (a - (s - t)) + (b - t)
+    rest = s - t
+    np.subtract(a, rest, out=rest)
+    rest += np.subtract(b, t, out=t)
+    return s, rest
 
 
 def _times(a: Float, b: Float) -> tuple[Float, Float]:
     """(a * b rounded, what the rounding left out exactly) for whole numbers ``b`` below :data:`MANY`."""
     p = a * b
     high, low = _split(a)
-    return p, (high * b - p) + low * b
+    high *= b
+    high -= p
+    low *= b
+    high += low
+    return p, high
 
 
 def _square(a: Float) -> tuple[Float, Float]:
     """(a * a rounded, what the rounding left out exactly)."""
     p = a * a
     high, low = _split(a)
-    return p, low * low - ((p - high * high) - 2.0 * high * low)
+    rest = high * high
+    np.subtract(p, rest, out=rest)
+    high *= 2.0
+    high *= low
+    rest -= high
+    low *= low
+    low -= rest
+    return p, low
 
 
 def _split(a: Float) -> tuple[Float, Float]:
     """Two floats of half the bits each that add up to ``a``."""
     high = a * 134217729.0
-    high = high - (high - a)
-    return high, a - high
+    low = high - a
+    high -= low
+    return high, np.subtract(a, high, out=low)
 
 
 def _scaled(a: Any, power: Any) -> Any:
-    """``a * 2^power``, as :func:`numpy.ldexp`."""
+    """``a * 2^power``, as :func:`numpy.ldexp`; ``a`` itself where that is the same."""
+    if isinstance(power, int) and not power:
+        return a
     return a * 2.0**power if isinstance(power, int) and -1022 <= power <= 1023 else np.ldexp(a, power)
 
 

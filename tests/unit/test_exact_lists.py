@@ -50,6 +50,7 @@ def test_folds_and_windows_are_those_of_the_matrices(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exact_lists, "CHUNK", chunk)
         patch.setattr(exact_windows, "CHUNK", chunk)
+        patch.setattr(exact_windows, "PART", chunk)
         patch.setattr(exact_lists, "NARROW", narrow)
         patch.setattr(exact_windows, "WIDE", wide)
         patch.setattr(exact_windows, "FEW", few)
