@@ -7,16 +7,19 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from serving.feast_mistakes import mistake_in
 from serving.yaml_text import YamlMistake, yaml_value
-from transforms.errors import ConfigError
+from transforms.errors import ConfigError, TandemError
 
 if TYPE_CHECKING:
     from feast import FeatureStore, RepoConfig
 
-__all__ = ["absolute_database", "feast_config", "feast_settings", "feast_store", "with_absolute_registry"]
+__all__ = ["absolute_database", "feast_config", "feast_settings", "feast_store", "has_store", "with_absolute_registry"]
+
+
+def has_store(repo: Path) -> bool:
+    """Whether there is a ``feature_store.yaml``, which may be one that cannot be read."""
+    return os.path.lexists(repo / "feature_store.yaml")
 
 
 def feast_settings(repo: Path) -> dict[str, Any]:
@@ -39,14 +42,16 @@ def feast_settings(repo: Path) -> dict[str, Any]:
 
 
 def feast_config(repo: Path) -> RepoConfig:
-    """Feast's configuration of the repository, whose registry is found from everywhere. Raises ConfigError for settings that are wrong, one
-    line that repeats no value, and what Feast does for a store that it cannot load."""
+    """Feast's configuration of the repository, whose registry is found from everywhere. Raises ConfigError for settings that are wrong, or
+    name a store that cannot be loaded: one line that repeats no value."""
     from feast.repo_config import RepoConfig
 
     settings = feast_settings(repo)
     try:
         config = RepoConfig(**settings)
-    except ValidationError as error:
+    except TandemError:
+        raise
+    except Exception as error:  # of pydantic, of Feast, and of the modules of a store
         raise ConfigError(f"feature_store.yaml: {mistake_in(error)}; correct it") from error
     config.repo_path = repo
     return with_absolute_registry(config, repo)

@@ -20,7 +20,7 @@ from pipelines.lake.user_output import stdout_to_stderr
 from pipelines.project.mistakes import ours_in
 from pipelines.project.repository import Repo, load_module
 from serving.feast_mistakes import NO_ONLINE_STORE, mistake_in
-from serving.registry_place import feast_config, feast_settings, feast_store
+from serving.registry_place import feast_config, feast_settings, feast_store, has_store
 from transforms.errors import ConfigError, StoreError, TandemError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ __all__ = ["apply", "checked_online", "open_store", "ordered_store", "registry_f
 def open_store(repo: Repo) -> Any:
     """The repository's ``feast.FeatureStore``. Raises ConfigError, one line."""
     whole_registry_files()
-    if not (repo.path / "feature_store.yaml").is_file():
+    if not has_store(repo.path):
         raise ConfigError(f"{repo.path} has no feature_store.yaml; see 'tandem init' for an example")
     try:
         return feast_store(repo.path)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pipelines.feature_store.store import open_store
 from pipelines.forgetting.subject import Subject
 from pipelines.project.repository import Repo
+from serving.registry_place import has_store
 from transforms.errors import TandemError
 from transforms.event_source import EventSource
 
@@ -43,7 +44,7 @@ def _kept(repo: Repo, keys: set[str]) -> frozenset[tuple[str, str]]:
 def _joined_as(repo: Repo, keys: set[str]) -> frozenset[tuple[str, str]]:
     """(key, column) where a service joins a view by a column of another name. None are known of a store that cannot be opened."""
     try:
-        services = open_store(repo).list_feature_services() if (repo.path / "feature_store.yaml").is_file() else []
+        services = open_store(repo).list_feature_services() if has_store(repo.path) else []
     except TandemError:
         return frozenset()
     maps = [p.join_key_map or {} for service in services for p in service.feature_view_projections]

@@ -47,6 +47,7 @@ from pipelines.project.repository import Repo
 from pipelines.sources.file_formats.file_format import UnreadableFileError
 from pipelines.streaming.driver import running
 from pipelines.streaming.state.log_segments import seal_leftovers
+from serving.registry_place import has_store
 from transforms.errors import ConfigError, DataError, StoreError, TandemError
 
 __all__ = ["Report", "erase"]
@@ -329,7 +330,7 @@ def _check_room(repo: Repo) -> None:
 
 def _online(repo: Repo, subject: Subject, dry_run: bool, report: Report) -> None:
     """The subject's rows in every view of the online store."""
-    if not (repo.path / "feature_store.yaml").is_file():
+    if not has_store(repo.path):
         return
     changed = []
     try:

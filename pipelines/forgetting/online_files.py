@@ -13,6 +13,7 @@ from pipelines.feature_store.store import checked_online, open_store
 from pipelines.forgetting.online_rows import without_online_rows
 from pipelines.forgetting.subject import Subject
 from pipelines.project.repository import Repo
+from serving.registry_place import has_store
 from transforms.errors import StoreError, TandemError
 
 __all__ = ["online_copy_without", "online_files"]
@@ -26,7 +27,7 @@ def online_files(repo: Repo) -> set[Path]:
 
 def _path_of(repo: Repo) -> Path | None:
     try:
-        store = open_store(repo) if (repo.path / "feature_store.yaml").is_file() else None
+        store = open_store(repo) if has_store(repo.path) else None
     except TandemError:
         return None
     path = getattr(store.config.online_store, "path", None) if store is not None else None

@@ -15,6 +15,7 @@ from pipelines.feature_store.store import registry_file
 from pipelines.project.config import data_for_feast
 from pipelines.project.repository import Repo, load_module
 from serving.feast_objects import DEFINITION, feast_objects, load_outputs
+from serving.registry_place import feast_config, has_store
 from transforms.definitions import FINGERPRINT, duration_name
 from transforms.errors import TandemError
 
@@ -41,12 +42,13 @@ class Registry:
 
 
 def registry_of(repo: Repo, groups: Collection[str] = ()) -> Registry | None:
-    """What Feast's registry holds, of feature services what they ask of ``groups`` (none: all); None where it is neither a file of this
-    machine nor a database, or cannot be read. One that is not there holds nothing."""
-    try:
-        database, path = database_of(repo.path), registry_file(repo.path)
-    except Exception:  # no feature_store.yaml, or one that Feast refuses: its commands say why
+    """What Feast's registry holds, of feature services what they ask of ``groups`` (none: all); None without a ``feature_store.yaml``, and
+    where it is neither a file of this machine nor a database, or cannot be read. One that is not there holds nothing. Raises ConfigError
+    for a ``feature_store.yaml`` that apply would refuse."""
+    if not has_store(repo.path):
         return None
+    feast_config(repo.path)
+    database, path = database_of(repo.path), registry_file(repo.path)
     if database is None and path is None:
         return None
     if path is not None and not path.is_file():

@@ -16,6 +16,7 @@ from pipelines.project.repository import Repo, no_such_name
 from pipelines.project.written_names import surely_lacks, told_at_once
 from pipelines.training.user_code import load_function, no_such_function
 from serving.projections import FeatureSet
+from serving.registry_place import feast_config, has_store
 from transforms.definitions import RESERVED
 from transforms.errors import ConfigError, DataError, TandemError
 
@@ -47,11 +48,10 @@ class KnownFeatures:
 def read_services(repo: Repo, known: KnownFeatures) -> str:
     """Read the feature services that the files define. Raises what is wrong with the files, or ConfigError."""
     from serving.feast_objects import feast_objects
-    from serving.features import load_repo_config
 
-    if not (repo.path / "feature_store.yaml").is_file():
+    if not has_store(repo.path):
         raise ConfigError(f"{repo.path.name} has no feature_store.yaml, which says where rows are stored; 'tandem init' writes one to copy")
-    load_repo_config(repo.path)
+    feast_config(repo.path)
     check_fields(feast_objects(repo.groups.values(), repo.data).views)
     services = defined_services(repo.path)
     for service in services.values():

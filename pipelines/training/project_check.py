@@ -29,6 +29,7 @@ from pipelines.training.kept_checks import KeptChecks
 from pipelines.training.model_check import KnownFeatures, check_features, check_named, check_names, check_services, read_services
 from pipelines.training.unseen_fields import unseen_fields
 from pipelines.training.user_code import load_function
+from serving.registry_place import has_store
 from transforms.aggregates import merge, rows_between, tile
 from transforms.definitions import EventSource, FeatureGroup
 from transforms.errors import DataError, TandemError
@@ -109,7 +110,7 @@ def _check(asked: _Asked, say: Callable[[str], None], wrong: Callable[[str], Non
         *(partial(_model, asked, reference, features) for reference in models),
     ]
     early = [right(work) for work in names]
-    if "models" in parts and (models or (repo.path / "feature_store.yaml").is_file()):
+    if "models" in parts and (models or has_store(repo.path)):
         right(partial(read_services, repo, features))
     early += [right(work) for work in definitions]
     if analyzed or "contracts" in parts:
