@@ -60,7 +60,7 @@ def without_json(path: Path, subject: Subject, dry_run: bool = False, passed: Ca
     if passing:
         passed()
     if count and not dry_run:
-        with replaced(path.resolve(), durable=True) as out, packing(path, out) as packed:
+        with replaced(path.resolve(), durable=True, as_before=True) as out, packing(path, out) as packed:
             packed.write(mark)
             for part in _rest(judged(), last):
                 packed.write(part if encoding == "utf-8" else part.decode().encode(encoding))

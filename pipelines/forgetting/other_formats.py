@@ -106,7 +106,7 @@ def without_records(path: Path, subject: Subject, source: EventSource, dry_run: 
     if count and not dry_run:
         dialect = _lines(path, source)
         try:
-            with replaced(path.resolve(), durable=True) as out, packing(path, out) as packed:
+            with replaced(path.resolve(), durable=True, as_before=True) as out, packing(path, out) as packed:
                 if dialect is not None:
                     _without_lines(path, dialect, _Gone(found()), packed)
                 else:

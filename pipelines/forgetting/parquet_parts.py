@@ -106,7 +106,7 @@ def without(
 
 
 def _rewrite(path: Path, masks: Iterable[Any]) -> None:
-    with parquet_parts(path, _unit(path)) as parts, replaced(path.resolve(), durable=True) as out:
+    with parquet_parts(path, _unit(path)) as parts, replaced(path.resolve(), durable=True, as_before=True) as out:
         how: dict[str, Any] = {"version": "2.6", "use_compliant_nested_type": False, "use_deprecated_int96_timestamps": bool(parts.int96)}
         with pq.ParquetWriter(out, parts.schema, compression=parts.codecs, **how) as writer:
             for table, mask in zip(parts.tables(), masks, strict=True):

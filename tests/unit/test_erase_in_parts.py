@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import random
 import re
 from collections.abc import Callable
@@ -97,6 +98,21 @@ def test_memory_is_bounded_whatever_a_file_is_decompressed_to(tmp_path: Path, ki
 
     erased(1_000)  # libraries are there
     assert max(erased(40_000), erased(80_000)) < MOST  # 80 MB and 160, of which a part is decoded once
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_is_rewritten_keeps_its_permissions(tmp_path: Path, kind: str) -> None:
+    """SECURITY low (file modes): what Tandem writes is its user's alone, but an event file is read by whoever read it before."""
+    name, make, src = KINDS[kind]
+    path = tmp_path / name
+    path.write_bytes(make(1_000))
+    path.chmod(0o664)
+    before = os.umask(0o077)
+    try:
+        assert (without_json(path, SUBJECT) if src is None else without_records(path, SUBJECT, src)) == 1
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o664
 
 
 @pytest.mark.parametrize("start", [b"", b'{"zone": "', b"["])

@@ -95,7 +95,9 @@ def test_what_stays_keeps_types_metadata_codecs_and_row_groups(tmp_path: Path) -
         table, path, version="2.6", row_group_size=3, compression={"zone": "zstd", "at": "gzip"}, use_compliant_nested_type=False
     )
     before = pq.ParquetFile(path)
+    path.chmod(0o664)
     assert without_rows(path, SUBJECT) == 4
+    assert path.stat().st_mode & 0o777 == 0o664
     after = pq.ParquetFile(path)
     assert after.schema_arrow.equals(before.schema_arrow, check_metadata=True) and after.schema.equals(before.schema)
     assert [after.metadata.row_group(i).num_rows for i in range(after.num_row_groups)] == [2, 1, 1]
