@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from serving.model_samples import SAMPLE_ROWS, made_up, padded, same_in_any_batch
 from serving.request_errors import ModelError
-from serving.tensorflow_reach import reaching
 from transforms.data_folder import SPEC_FILE
 from transforms.plain_paths import plain_path
 from transforms.plan import Plan, checked
+from transforms.tensorflow_reach import reaching
 from transforms.tensorflow_settings import settle_tensorflow
 from transforms.tensors import tensors_of
 

@@ -111,6 +111,7 @@ FLOOR1 = tuple(
         "fold",
         "tensors",
         "schemas",
+        "tensorflow_reach",
         "fingerprint",
         "graph",
         "preprocessing",
@@ -152,7 +153,8 @@ class Room:
 # The first room whose name covers a module holds.
 ROOMS = (
     *(Room(name, FLOOR0, ARROW) for name in FLOOR0),
-    Room("transforms.fingerprint", FLOOR0, (*ARROW, *TENSORFLOW)),
+    Room("transforms.tensorflow_reach", (), ("tensorflow",)),
+    Room("transforms.fingerprint", (*FLOOR0, "transforms.tensorflow_reach"), (*ARROW, *TENSORFLOW)),
     Room("transforms.graph", (*FLOOR0, *FLOOR1), (*ARROW, *TENSORFLOW)),
     Room("transforms.graph_columns", ("transforms.errors", "transforms.tensors"), ARROW),
     Room("transforms.graph_plan", ("transforms.graph_columns", "transforms.graph_row", "transforms.plan"), ARROW),

@@ -13,6 +13,7 @@ import numpy as np
 
 from transforms.errors import GraphError
 from transforms.plain_paths import plain_path
+from transforms.tensorflow_reach import stays_below
 
 __all__ = ["model_hashes", "read_proto", "sha"]
 
@@ -71,6 +72,8 @@ class _Canonical:
             return sha(b"constant", *self._attributes(self.constants[node.constant.operation]))
         if kind == "asset":
             name = self.assets[node.asset.asset_file_def_index].filename
+            if not stays_below(name):
+                raise ValueError(f"its asset {name!r} is not one of its own files")
             return sha(b"asset", (self.model / "assets" / name).read_bytes())
         if node_id in self._open:  # a table's initializer captures the table
             return sha(b"itself", str(self._open.index(node_id)).encode())
@@ -107,7 +110,7 @@ class _Canonical:
         done = {a.name: sha(b"argument", str(i).encode(), str(a.type).encode()) for i, a in enumerate(function.signature.input_arg)}
 
         def visit(start: str) -> None:  # depth first without recursion: graphs are deeper than Python's stack
-            stack = [start]
+            stack, looked = [start], set()
             while stack:
                 name = stack[-1]
                 if name in done:
@@ -117,6 +120,9 @@ class _Canonical:
                 sources = [i.lstrip("^").split(":", 1)[0] for i in node.input]
                 todo = [s for s in sources if s not in done]
                 if todo:
+                    if name in looked:
+                        raise ValueError(f"{name} needs what needs it")
+                    looked.add(name)
                     stack += todo
                     continue
                 data = [sha(done[s], i.partition(":")[2].encode()) for s, i in zip(sources, node.input, strict=True) if i[0] != "^"]
@@ -136,13 +142,15 @@ class _Canonical:
 
 
 def read_proto(model: Path) -> Any:
-    """The SavedModel's protocol buffer; None for one without a graph. Raises GraphError."""
+    """The SavedModel's protocol buffer, which has a graph. Raises GraphError."""
     from tensorflow.core.protobuf import saved_model_pb2
 
     proto = saved_model_pb2.SavedModel()
     try:
         proto.ParseFromString((model / "saved_model.pb").read_bytes())
-        return proto if proto.meta_graphs else None
+        if not proto.meta_graphs:
+            raise ValueError("no graph is in it")
+        return proto
     except Exception as error:  # google.protobuf raises DecodeError; a missing file is an OSError
         raise GraphError(f"transform graph {model}: saved_model.pb is missing or damaged ({error}); build it again") from None
 
@@ -164,4 +172,11 @@ def _variables(model: Path) -> bytes:
 
 def model_hashes(model: Path) -> tuple[bytes, bytes]:
     """What the SavedModel in the folder ``model`` computes, and the values of its variables, as SHA-256. Raises GraphError."""
-    return _Canonical(model, read_proto(model)).digest(), _variables(model)
+    proto = read_proto(model)
+    try:
+        return _Canonical(model, proto).digest(), _variables(model)
+    except GraphError:
+        raise
+    except Exception as error:  # names that nothing has, files that are not there, functions that call themselves
+        why = (str(error).splitlines() or [""])[0][:200]
+        raise GraphError(f"transform graph {model}: it cannot be read ({type(error).__name__}: {why}); build it again") from None

@@ -36,11 +36,12 @@ import pyarrow as pa
 
 from transforms.data_folder import SPEC_FILE
 from transforms.errors import GraphError
-from transforms.fingerprint import model_hashes, sha
+from transforms.fingerprint import model_hashes, read_proto, sha
 from transforms.graph_columns import LANES, GraphColumn, input_width, to_arrow, with_width
 from transforms.graph_plan import checked_plan
 from transforms.graph_row import RowReader
 from transforms.plain_paths import plain_path
+from transforms.tensorflow_reach import reaching, stays_below
 from transforms.tensorflow_settings import settle_tensorflow
 from transforms.tensors import tensors_of
 
@@ -143,7 +144,7 @@ class TransformGraph:
         manifest = _read_manifest(root)
         for name, expected in manifest["files"].items():
             file = root / name
-            if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != expected:
+            if not stays_below(name) or not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != expected:
                 raise GraphError(f"transform graph {root}: {name} is missing or damaged; restore the folder or build it again")
         for file in sorted((root / MODEL).rglob("*")):  # TensorFlow knows a graph by several names, so one more may be taken for it
             name = file.relative_to(root).as_posix()
@@ -167,6 +168,11 @@ class TransformGraph:
         settle_tensorflow()
         import tensorflow as tf
 
+        if outside := reaching(read_proto(model)):
+            raise GraphError(
+                f"transform graph {model}: it has the operations {', '.join(outside)}: it may run no Python and touch no files but its own;"
+                " take them out of the preprocessing function"
+            )
         try:
             self._model = tf.saved_model.load(str(plain_path(model)))
             function = self._model.transform_fn
@@ -263,7 +269,7 @@ def _read_manifest(root: Path) -> dict[str, Any]:
         manifest = json.loads((root / SPEC_FILE).read_text("utf-8"))
     except FileNotFoundError:
         raise GraphError(f"no transform graph in {root}: {SPEC_FILE} is missing; build it with `tandem batch`") from None
-    except ValueError:
+    except (OSError, ValueError, RecursionError):
         raise GraphError(f"transform graph {root}: {SPEC_FILE} is damaged; restore the folder or build it again") from None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise GraphError(f"transform graph {root}: {SPEC_FILE} is damaged; restore the folder or build it again")

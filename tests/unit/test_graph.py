@@ -1,5 +1,6 @@
 """The transform graph: one fingerprint per computation, one value per row, damage never goes unseen."""
 
+import hashlib
 import itertools
 import json
 import os
@@ -190,6 +191,106 @@ def test_a_changed_manifest_is_seen(folder, tmp_path):
         (copy / "tandem.json").write_text(text.replace(old, new, 1))
         with pytest.raises(GraphError):
             TransformGraph.load(copy)
+
+
+def no_graph(made):
+    made.ClearField("meta_graphs")
+
+
+def cycle(made):
+    nodes = next(f for f in functions(made) if len(f.node_def) > 3).node_def
+    for node in nodes:
+        node.input[:] = [f"{nodes[0].name}:0"]
+
+
+def calls_itself(made):
+    for function in functions(made):
+        for node in function.node_def:
+            node.attr["f"].func.name = function.signature.name
+
+
+def input_of_nothing(made):
+    for function in functions(made):
+        for node in function.node_def:
+            node.input[:] = ["nothing:0"]
+
+
+def no_objects(made):
+    made.meta_graphs[0].object_graph_def.ClearField("nodes")
+
+
+def asset_elsewhere(made):
+    made.meta_graphs[0].asset_file_def[0].filename = "../../../outside"
+
+
+def asset_not_there(made):
+    made.meta_graphs[0].asset_file_def[0].filename = "nothing"
+
+
+def functions(made):
+    return made.meta_graphs[0].graph_def.library.function
+
+
+def cut_off(made):
+    return made.SerializeToString()[:-100]
+
+
+@pytest.mark.parametrize(
+    "harm", [no_graph, cycle, calls_itself, input_of_nothing, no_objects, asset_elsewhere, asset_not_there, cut_off, lambda made: b""]
+)
+def test_a_graph_that_says_of_itself_that_it_is_whole_is_read_with_care(folder, tmp_path, harm):
+    """SECURITY M1, of a graph: whoever changes its files can change the hashes beside them, too. A cycle was walked for ever; others ended
+    in a traceback."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    copy = tmp_path / "a" / "graph"
+    shutil.copytree(folder, copy)
+    (tmp_path / "a" / "outside").write_text("a line of somebody else's\n")
+    file = copy / "transform_fn" / "saved_model.pb"
+    made = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    file.write_bytes(cut if (cut := harm(made)) is not None else made.SerializeToString())
+    manifest = json.loads((copy / "tandem.json").read_text())
+    manifest["files"]["transform_fn/saved_model.pb"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    (copy / "tandem.json").write_text(json.dumps(manifest))
+    with pytest.raises(GraphError, match=r"^transform graph .*; build it again$"):
+        TransformGraph.load(copy)
+
+
+@pytest.mark.parametrize("name", ["../outside", "{outside}", "", "transform_fn/../../outside", "a\0b"])
+def test_a_manifest_names_files_of_its_own_folder_alone(folder, tmp_path, name):
+    copy, outside = tmp_path / "graph", tmp_path / "outside"
+    shutil.copytree(folder, copy)
+    outside.write_bytes(b"x")
+    manifest = json.loads((copy / "tandem.json").read_text())
+    manifest["files"][name.format(outside=outside)] = hashlib.sha256(b"x").hexdigest()
+    (copy / "tandem.json").write_text(json.dumps(manifest))
+    with pytest.raises(GraphError, match="is missing or damaged"):
+        TransformGraph.load(copy)
+
+
+@pytest.mark.parametrize("what", ["python", "a file"])
+def test_a_function_that_reaches_beyond_its_graph_is_refused(tmp_path, what):
+    """SECURITY M1: as of a model. What Python makes of a row no other process knows, and a file is another one tomorrow."""
+    import tensorflow as tf
+
+    (tmp_path / "rates").write_text("2")
+
+    class Module(tf.Module):
+        @tf.function(input_signature=[{"count_1h": tf.TensorSpec([None], tf.int64)}])
+        def transform_fn(self, inputs):
+            count = inputs["count_1h"]
+            if what == "python":
+                twice = tf.numpy_function(lambda x: x * 2, [count], tf.int64)
+            else:
+                twice = count * tf.strings.to_number(tf.io.read_file(str(tmp_path / "rates")), tf.int64)
+            return {"twice": tf.ensure_shape(twice, [None])}
+
+    tf.saved_model.save(Module(), str(tmp_path / "model"))
+    schema = pa.schema([pa.field("count_1h", pa.int64(), nullable=False)])
+    operation = {"python": "PyFunc", "a file": "ReadFile"}[what]
+    with pytest.raises(GraphError, match=rf"it has the operations {operation}: .*; take them out of the preprocessing function"):
+        save_graph(tmp_path / "model", tmp_path / "graphs" / "{fingerprint}", "0" * 64, schema)
+    assert not (tmp_path / "graphs").exists()
 
 
 def test_another_pinned_fingerprint_is_refused(folder):

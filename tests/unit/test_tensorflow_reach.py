@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from serving.tensorflow_reach import reaching
 from tests.unit.test_hostile_models import pushed, refused
+from transforms.tensorflow_reach import reaching
 from transforms.tensorflow_settings import settle_tensorflow
 
 FOUND = """

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import PurePosixPath
 from typing import Any
 
-__all__ = ["reaching"]
+__all__ = ["reaching", "stays_below"]
 
 _STATEFUL = re.compile(
     r"(Assign|AssignAdd|AssignSub)VariableOp|Variable(V2)?|VariableShape|VarHandleOp|VarIsInitializedOp|ReadVariableOp|DisableCopyOnRead"
@@ -68,7 +68,7 @@ class _Graph:
         self._meta, self._modern = meta, modern
         self._outer = {node.name: node for node in meta.graph_def.node}
         self._functions = {function.signature.name: function for function in meta.graph_def.library.function}
-        self._assets = {_node(each.tensor_info.name) for each in _assets(meta) if _plain(each.filename)}
+        self._assets = {_node(each.tensor_info.name) for each in _assets(meta) if stays_below(each.filename)}
         objects = meta.object_graph_def
         self._objects_run = {*objects.concrete_functions}
         for each in objects.nodes:
@@ -167,7 +167,7 @@ class _Graph:
         if at < 0:
             return False
         found = objects.nodes[bound[at]]
-        return found.WhichOneof("kind") == "asset" and _plain(self._meta.asset_file_def[found.asset.asset_file_def_index].filename)
+        return found.WhichOneof("kind") == "asset" and stays_below(self._meta.asset_file_def[found.asset.asset_file_def_index].filename)
 
     def _all_nodes(self) -> Iterator[tuple[str, Any]]:
         yield from (("", node) for node in self._outer.values())
@@ -193,7 +193,7 @@ def _node(tensor: str) -> str:
     return tensor.removeprefix("^").partition(":")[0]
 
 
-def _plain(filename: str) -> bool:
+def stays_below(filename: str) -> bool:
     """Whether a file's path stays in the folder that it is taken from."""
     path = PurePosixPath(filename)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in filename
