@@ -23,7 +23,7 @@ from serving.answers import as_json, own_version, response, v1_answer, v1_metada
 from serving.context import RequestContext
 from serving.dataplane import Dataplane, Prediction
 from serving.direct_requests import Direct, count_request
-from serving.docs import BODIES, describe, docs_page, examples, own_things
+from serving.docs import BODIES, describe, docs_page, examples, own_things, page_headers
 from serving.json_body import parse_object
 from serving.limits import Limits, PrincipalLimits
 from serving.metrics import Metrics
@@ -248,7 +248,8 @@ def create_app(
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> Response:
         asks = _principal(request)
-        return HTMLResponse(docs_page(describe(app.openapi(), examples(plane, asks)), own_things(plane, asks)))
+        page = docs_page(describe(app.openapi(), examples(plane, asks)), own_things(plane, asks))
+        return HTMLResponse(page, headers=page_headers(page))
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi(request: Request) -> Response:

@@ -7,6 +7,7 @@
 * A request that is answered before its body is there (too large, too slow) has some seconds to notice, then its connection ends.
 * Few requests may stand in line behind the one that is answered (pipelining); a connection that brings more is cut: each takes a hundred
   times the memory that its bytes do.
+* A request that does not name its host, once and as a host is written, is refused (400); one of HTTP/1.0 need not.
 * A wish for another protocol (``Upgrade: h2c``) is passed over, and the request answered.
 * A client's certificate, and whether it has hung up, are in the scope of its requests (``tandem.certificate``, ``tandem.gone``).
 * Where an authority of client certificates was taken out, a connection whose certificate was checked while it was there ends with its next
@@ -26,7 +27,7 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from serving.addresses import network_of
+from serving.addresses import names_one_host, network_of
 from serving.settings import ServingSettings
 
 __all__ = ["Connections", "connection_class", "most_connections"]
@@ -245,8 +246,8 @@ class Limited(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
             return  # it comes again
-        if sum(name == b"host" for name, _ in self.headers) > 1:
-            raise httptools.HttpParserError("several hosts")  # RFC 9112, 3.2: a proxy may have believed the other one
+        if not names_one_host(self.parser.get_http_version(), [value for name, value in self.headers if name == b"host"]):
+            raise httptools.HttpParserError("not one host")
         self._in_head = False
         self._head_bytes = 0
         if not self._entered:
@@ -339,7 +340,7 @@ class Limited(HttpToolsProtocol):
         if not self.transport.is_closing():
             body = f'{{"error":"{error}"}}'.encode()
             phrase = {408: "Request Timeout", 431: "Request Header Fields Too Large", 503: "Service Unavailable"}[status]
-            kind = f"content-type: application/json\r\ncontent-length: {len(body)}"
+            kind = f"content-type: application/json\r\nx-content-type-options: nosniff\r\ncontent-length: {len(body)}"
             self.transport.write(f"HTTP/1.1 {status} {phrase}\r\n{kind}\r\nconnection: close\r\n\r\n".encode() + body)
             self.transport.close()
         self._leave()

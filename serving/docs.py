@@ -5,8 +5,11 @@ No script, and nothing from another host.
 
 from __future__ import annotations
 
+import base64
 import copy
+import hashlib
 import json
+import re
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -17,7 +20,7 @@ from serving.protocol import V2_TYPES, RequestField
 from transforms.errors import TandemError
 from transforms.fields import RESERVED
 
-__all__ = ["BODIES", "describe", "docs_page", "docs_view", "examples", "own_things"]
+__all__ = ["BODIES", "describe", "docs_page", "docs_view", "examples", "own_things", "page_headers"]
 
 _ERROR = {"content": {"application/json": {"schema": {"type": "object", "properties": {"error": {"type": "string"}}}}}}
 _REFUSED = {
@@ -181,6 +184,16 @@ def docs_page(openapi: dict[str, Any], own: dict[str, Any]) -> str:
         loader=PackageLoader("serving"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return templates.get_template("docs.html").render({**docs_view(openapi), **own})
+
+
+def page_headers(page: str) -> dict[str, str]:
+    """The headers of an answer with this page: a browser takes its own styles and nothing else, and shows it in no other page's frame."""
+    digests = [
+        base64.b64encode(hashlib.sha256(own.encode()).digest()).decode() for own in re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    ]
+    styles = " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
+    policy = f"default-src 'none'; style-src {styles}; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    return {"Content-Security-Policy": policy, "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer"}
 
 
 def docs_view(openapi: dict[str, Any]) -> dict[str, Any]:

@@ -123,6 +123,7 @@ def uvicorn_config(settings: ServingSettings, app: Any = None) -> tuple[uvicorn.
         log_level="info",
         access_log=False,
         server_header=False,
+        headers=[("X-Content-Type-Options", "nosniff")],  # of every answer: what a caller sent, and is told, is never taken for a page
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=list(settings.trusted_proxies) or None,
         timeout_keep_alive=max(1, round(settings.idle_seconds)),

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Callable, Iterator
+from socketserver import ThreadingMixIn
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from pipelines.streaming.status import StreamStatus
+from serving.addresses import names_one_host
 from transforms.errors import ConfigError
 
 __all__ = ["StreamMetrics", "serve"]
@@ -74,14 +79,55 @@ def _gauge(name: str, text: str, labels: list[str], values: Any) -> GaugeMetricF
     return family
 
 
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Who hangs up, or says nothing, is no news."""
+
+
+class _Asked(WSGIRequestHandler):
+    timeout = 10
+    """Seconds for which a client may be silent."""
+
+    def parse_request(self) -> bool:
+        if not super().parse_request():
+            return False
+        hosts = [each.encode("latin-1", "replace") for each in self.headers.get_all("host", [])]
+        if not names_one_host(self.request_version.removeprefix("HTTP/"), hosts):
+            self.send_error(400, "Host: one is needed")
+            return False
+        return True
+
+    def end_headers(self) -> None:  # of an error alone: an application's own are below
+        self.send_header("X-Content-Type-Options", "nosniff")
+        super().end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: somebody asks every few seconds."""
+
+
+def _app(registry: CollectorRegistry) -> Callable[[Any, Any], Any]:
+    page = make_wsgi_app(registry)
+
+    def answer(environ: Any, start: Any) -> Any:
+        return page(environ, lambda status, headers, *more: start(status, [*headers, ("X-Content-Type-Options", "nosniff")], *more))
+
+    return answer
+
+
 def serve(metrics: Collector, port: int, setting: str = "stream.metrics_port", host: str = "127.0.0.1") -> tuple[int, Callable[[], None]]:
     """Serve ``/metrics`` (port 0: a free one); the port, and a function that ends it. Raises ConfigError, with ``setting``."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(metrics)
     try:
-        server, thread = start_http_server(port, host, registry)
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        of_family: Any = type("_Server", (_Server,), {"address_family": family})
+        server: WSGIServer = make_server(host, port, _app(registry), of_family, _Asked)
     except OSError as error:
         raise ConfigError(f"{setting} {port} on {host}: {error.strerror}; choose another, or 0 for a free one") from None
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
 
     def end() -> None:
         server.shutdown()

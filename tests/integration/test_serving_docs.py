@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +58,49 @@ def test_the_page_lists_what_this_server_has_and_nothing_else(client: TestClient
     text = re.sub(r"<[^>]*>", "", page)
     for foreign in ("JFK", "LGA", "B6"):  # values of one project's data are no example for another's
         assert foreign not in text
+
+
+class Loaded(HTMLParser):
+    """What a page has a browser take: its own styles, scripts and addresses."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.styles: list[str] = []
+        self.others: list[tuple[str, str]] = []
+        self._in_style = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._in_style = tag == "style"
+        loads = [(name, value or "") for name, value in attrs if name in ("style", "src", "srcset", "action", "data") or name[:2] == "on"]
+        self.others += loads + [(tag, "") for _ in [0] if tag in ("script", "base", "form", "iframe", "object", "embed", "img")]
+        self.others += [(tag, value or "") for name, value in attrs if tag == "link" and name == "href"]
+
+    def handle_data(self, data: str) -> None:
+        if self._in_style and data.strip():
+            self.styles.append(data)
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_style = False
+
+
+def test_a_browser_takes_the_pages_own_styles_and_nothing_else(client: TestClient) -> None:
+    """What the page has is what its policy lets through: the styles by their hash, and an icon that is none."""
+    answer = client.get("/docs")
+    policy = dict(part.strip().partition(" ")[::2] for part in answer.headers["content-security-policy"].split(";"))
+    loaded = Loaded(answer.text)
+    assert loaded.others == [("link", "data:,")] and len(loaded.styles) == 1
+    digest = base64.b64encode(hashlib.sha256(loaded.styles[0].encode()).digest()).decode()
+    assert policy == {
+        "default-src": "'none'",
+        "style-src": f"'sha256-{digest}'",
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
+    assert answer.headers["x-frame-options"] == "DENY" and answer.headers["referrer-policy"] == "no-referrer"
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
 
 
 def test_another_project_sees_no_flights(tmp_path: Path) -> None:

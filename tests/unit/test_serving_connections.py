@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import resource
 import socket
 import ssl
@@ -63,10 +64,12 @@ def port(tmp_path: Path) -> Iterator[int]:
 @pytest.mark.parametrize(
     "sent",
     [
-        b"GET / HTTP/1.1\r\nx: " + b"a" * (8 << 20),
-        b"GET / HTTP/1.1\r\n" + b"".join(b"x%d: y\r\n" % i for i in range(20_000)) + b"\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"a" * (8 << 20),
+        b"GET / HTTP/1.1\r\nhost: x\r\n" + b"".join(b"x%d: y\r\n" % i for i in range(20_000)) + b"\r\n",
         b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n",
-        b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n" + b"".join(b"x%d: y\r\n" % i for i in range(9_000)) + b"\r\n",
+        b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n"
+        + b"".join(b"x%d: y\r\n" % i for i in range(9_000))
+        + b"\r\n",
     ],
     ids=["one line of 8 MB", "20,000 headers", "a long path", "trailers"],
 )
@@ -84,9 +87,9 @@ def test_a_head_has_a_limit(port: int, sent: bytes) -> None:
 
 
 def test_a_head_just_below_the_limit_is_read(port: int) -> None:
-    answer = exchange(port, b"GET / HTTP/1.1\r\nconnection: close\r\nx: " + b"a" * 65_000 + b"\r\n\r\n")
+    answer = exchange(port, b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx: " + b"a" * 65_000 + b"\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200 OK")
-    answer = exchange(port, b"GET / HTTP/1.1\r\nconnection: close\r\nx: " + b"a" * 65_530 + b"\r\n\r\n")
+    answer = exchange(port, b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx: " + b"a" * 65_530 + b"\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 431 ")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"].startswith("the head of the request has more than 65536 bytes")
 
@@ -112,7 +115,7 @@ def test_a_byte_now_and_then_does_not_help(port: int) -> None:
 
 def test_a_body_that_never_comes_ends_with_the_exchange(port: int) -> None:
     begun = time.monotonic()
-    answer = exchange(port, b"POST / HTTP/1.1\r\ncontent-length: 10\r\n\r\nabc", seconds=30)
+    answer = exchange(port, b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nabc", seconds=30)
     assert time.monotonic() - begun < 20 and answer == b""
 
 
@@ -140,14 +143,14 @@ def test_an_answer_that_nobody_reads_is_not_held_for_ever(tmp_path: Path) -> Non
 
 def test_an_answer_before_the_body_ends_the_connection_soon(port: int) -> None:
     with connect(port) as s:
-        s.sendall(b"POST /early HTTP/1.1\r\ncontent-length: 10000\r\n\r\nabc")
+        s.sendall(b"POST /early HTTP/1.1\r\nhost: x\r\ncontent-length: 10000\r\n\r\nabc")
         begun = time.monotonic()
         with pytest.raises((BrokenPipeError, ConnectionResetError)):  # noqa: PT012
             while time.monotonic() - begun < 15:
                 s.sendall(b"a")  # the body, as slowly as one likes
                 time.sleep(0.05)
     with connect(port) as s:  # who sends it in time may go on
-        s.sendall(b"POST /early HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc")
+        s.sendall(b"POST /early HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc")
         assert read_answer(s).endswith(b"0")
         s.sendall(GET)
         assert read_answer(s).startswith(b"HTTP/1.1 200")
@@ -175,7 +178,7 @@ def test_a_connection_that_asks_for_ever_more_is_cut(tmp_path: Path) -> None:
     with running(made(tmp_path), slow) as (server, _, port):
         with connect(port) as s:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                s.sendall(b"GET /slow HTTP/1.1\r\n\r\n" * 100_000)
+                s.sendall(SLOW * 100_000)
             assert read_all(s) == b""
         assert begun == 1
         end = time.monotonic() + 20
@@ -185,8 +188,9 @@ def test_a_connection_that_asks_for_ever_more_is_cut(tmp_path: Path) -> None:
         assert exchange(port, GET.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")).startswith(b"HTTP/1.1 200")
 
 
-LARGE = b"GET / HTTP/1.1\r\nx: " + b"a" * 70_000 + b"\r\n\r\n"
-CHUNKED = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
+LARGE = b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"a" * 70_000 + b"\r\n\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+SLOW = b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n"
 TWO_HOSTS = b"GET / HTTP/1.1\r\nHost: x\r\nhost: y\r\n\r\n"
 
 
@@ -194,11 +198,11 @@ TWO_HOSTS = b"GET / HTTP/1.1\r\nHost: x\r\nhost: y\r\n\r\n"
 @pytest.mark.parametrize(
     ("sent", "answers"),
     [
-        ([b"GET /slow HTTP/1.1\r\n\r\n", LARGE], []),
-        ([b"GET /slow HTTP/1.1\r\n\r\n", b"GARBAGE\r\n\r\n"], []),
-        ([b"GET /slow HTTP/1.1\r\n\r\n", CHUNKED + b"GARBAGE\r\n"], []),
-        ([b"GET /slow HTTP/1.1\r\n\r\n", b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\n"], []),
-        ([b"GET /slow HTTP/1.1\r\n\r\n", TWO_HOSTS], []),
+        ([SLOW, LARGE], []),
+        ([SLOW, b"GARBAGE\r\n\r\n"], []),
+        ([SLOW, CHUNKED + b"GARBAGE\r\n"], []),
+        ([SLOW, b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\n"], []),
+        ([SLOW, TWO_HOSTS], []),
         ([TWO_HOSTS, GET], [b"400"]),
         ([TWO_HOSTS.replace(b"y\r\n", b"x\r\nconnection: Upgrade\r\nupgrade: h2c\r\n")], [b"400"]),
         ([CHUNKED, b"GARBAGE\r\n"], [b"400"]),
@@ -227,6 +231,48 @@ def test_a_refusal_is_not_taken_for_the_answer_of_the_request_before(
     assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == answers, answer[:300]
 
 
+@pytest.mark.parametrize(
+    ("lines", "version", "taken"),
+    [
+        ([], "1.1", False),
+        ([], "1.0", True),
+        ([b"Host: x"], "1.1", True),
+        ([b"HOST: x:80"], "1.0", True),
+        ([b"Host:"], "1.1", True),
+        ([b"Host: [::1]:8500"], "1.1", True),
+        ([b"Host: my_shop-1.example.com:"], "1.1", True),
+        ([b"Host: x", b"Host: x"], "1.1", False),
+        ([b"Host: x", b"Host: y"], "1.0", False),
+        ([b"Host: x y"], "1.1", False),
+        ([b"Host: user@x"], "1.1", False),
+        ([b"Host: x/y"], "1.1", False),
+        ([b"Host: http://x"], "1.1", False),
+        ([b"Host: x:port"], "1.1", False),
+        ([b"Host: [::1"], "1.1", False),
+        ([b"Host: x?y"], "1.0", False),
+        ([b"Hosts: x"], "1.1", False),
+    ],
+)
+def test_a_request_names_its_host_once_or_is_refused(port: int, lines: list[bytes], version: str, taken: bool) -> None:
+    """RFC 9112, 3.2: it was answered without one. With a wish for another protocol, and behind another request, too."""
+    upgrade = [b"connection: upgrade", b"upgrade: h2c"]
+    for more, before in (([b"connection: close"], b""), (upgrade, b""), ([b"connection: close"], GET)):
+        sent = b"\r\n".join([b"GET / HTTP/" + version.encode(), *more, *lines, b"", b""])
+        last = GET.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n") if more is upgrade and version == "1.1" else b""
+        answers = [each.split(b" ")[1] for each in re.findall(rb"HTTP/1\.\d \d{3}", exchange(port, before + sent + last))]
+        wanted = [b"200"] * bool(before) + ([b"200"] * (2 if last else 1) if taken else [b"400"])
+        assert answers in (wanted, [] if before and not taken else wanted), (sent, answers)
+
+
+def test_no_answer_is_taken_for_another_type_than_it_says(port: int, tmp_path: Path) -> None:
+    """Refusals before the application included."""
+    for sent, status in ((GET, b"200"), (b"GARBAGE\r\n\r\n", b"400"), (LARGE, b"431")):
+        with connect(port) as s:
+            s.sendall(sent)
+            answer = read_answer(s)
+        assert answer.split(b" ")[1] == status and answer.lower().count(b"x-content-type-options: nosniff") == 1, answer
+
+
 UPGRADE = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
 
 
@@ -243,9 +289,7 @@ def test_a_wish_for_http_2_is_passed_over(port: int, body: bytes, pause: bool, c
                 time.sleep(0.1)
             s.sendall(rest)
             assert read_answer(s).endswith(b"\r\n\r\n4")
-        s.sendall(
-            b"POST / HTTP/1.1\r\nhost: x\r\n" + UPGRADE + b"content-length: 3\r\n\r\nabc" + GET + b"GET / HTTP/1.1\r\n" + UPGRADE + b"\r\n"
-        )
+        s.sendall(b"POST / HTTP/1.1\r\nhost: x\r\n" + UPGRADE + b"content-length: 3\r\n\r\nabc" + GET + GET[:-2] + UPGRADE + b"\r\n")
         got = b""
         while got.count(b"HTTP/1.1 200 OK") < 3 or not got.endswith(b"\r\n\r\n0"):
             got += s.recv(65_536)
@@ -253,14 +297,14 @@ def test_a_wish_for_http_2_is_passed_over(port: int, body: bytes, pause: bool, c
     assert "upgrade" not in capfd.readouterr().err.lower()
     refused = exchange(port, b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\n")
     assert refused.startswith(b"HTTP/1.1 400 ") and refused.count(b"HTTP/1.1") == 1
-    large = b"GET / HTTP/1.1\r\n" + UPGRADE + b"x: " + b"a" * 70_000 + b"\r\n\r\n"
+    large = GET[:-2] + UPGRADE + b"x: " + b"a" * 70_000 + b"\r\n\r\n"
     assert exchange(port, large).startswith(b"HTTP/1.1 431 ")
 
 
 def test_what_follows_the_last_request_costs_no_answer_after_a_wish_either(port: int) -> None:
     """It was a 400 before the answer of a good request."""
     last = GET.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
-    for before in (GET, b"GET / HTTP/1.1\r\n" + UPGRADE + b"\r\n"):
+    for before in (GET, GET[:-2] + UPGRADE + b"\r\n"):
         answer = exchange(port, before + last + GET)
         assert answer.count(b"HTTP/1.1 ") == answer.count(b"HTTP/1.1 200 OK") == 2, answer
 
@@ -283,7 +327,7 @@ def test_wishes_of_many_requests_in_one_read(
         made_again = 0
         with connect(port) as s:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                s.sendall(b"GET / HTTP/1.1\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n" * repeated)
+                s.sendall(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n" * repeated)
             answers = read_all(s).count(b"HTTP/1.1 200 OK")
         assert answers == 64 or repeated > 64
         assert made_again <= 67 + answers, "it goes on behind the end of the connection"
@@ -339,7 +383,7 @@ def test_without_an_idle_one_a_connection_is_refused_in_words(tmp_path: Path) ->
     with running(made(tmp_path, max_connections=3, timeout_seconds=20), hello) as (_, _, port):
         busy = [connect(port) for _ in range(3)]
         for s in busy:
-            s.sendall(b"POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\n")
+            s.sendall(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\n")
         time.sleep(0.5)
         answer = exchange(port, b"")
         assert answer.startswith(b"HTTP/1.1 503 ") and b"too many connections" in answer
@@ -361,7 +405,7 @@ def test_connections_before_their_handshake_count_too(tmp_path: Path) -> None:
         def ask() -> None:
             with context.wrap_socket(connect(port), server_hostname="localhost") as s:
                 for _ in range(3):
-                    s.sendall(b"POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc")
+                    s.sendall(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc")
                     assert read_answer(s).startswith(b"HTTP/1.1 200")
 
         idle = [connect(port) for _ in range(60)]
@@ -385,7 +429,7 @@ def test_one_address_cannot_have_all(tmp_path: Path) -> None:
     with running(made(tmp_path, max_connections=40, max_connections_per_client=3, timeout_seconds=20), hello) as (_, _, port):
         busy = [connect(port) for _ in range(3)]
         for s in busy:
-            s.sendall(b"POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\n")
+            s.sendall(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\n")
         time.sleep(0.5)
         assert exchange(port, b"").startswith(b"HTTP/1.1 503 ")
         with socket.socket() as other:

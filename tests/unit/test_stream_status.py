@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.status import StreamStatus, Tracker, line
 from pipelines.streaming.stream_metrics import StreamMetrics, serve
+from tests.integration.http_server import exchange
 from transforms.errors import ConfigError
 
 
@@ -99,3 +100,21 @@ def test_metrics_can_be_scraped(control):
     assert samples["tandem_stream_lag_records", ("0", "d")] == 7
     assert samples["tandem_stream_watermark_seconds", ("d",)] == 1.5
     assert samples["tandem_stream_restarts_total", ()] == 2
+
+
+def test_who_asks_for_metrics_names_a_host_or_is_refused():
+    """RFC 9112, 3.2; and the answer is taken for nothing but the text that it says it is."""
+    port, end = serve(StreamMetrics(StreamStatus), 0)
+    try:
+        for head, status in (
+            (b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", b"200"),
+            (b"GET /metrics HTTP/1.0\r\n\r\n", b"200"),
+            (b"GET /metrics HTTP/1.1\r\n\r\n", b"400"),
+            (b"GET /metrics HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n", b"400"),
+            (b"GET /metrics HTTP/1.1\r\nHost: x y\r\n\r\n", b"400"),
+        ):
+            answer = exchange(port, head)
+            assert answer.split(b" ")[1] == status, (head, answer)
+            assert answer.lower().count(b"x-content-type-options: nosniff") == 1
+    finally:
+        end()
