@@ -168,7 +168,12 @@ class TransformGraph:
         settle_tensorflow()
         import tensorflow as tf
 
-        if outside := reaching(read_proto(model)):
+        proto = read_proto(model)
+        try:
+            outside = reaching(proto)
+        except Exception as error:
+            raise GraphError(f"transform graph {model}: it cannot be read ({type(error).__name__}); build it again") from None
+        if outside:
             raise GraphError(
                 f"transform graph {model}: it has the operations {', '.join(outside)}: it may run no Python and touch no files but its own;"
                 " take them out of the preprocessing function"
