@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import subprocess
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
@@ -28,12 +29,15 @@ from pipelines.lake.staged_code import EMBEDDED
 from pipelines.services.jars import ADD_OPENS, classpath, java
 from pipelines.services.own_jar import JAR, MAIN
 from pipelines.streaming.engines.job_jar import write_job_jar
-from pipelines.streaming.engines.stream_engine import why_ended
+from pipelines.streaming.engines.stream_engine import never_started, why_ended
 from pipelines.streaming.engines.worker_pool import WorkerPool, proof_of
 from transforms.errors import DataError, TandemError
 from transforms.functions.travel import code_travels
 
 __all__ = ["JvmProgram", "JvmRunner"]
+
+_LOOK_SECONDS = 10.0
+"""How often the log of a running engine is looked at."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ class JvmRunner(PipelineRunner):
             )
             path = [str(self._describe(pipeline, options, environment)), str(JAR), classpath(program.jars)]
             child = start_child(command, log, {**without_secrets(os.environ), "CLASSPATH": os.pathsep.join(path)}, new_log=True)
-            code = child.wait()
+            code = self._ended(child, log)
         except BaseException:
             if program.end is not None:
                 with suppress(TandemError):
@@ -121,6 +125,15 @@ class JvmRunner(PipelineRunner):
             text = "".join(p.read_text(errors="replace")[-200_000:] for p in (log, folder / "worker.log") if p.exists())
             raise DataError(f"the batch job failed on {program.name}: {why_ended(code, text)[:300]}; its full output is in {log}")
         return _Done()
+
+    def _ended(self, child: subprocess.Popen[bytes], log: Path) -> int:
+        """Wait for the JVM; its exit code. Raises DataError where it would wait for executors without end."""
+        while True:
+            try:
+                return child.wait(_LOOK_SECONDS)
+            except subprocess.TimeoutExpired:
+                if why := never_started(log.read_text(errors="replace")[-1_000_000:]):
+                    raise DataError(f"the batch job failed on {self.program.name}: {why}; its full output is in {log}") from None
 
     def _describe(self, pipeline: Any, options: PipelineOptions, environment: Any) -> Path:
         """Write the pipeline and its options where the JVM looks for them on its class path; returns the jar."""

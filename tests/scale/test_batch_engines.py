@@ -129,7 +129,7 @@ def test_two_hosts_of_an_engine_make_the_bytes_of_the_direct_runner(world: Order
 
 
 def test_executors_that_do_not_start_are_one_line(world: Orders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Dspark.executor.extraJavaOptions=-XX:NoSuchOption")
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Dspark.executor.extraJavaOptions=-agentlib:none")
     with pytest.raises(TandemError) as told, two_hosts(tmp_path, "spark") as flags:
         made_by(world, "spark", flags)
     why = "executors were lost, the last one: Command exited with code 1; why is in its stderr, in the folder 'work' of Spark's worker"

@@ -134,6 +134,7 @@ def repairing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet
 def test_whatever_is_killed_or_cut_off_every_row_is_right(fleet: Fleet) -> None:
     flink, world = fleet.flink, fleet.world
     assert all(flink.workers(name) for name in fleet.addresses), "a worker on each host"
+    wait_for(lambda: all(point.get("tiles") for point in world.control.load_checkpoints().values()), SECONDS, fleet.driver)
 
     fleet.produce()
     os.kill(flink.workers("tandem-a")[0], 9)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.streaming.engines.stream_engine import cause, why_ended
+from pipelines.streaming.engines.stream_engine import cause, never_started, why_ended
 
 JAVA = """Exception in thread "main" java.lang.RuntimeException: Job x failed.
 \tat a.b(C.java:1)
@@ -66,3 +66,15 @@ def test_a_jvm_that_was_killed_did_not_end_for_what_it_had_said_before() -> None
     )
     assert why_ended(1, JAVA) == "java.io.IOException: disk full"
     assert why_ended(1, "") == "it ended with code 1"
+
+
+ENDED_AT_ONCE = (
+    "26/11/30 20:12:43 INFO StandaloneAppClient$ClientEndpoint: Executor updated: app-1/{} is now EXITED (Command exited with code 1)\n"
+)
+BEGAN = "26/11/30 19:00:50 INFO StandaloneSchedulerBackend$StandaloneDriverEndpoint: Registered executor NettyRpcEndpointRef(x) with ID 0\n"
+
+
+def test_executors_of_which_none_begins_to_work_are_not_waited_for() -> None:
+    some, many = ("".join(ENDED_AT_ONCE.format(n) for n in range(count)) for count in (19, 20))
+    assert never_started(BEGAN + many) == f"executors were lost, the last one: Command exited with code 1; {WHERE}"
+    assert never_started(BEGAN + some) == never_started(some + BEGAN + some) == never_started(many + BEGAN) == never_started("") == ""

@@ -21,7 +21,7 @@ from transforms.errors import ConfigError
 if TYPE_CHECKING:
     from pipelines.streaming.state.job_spec import JobSpec
 
-__all__ = ["Engine", "EngineJob", "EngineOptions", "EngineSettings", "cause", "read_settings", "why_ended"]
+__all__ = ["Engine", "EngineJob", "EngineOptions", "EngineSettings", "cause", "never_started", "read_settings", "why_ended"]
 
 
 @dataclass(frozen=True)
@@ -183,6 +183,14 @@ def cause(log: str) -> str:
     return "a worker's process ended without an error, as where the kernel kills it for want of memory" if _HUNG_UP in found else found
 
 
+def never_started(log: str) -> str:
+    """Why the executors of a running Spark do not start, one line; empty where they do. It would have others started without end."""
+    lost = _LOST.findall(log.rpartition("Registered executor ")[2])
+    return _loss("", lost[-1][1] or lost[-1][2]) if len(lost) >= _MOST_STARTS else ""
+
+
+_MOST_STARTS = 20
+"""So many executors in a row that end before one begins to work."""
 _HUNG_UP = "StatusRuntimeException: CANCELLED"
 """What a runner says of a worker that it cannot reach any more."""
 _FULL_HEAP = "Terminating due to java.lang.OutOfMemoryError: "
