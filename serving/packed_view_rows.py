@@ -124,8 +124,11 @@ class PackedViewRows(ViewRows):
         nulls, live = self.rows.nulls(slot), self._verdict[0]
         if nulls is None:
             return self.row_status
-        status = self._verdict[1].copy()
-        status[nulls if live is None else nulls & live] = NULL
+        if live is None:  # all are PRESENT
+            status = np.where(nulls, np.uint8(NULL), np.uint8(PRESENT))
+        else:
+            status = self._verdict[1].copy()
+            status[nulls & live] = NULL
         return status if self.inverse is None else status[self.inverse]
 
     @property

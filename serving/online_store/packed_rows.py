@@ -137,12 +137,19 @@ class PackedRows:
         return made
 
     def nulls(self, slot: Slot) -> Bools | None:
-        """Which of a feature's N values are null; None: not one."""
+        """Which of a feature's N values are null, not to be written to; None: not one."""
         if not self.any_null >> slot.place & 1:
             return None
         if self._array is not None:
-            return (self._array["nulls"][:, slot.place >> 3] >> np.uint8(slot.place & 7) & np.uint8(1)).astype(np.bool_)
+            own: Bools = self._null_columns[slot.place]
+            return own
         return np.array(self.null_list(slot), np.bool_)
+
+    @lazily
+    def _null_columns(self) -> Bools:
+        """Of more than a few rows: which values are null, by the feature's place; shape [8 * bytes, N]."""
+        bits = np.unpackbits(np.ascontiguousarray(self.array["nulls"].T), axis=0, bitorder="little")
+        return bits.view(np.bool_)
 
     def null_list(self, slot: Slot) -> list[int] | None:
         """The same of few rows, as numbers."""
@@ -172,7 +179,8 @@ class PackedRows:
         if self._array is None:
             return None
         if slot.fixed:
-            return pa.array(np.array(self._array[f"f{slot.number}"]), mask=hidden).cast(slot.kind)
+            made = pa.array(np.array(self._array[f"f{slot.number}"]), mask=hidden)
+            return made if made.type == slot.kind else made.cast(slot.kind)
         n, (data, starts) = len(self._cells), self._whole
         if len(data) > _MOST_TEXT:
             return None
