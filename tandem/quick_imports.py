@@ -48,6 +48,7 @@ _STANDING_IN: Mapping[str, Mapping[str, Mapping[str, str]]] = {
     },
     "feast.errors": {"fastapi": {"status": "starlette.status"}},
     "tensorflow": {
+        "distutils": {},
         "googleapiclient.discovery": {},
         "h5py": {},
         "oauth2client.client": {"GoogleCredentials": ""},
@@ -56,9 +57,19 @@ _STANDING_IN: Mapping[str, Mapping[str, Mapping[str, str]]] = {
         "scipy.linalg": {},
         "scipy.ndimage": {},
         "scipy.sparse": {"issparse": ""},
+        "tensorflow._api.v2.__internal__.distribute.combinations": {},
+        "tensorflow._api.v2.__internal__.distribute.multi_process_runner": {},
+        "tensorflow._api.v2.__internal__.test": {},
         "tensorflow._api.v2.compat.v1.compat": {},
+        "tensorflow._api.v2.compat.v1.test": {},
+        "tensorflow._api.v2.compat.v2.__internal__.distribute.combinations": {},
+        "tensorflow._api.v2.compat.v2.__internal__.distribute.multi_process_runner": {},
+        "tensorflow._api.v2.compat.v2.__internal__.test": {},
         "tensorflow._api.v2.compat.v2.compat": {},
+        "tensorflow._api.v2.compat.v2.test": {},
+        "tensorflow._api.v2.test": {},
     },
+    "tensorflow_transform": {"pydot": {"Dot": "", "Node": ""}},
     "apache_beam": {
         "apache_beam.io.gcp.bigquery": {"*": ""},
         "apache_beam.io.gcp.gcsfilesystem": {"GCSFileSystem": ""},
@@ -275,6 +286,8 @@ def _later(name: str, known: Mapping[str, str]) -> _Later:
 
 def _installed(name: str) -> bool:
     """Whether there is the package of a module: who imports one that is not there is prepared for that."""
+    if name.partition(".")[0] in sys.stdlib_module_names:
+        return True
     with suppress(ImportError, ValueError):
         return importlib.util.find_spec(name.partition(".")[0]) is not None
     return False
