@@ -152,7 +152,8 @@ def materialize_view(store: Any, online: OrderedOnlineStore, view: Any, start: d
         # Runs that come later have their own materialization; what lies beyond all runs is a stream's.
         reach = source.upto_us if source.upto_us is not None else micros_of(end)
         upto = min(micros_of(end), reach)
-        covered = Covered(max(now_us(), before.stamp + 1 if before is not None else 0), upto)
+        # As of the runs that are read, too: one may have begun by a clock that was set back since.
+        covered = Covered(max(now_us(), source.newest_us, before.stamp + 1 if before is not None else 0), upto)
         online.cover(config, view.name, Covered(covered.stamp, upto if before is None else max(upto, min(before.upto_us, reach, now))))
         rows = latest(start, min(end, instant(max(upto, 0))))
         result = online.write_rows(config, view, rows, covered)

@@ -428,3 +428,19 @@ def test_materialize_that_finds_nothing_names_the_run_that_has_rows_of_what_is_a
     assert told(START, at("01:00")) == (
         f"batch run {first} made rows of groups whose graphs are not applied (shop_orders): 'tandem apply' applies them"
     )
+
+
+def test_a_clock_that_was_set_back_makes_no_materialization_older_than_its_runs(tmp_path: Path) -> None:
+    """SECURITY M7: verify said for as long as the clock was behind that a newer run was not materialized, and took every difference for
+    that."""
+    world = Orders(tmp_path / "w")
+    world.log([order("o1", "10:02"), order("o2", "10:04", shop=2)])
+    world.round()
+    for manifest in world.data.glob("runs/*/manifest.json"):  # as if all that was made by a clock that runs a day ahead
+        said = json.loads(manifest.read_text())
+        ahead = datetime.fromisoformat(said["created"]) + timedelta(days=1)
+        manifest.write_text(json.dumps({**said, "created": ahead.isoformat()}))
+    world.log([order("o1", "10:02")])
+    world.round()
+    proofs = compare_stores(world.repo(), world.feast())
+    assert [proof.keys for proof in proofs.values()] == [1, 1] and not any("a newer run" in proof.notice for proof in proofs.values())
