@@ -3,13 +3,13 @@ cluster: ``test_engine_cluster.py``)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import EntryPoint
 
 import pytest
 
 from pipelines.project import extensions
-from pipelines.streaming.engines.direct import DirectEngine
-from pipelines.streaming.engines.stream_engine import EngineSettings
+from pipelines.streaming.engines.direct import DirectEngine, DirectSettings
 from pipelines.streaming.stream_options import StreamOptions
 from tandem.testing.broker import BrokerHarness, MemoryHarness
 from tandem.testing.engine import EngineContract
@@ -27,6 +27,14 @@ class TestDirect(EngineContract):
         return MemoryHarness()
 
 
+class TestDirectInParts(TestDirect):
+    """With a shuffle between polls and folds."""
+
+    @pytest.fixture
+    def given(self) -> Mapping[str, str]:
+        return {"parts": "2"}
+
+
 @pytest.mark.slow
 class TestEmbeddedFlink(EngineContract):
     runner = "flink"
@@ -36,7 +44,7 @@ class TestEmbeddedFlink(EngineContract):
         return kafka
 
 
-class Flush(EngineSettings):
+class Flush(DirectSettings):
     every: int
 
 
@@ -54,7 +62,7 @@ def test_a_package_brings_an_engine_by_an_entry_point(monkeypatch: pytest.Monkey
     ]
     monkeypatch.setattr(extensions, "entry_points", lambda group: points if group == "tandem.engines" else [])
     assert StreamOptions(runner="brought", until="latest", given={"every": "3"}).engine() is Brought
-    with pytest.raises(ConfigError, match=r"^engine option 'every': Field required; the options of --runner brought are: every; corr"):
+    with pytest.raises(ConfigError, match=r"^engine option 'every': Field required; the options of --runner brought are: parts, every;"):
         StreamOptions(runner="brought", until="latest")
     with pytest.raises(ConfigError, match=r"^engine option 'every': Input should be a valid integer"):
         StreamOptions(runner="brought", until="latest", given={"every": "often"})

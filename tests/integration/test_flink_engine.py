@@ -176,7 +176,8 @@ def test_a_job_has_no_more_parts_than_tasks(tmp_path):
     for tasks, asked, parts in ((1, 8, 1), (2, 8, 2), (4, 2, 2)):
         given = {"flink_master": "h:1", "worker_pool": "h:2"}
         assert FlinkClusterEngine(EngineOptions("x", tmp_path, parallelism=tasks, given=given)).parts(asked) == parts
-    assert DirectEngine(EngineOptions("x", tmp_path)).parts(8) == 8
+    assert DirectEngine(EngineOptions("x", tmp_path)).parts(8) == 1
+    assert DirectEngine(EngineOptions("x", tmp_path, given={"parts": "4"})).parts(8) == 4
 
 
 def test_the_embedded_engine_divides_a_job_where_it_is_told_to(tmp_path, monkeypatch):

@@ -53,7 +53,7 @@ def make(see: See, folder: Path) -> StreamWorld:
     world = make_stream_world(folder, url=URL)
     log = [renamed(e) for e in events(200)]
     world.produce(log)
-    assert run_stream(world.repo(), StreamOptions(runner="direct", until="latest"), lambda line: None)["code"] == 0
+    assert run_stream(world.repo(), StreamOptions(runner="direct", until="latest", given={"parts": "2"}), lambda line: None)["code"] == 0
     data, gone, stays = world.data, NAME[GONE], NAME[STAYS]
     store = network(data)
     store.put("events/trips/a.jsonl", b"".join(e + b"\n" for e in log))
@@ -124,7 +124,7 @@ def test_nothing_of_a_subject_is_left_in_the_store_nor_in_copies_of_other_machin
 
     more = [renamed(e) for e in events(100, 1, start=6 * 3600, seconds=3600)]
     world.produce([e for e in more if NAME[GONE].encode() not in e])
-    assert run_stream(world.repo(), StreamOptions(runner="direct", until="latest"), lambda line: None)["code"] == 0
+    assert run_stream(world.repo(), StreamOptions(runner="direct", until="latest", given={"parts": "2"}), lambda line: None)["code"] == 0
     assert anywhere(machine, NAME[GONE]) == []
 
 

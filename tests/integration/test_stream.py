@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.lake.counted import counted
 from pipelines.services.kafka_broker import Broker
 from pipelines.streaming import stream_plan
 from pipelines.streaming.status import Tracker
@@ -53,7 +54,10 @@ def test_direct_reads_to_the_end_and_resumes(tmp_path):
     # Another number of shards goes on from the same checkpoint.
     world.produce(events(1000, 3, start=12 * 3600 - 1200))
     for shards in (5, 1):
-        assert run_stream(world.repo(), StreamOptions(runner="direct", until="latest", shards=shards), said.append)["code"] == 0
+        said.clear()
+        how = StreamOptions(runner="direct", until="latest", shards=shards, given={"parts": "5"})
+        assert run_stream(world.repo(), how, said.append)["code"] == 0
+        assert any(line.endswith(f", {counted(shards, 'shard')}") for line in said)
         world.assert_right()
 
 

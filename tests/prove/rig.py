@@ -93,9 +93,7 @@ class Stream:
         """Start it; returns at once."""
         command = [sys.executable, "-m", "pipelines.cli", "stream", "--repo", str(self.rig.repo_path), "--name", self.name]
         command += ["--from-run", self.rig.slice.run, "--shards", str(self.shards)]
-        if "--runner" not in words:  # the embedded engine divides a job where it is told to
-            command += ["--engine-option", f"parts={self.shards}"]
-        command += words
+        command += ["--engine-option", f"parts={self.shards}", *words]  # an engine of one process divides a job where it is told to
         self.process = start_child([*self.rig.before, *command], self.rig.folder / f"{self.name}.out", self.rig.environment)
 
     @property

@@ -106,7 +106,8 @@ def run(orders: dict[str, Any]) -> int:
     from pipelines.streaming.supervisor import delivered
 
     repo = load_repo(Path(orders["repo"]))
-    options = StreamOptions(name=orders["name"], runner="direct", until="latest", from_run=orders["run"], shards=orders["shards"])
+    how = {"shards": orders["shards"], "given": {"parts": str(orders["shards"])}}
+    options = StreamOptions(name=orders["name"], runner="direct", until="latest", from_run=orders["run"], **how)
     job_state = JobState(stream_folder(repo.data, options.name))
     job_state.begin()
     checkpoint = job_state.folder / "small-checkpoint"

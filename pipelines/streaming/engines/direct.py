@@ -6,26 +6,40 @@ One tick polls every partition to its end offset, so it ends by itself (``--unti
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from pipelines.streaming.engines.stream_engine import Engine, EngineJob, cause
+from pydantic import Field
+
+from pipelines.streaming.engines.stream_engine import Engine, EngineJob, EngineSettings, cause
 from pipelines.streaming.stages.part_reports import PartReports
 from pipelines.streaming.state.job_state import JobState
 
 if TYPE_CHECKING:
     from pipelines.streaming.state.job_spec import JobSpec
 
-__all__ = ["DirectEngine"]
+__all__ = ["DirectEngine", "DirectSettings"]
 
 _STOP_SECONDS = 30.0
+
+
+class DirectSettings(EngineSettings):
+    """``parts``: into how many a job may be divided. One thread works on all of them, so more than one only cost."""
+
+    parts: int = Field(default=1, ge=1, le=128)
 
 
 class DirectEngine(Engine):
     """See the module."""
 
     name = "direct"
+    Settings: ClassVar[type[EngineSettings]] = DirectSettings
+    settings: DirectSettings
     endless = False
     in_process = True
+
+    def parts(self, shards: int) -> int:
+        """One, unless the engine's own setting allows for more."""
+        return min(shards, self.settings.parts)
 
     def new_job(self, spec: JobSpec, first: bool) -> EngineJob:
         """A pass over what is there."""
