@@ -29,7 +29,7 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
 from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.repo_config import FeastConfigBaseModel
 
-from serving.online_store.encoding import as_array, encode_column, encode_keys
+from serving.online_store.encoding import as_array, encode_columns, encode_keys
 from serving.online_store.feature_rows import FeatureRows, judged_rows, lasts, messages_of
 from serving.online_store.incoming import WriteResult, columns_of, heads_of, rows_of_messages, times_of
 from serving.online_store.order import Covered, Order, Rows, StoredRow, check_owner, ends_of_runs, greatest, refused_fingerprint, row_wins
@@ -282,7 +282,9 @@ class OrderedOnlineStore(OnlineStore):
         if len(places) < len(heads):
             heads, columns = heads.take(places), _taken(columns, places)
         null = pa.repeat(pa.scalar(b"", pa.binary()), len(heads))
-        values = [encode_column(columns[f.name]) if f.name in columns else null for f in table.features]
+        named = [f.name for f in table.features if f.name in columns]
+        encoded = dict(zip(named, encode_columns([columns[name] for name in named]), strict=True))
+        values = [encoded.get(f.name, null) for f in table.features]
         packed = pack_columns(table, heads.event_us, columns, values) if self._packs(config) else None
         made = replace(heads, values=values, packed=packed)
         if covered is not None:

@@ -214,9 +214,11 @@ class OrderedRedisOnlineStore(OrderedOnlineStore, RedisOnlineStore):
             return self._by_calls(config, link, head, rows)
         if done.refused:
             raise _refused(config, head.view, done.refused)
+        if not done.undecided:
+            return done.written
         # What others changed between question and answer is compared and written in one call: it would not come to an end otherwise.
         rest = rows.take(np.array(done.undecided, np.int64))
-        return done.written + (self._by_calls(config, link, head, rest) if len(rest) else 0)
+        return done.written + self._by_calls(config, link, head, rest)
 
     def _by_calls(self, config: RepoConfig, link: Link, head: Header, rows: Rows) -> int:
         places = np.zeros(len(rows), np.int64)

@@ -15,7 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.online_store.encoding import encode_column, encode_keys, encode_timestamps
+from serving.online_store.encoding import encode_column, encode_columns, encode_keys, encode_timestamps
 from tests.oracle import strategies as make
 from transforms.errors import DataError
 
@@ -72,6 +72,20 @@ def test_lists(slot: str, data: Any) -> None:
     expected = [Value(**({} if v is None else {slot: message(val=v)})).SerializeToString() for v in made]
     for column in [*shapes(values, pa.list_(kind)), pa.array(values, pa.large_list(kind))]:
         assert encode_column(column).to_pylist() == expected
+
+
+@pytest.mark.parametrize("n", [0, 1, 3000, 20_000])
+def test_columns_that_are_encoded_together_are_as_each_by_itself(n: int) -> None:
+    r = np.random.default_rng(n)
+    numbers = [pa.array(r.normal(size=n), mask=r.random(n) < nulls) for nulls in (0.0, 0.2, 1.0, 0.0, 0.0, 0.0, 0.0)]
+    counts = [pa.array(r.integers(-(2**bits), 2**bits, n)) for bits in (1, 7, 40, 62)]
+    texts = [pa.array([f"{x:.{k}f}" for x in r.normal(size=n)], pa.string()) for k in (0, 9)]
+    lists = [pa.array([[x] * (k % 3) for k, x in enumerate(r.normal(size=n).tolist())], pa.list_(pa.float64()))]
+    times, truths = pa.array(r.integers(-(10**15), 10**15, n)).cast(STAMP), pa.array(r.random(n) < 0.5)
+    parts = pa.chunked_array([counts[2].slice(0, n // 3), counts[2].slice(n // 3)], pa.int64())
+    columns = [*numbers[:3], counts[0], texts[0], times, *counts[1:], truths, *lists, texts[1], parts, *numbers[3:]]
+    assert [made.to_pylist() for made in encode_columns(columns)] == [encode_column(column).to_pylist() for column in columns]
+    assert encode_columns([]) == []
 
 
 @given(rows=st.lists(st.tuples(make.values("string"), INTS), min_size=1, max_size=10))
