@@ -61,12 +61,6 @@ def _main() -> None:
     command()
 
 
-_main.__code__ = _main.__code__.replace(co_stacksize=2**16)
-# CPython keeps the frames of calls in pieces of 16 kB, and gives a piece back with the first frame in it: calls across the end of one ask
-# the kernel for memory again and again (20,000 times in a check). A frame that asks for more gets a piece of twice its size, which all that
-# it calls goes on in. It touches nothing of the half that is its own.
-
-
 def _set_up_logs() -> None:
     """As the environment says; a process that has nothing to do with it imports nothing for it."""
     if not any(name.startswith("OTEL_") or name == "TANDEM_LOG_FORMAT" for name in os.environ):

@@ -308,35 +308,6 @@ def test_every_process_of_ours_begins_with_it(tmp_path: Path) -> None:
     assert done.stdout.split() == ["True"]
 
 
-CALLS = """
-import resource
-
-def calls(depth):
-    if depth:
-        return calls(depth - 1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(1_000):
-        leaf(leaf, leaf, leaf)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-def leaf(a, b, c):
-    return [a, b, c]
-
-calls(400)
-print(sum(calls(depth) for depth in range(400)))
-"""
-
-
-def test_calls_at_any_depth_ask_the_kernel_for_nothing(tmp_path: Path) -> None:
-    """Where the interpreter gives back the memory of a frame that began a piece of it, each call at that depth asked for it anew."""
-    (tmp_path / "calls_probe.py").write_text(CALLS)
-    done = subprocess.run(
-        [sys.executable, "-P", str(ROOT / "tandem" / "__main__.py"), "-m", "calls_probe"],
-        env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert int(done.stdout) < 1_000
-
-
 WARNS = """
 import sys, warnings
 {settle}
