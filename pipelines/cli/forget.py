@@ -29,7 +29,8 @@ def erase(
 ) -> None:
     """Erase an entity: from event files, rows, logs, training sets, request log, labels, dead letters and online store.
 
-    Exit codes: 0 nothing of it remains in the data folder (or --dry-run); 3 the named files still contain it: models, graphs, trackers.
+    Exit codes: 0 nothing of it remains in the data folder (or --dry-run); 3 the named files still contain it (models, graphs, trackers), or
+    may contain it, as they cannot be read.
     """
     quiet()
     from pipelines.forgetting.erase import erase as forget
@@ -64,8 +65,8 @@ def erase(
             " everything else: rebuild it without the subject (tandem batch, apply, train), then delete the old one",
             soft_wrap=True,
         )
-        if not dry_run:
-            raise typer.Exit(STILL_THERE)
+    if (report.remains or report.unread) and not dry_run:
+        raise typer.Exit(STILL_THERE)
 
 
 def vacuum(

@@ -157,7 +157,10 @@ def _erase(repo: Repo, subject: Subject, scratch: Path | None, say: Callable[[st
         )
     if report.unread:
         more = f" and {len(report.unread) - 10} more" if len(report.unread) > 10 else ""
-        report.notes.append(f"cannot be read, so only their raw bytes were searched: {', '.join(report.unread[:10])}{more}")
+        report.notes.append(
+            f"cannot be read, so only their raw bytes were searched: {', '.join(report.unread[:10])}{more}; repair them and erase again, or"
+            " delete them"
+        )
     topics = sorted({s.topic for s in repo.sources.values() if s.topic})
     if topics:
         report.notes.append(
