@@ -65,8 +65,9 @@ class Prefix:
             digits = np.zeros((x.digits.shape[1], len(numbers)), np.int64)
             digits[:, ~off] = x.digits.T
             x = Limbs(x.base, digits.T)
-        self.base, self.digits = x.base, x.digits.T
-        self.sums = _prefix(self.digits)
+        self.base, limbs = x.base, x.digits.shape[1]
+        self._padded = _prefix(x.digits.T, LEADING - 1 if limbs > LEADING else 0)
+        self.sums = self._padded[len(self._padded) - limbs :]
         """Shape [limbs, N + 1]."""
 
     @cached_property
@@ -75,10 +76,10 @@ class Prefix:
         there are no more than four."""
         if len(self.sums) <= LEADING:
             return None
-        top = np.zeros(self.digits.shape[1], np.int16)
-        for k, digits in enumerate(self.digits):
-            top[digits != 0] = k
-        return Extremes(top, np.int16(0)), np.concatenate([np.zeros((LEADING - 1, self.sums.shape[1]), np.int64), self.sums])
+        top = np.zeros(self.sums.shape[1] - 1, np.int16)
+        for k, sums in enumerate(self.sums):
+            top[sums[1:] != sums[:-1]] = k
+        return Extremes(top, np.int16(0)), self._padded
 
     @cached_property
     def near(self) -> tuple[Float, Float, float, int] | None:
@@ -137,10 +138,11 @@ class Prefix:
         return normalise(Limbs(base, near.window(base, width) + Limbs(self.far.base, digits).window(base, width)))
 
 
-def _prefix(columns: Int) -> Int:
+def _prefix(columns: Int, zeros: int = 0) -> Int:
+    """The prefix sums of these columns, below so many rows of zeros."""
     # Sums may wrap around; their differences are right modulo 2^64 all the same.
-    out = np.zeros((columns.shape[0], columns.shape[1] + 1), np.int64)
-    np.cumsum(columns, axis=1, out=out[:, 1:])
+    out = np.zeros((zeros + columns.shape[0], columns.shape[1] + 1), np.int64)
+    np.cumsum(columns, axis=1, out=out[zeros:, 1:])
     return out
 
 
