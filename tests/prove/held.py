@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -131,7 +132,8 @@ class Watch:
             self._collected = monotonic()
             for name, pid in found.items():
                 if JVM in name:
-                    subprocess.run(["jcmd", str(pid), "GC.run"], capture_output=True, timeout=60, check=False)  # it may have just ended
+                    with suppress(subprocess.TimeoutExpired):  # a stopped one is looked at as it is; one may have just ended, too
+                        subprocess.run(["jcmd", str(pid), "GC.run"], capture_output=True, timeout=30, check=False)
         now = monotonic()
         for name, pid in found.items():
             try:
@@ -148,9 +150,12 @@ class Watch:
         return [{"name": life.name, "points": life.points} for life in self.lives.values()]
 
     def close(self) -> None:
-        """Look no more."""
+        """Look no more. Raises RuntimeError where nobody has looked for some time: what is not seen is not flat."""
+        alive = self._thread.is_alive()
         self._ended.set()
-        self._thread.join(30)
+        self._thread.join(60)
+        if not alive:
+            raise RuntimeError("nobody looked at what is held any more: see the error of the thread that did")
 
     def rows(self) -> list[dict[str, Any]]:
         """The slopes of the longest life of each name, and of any other that rises."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,8 +58,24 @@ def test_lives_are_those_of_processes_and_short_ones_say_nothing(tmp_path: Path,
         rows = watch.rows()
         assert {row["what"] for row in rows} == {f"writer: {what}" for what in held.held(os.getpid())} | {"state: MB"}
         assert next(row for row in rows if row["what"] == "state: MB")["level"] == 3.0
-        running["writer"] = os.getppid()
-        watch.look()
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+            running["writer"] = child.pid
+            watch.look()
         assert [life.name for life in watch.lives.values()] == ["writer", "state", "writer", "state"]
     finally:
+        watch.close()
+
+
+def test_a_watch_that_has_ended_by_itself_is_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = threading.Event()
+
+    def find() -> dict[str, int]:
+        looked.set()
+        raise OSError("gone")
+
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    watch = Watch(find, {}, every=0.001)
+    assert looked.wait(60)
+    watch._thread.join(60)
+    with pytest.raises(RuntimeError, match="nobody looked"):
         watch.close()
