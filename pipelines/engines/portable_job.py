@@ -29,7 +29,8 @@ from pipelines.lake.staged_code import EMBEDDED
 from pipelines.services.jars import ADD_OPENS, classpath, java
 from pipelines.services.own_jar import JAR, MAIN
 from pipelines.streaming.engines.job_jar import write_job_jar
-from pipelines.streaming.engines.stream_engine import never_started, why_ended
+from pipelines.streaming.engines.spark_executors import Executors
+from pipelines.streaming.engines.stream_engine import why_ended
 from pipelines.streaming.engines.worker_pool import WorkerPool, proof_of
 from transforms.errors import DataError, TandemError
 from transforms.functions.travel import code_travels
@@ -128,12 +129,14 @@ class JvmRunner(PipelineRunner):
 
     def _ended(self, child: subprocess.Popen[bytes], log: Path) -> int:
         """Wait for the JVM; its exit code. Raises DataError where it would wait for executors without end."""
-        while True:
-            try:
-                return child.wait(_LOOK_SECONDS)
-            except subprocess.TimeoutExpired:
-                if why := never_started(log.read_text(errors="replace")[-1_000_000:]):
-                    raise DataError(f"the batch job failed on {self.program.name}: {why}; its full output is in {log}") from None
+        executors = Executors()
+        with log.open(errors="replace") as said:
+            while True:
+                with suppress(subprocess.TimeoutExpired):
+                    return child.wait(_LOOK_SECONDS)
+                executors.read(said)
+                if why := executors.none_starts():
+                    raise DataError(f"the batch job failed on {self.program.name}: {why}; its full output is in {log}")
 
     def _describe(self, pipeline: Any, options: PipelineOptions, environment: Any) -> Path:
         """Write the pipeline and its options where the JVM looks for them on its class path; returns the jar."""

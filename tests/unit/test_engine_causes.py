@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.streaming.engines.stream_engine import cause, never_started, why_ended
+from pipelines.streaming.engines.stream_engine import cause, why_ended
 
 JAVA = """Exception in thread "main" java.lang.RuntimeException: Job x failed.
 \tat a.b(C.java:1)
@@ -33,6 +33,14 @@ HUNG_UP = """Exception in thread "main" java.lang.RuntimeException: Job tandem-b
 Caused by: org.apache.spark.SparkException: Job aborted due to stage failure: Task 3 in stage 4.0 failed 4 times, most recent failure: Lost task 3.3 in stage 4.0 (TID 19) (10.77.0.3 executor 1): java.util.concurrent.ExecutionException: org.apache.beam.vendor.grpc.v1p60p1.io.grpc.StatusRuntimeException: CANCELLED: client cancelled
 Caused by: org.apache.beam.vendor.grpc.v1p60p1.io.grpc.StatusRuntimeException: CANCELLED: client cancelled
 """  # noqa: E501
+SHUT_DOWN = """Exception in thread "main" java.lang.RuntimeException: Job tandem-batch-3 failed.
+Caused by: org.apache.spark.SparkException: Job 0 cancelled because SparkContext was shut down
+\tat org.apache.spark.scheduler.DAGScheduler.cleanUpAfterSchedulerStop(DAGScheduler.scala:1253)
+"""
+FAILED_WITH_IT = """Exception in thread "main" java.lang.RuntimeException: Job tandem-batch-4 failed.
+Caused by: org.apache.spark.SparkException: Job aborted due to stage failure: Task 3 in stage 4.0 failed 4 times, most recent failure: Lost task 3.3 in stage 4.0 (TID 19) (10.77.0.3 executor 3): ExecutorLostFailure (executor 3 exited caused by one of the running tasks) Reason: Command exited with code 137
+"""  # noqa: E501
+REPLACED = "26/11/30 19:06:23 INFO StandaloneSchedulerBackend$StandaloneDriverEndpoint: Registered executor NettyRpcEndpointRef(spark-client://Executor) (10.77.0.2:34562) with ID 6,  ResourceProfileId 0\n"  # noqa: E501
 ENDED = "a worker's process ended without an error, as where the kernel kills it for want of memory"
 FIRST = "executors were lost, the last one on 10.77.0.2:"
 KILLED = f"{FIRST} it was ended by signal 9, as the kernel does where memory is short"
@@ -48,6 +56,10 @@ WHERE = "why is in its stderr, in the folder 'work' of Spark's worker"
         (LOST.replace("code 137", "code 52") + GIVEN_UP, f"{FIRST} its heap was full; give executors more (spark.executor.memory)"),
         (LOST.replace("code 137", "code 1") + GIVEN_UP, f"{FIRST} Command exited with code 1; {WHERE}"),
         (LOST + PYTHON, "ValueError: no [while running 'Fold']"),  # Spark went on without the executors
+        (LOST + SHUT_DOWN, KILLED),
+        (LOST + REPLACED + SHUT_DOWN, "org.apache.spark.SparkException: Job 0 cancelled because SparkContext was shut down"),
+        (LOST + REPLACED + GIVEN_UP, KILLED),  # what it had made was lost with it
+        (LOST + REPLACED + FAILED_WITH_IT, KILLED.replace("10.77.0.2", "10.77.0.3")),  # of several losses that of the task's own
         (HUNG_UP, ENDED),
         (HUNG_UP + PYTHON, "ValueError: no [while running 'Fold']"),
         ("something else\n", ""),
@@ -66,15 +78,3 @@ def test_a_jvm_that_was_killed_did_not_end_for_what_it_had_said_before() -> None
     )
     assert why_ended(1, JAVA) == "java.io.IOException: disk full"
     assert why_ended(1, "") == "it ended with code 1"
-
-
-ENDED_AT_ONCE = (
-    "26/11/30 20:12:43 INFO StandaloneAppClient$ClientEndpoint: Executor updated: app-1/{} is now EXITED (Command exited with code 1)\n"
-)
-BEGAN = "26/11/30 19:00:50 INFO StandaloneSchedulerBackend$StandaloneDriverEndpoint: Registered executor NettyRpcEndpointRef(x) with ID 0\n"
-
-
-def test_executors_of_which_none_begins_to_work_are_not_waited_for() -> None:
-    some, many = ("".join(ENDED_AT_ONCE.format(n) for n in range(count)) for count in (19, 20))
-    assert never_started(BEGAN + many) == f"executors were lost, the last one: Command exited with code 1; {WHERE}"
-    assert never_started(BEGAN + some) == never_started(some + BEGAN + some) == never_started(many + BEGAN) == never_started("") == ""

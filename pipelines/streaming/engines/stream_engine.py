@@ -7,7 +7,6 @@ point of the group ``tandem.engines``. ``tandem.testing.engine`` is the suite th
 from __future__ import annotations
 
 import re
-import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,12 +15,13 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipelines.streaming.engines.spark_executors import loss_behind, signalled
 from transforms.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipelines.streaming.state.job_spec import JobSpec
 
-__all__ = ["Engine", "EngineJob", "EngineOptions", "EngineSettings", "cause", "never_started", "read_settings", "why_ended"]
+__all__ = ["Engine", "EngineJob", "EngineOptions", "EngineSettings", "cause", "read_settings", "why_ended"]
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def read_settings(kind: type[Given], options: EngineOptions, runner: str) -> Giv
 
 def why_ended(code: int, log: str) -> str:
     """Why an engine's JVM ended with this exit code (negative: by a signal), one line, from what it and its workers said."""
-    return f"its JVM was {_signalled(-code)}" if code < 0 else cause(log) or f"it ended with code {code}"
+    return f"its JVM was {signalled(-code)}" if code < 0 else cause(log) or f"it ended with code {code}"
 
 
 def cause(log: str) -> str:
@@ -174,47 +174,14 @@ def cause(log: str) -> str:
             found = line.removeprefix("Caused by: ").strip()
         elif line.startswith("Exception in thread ") and not found:
             found = line.split(" ", 4)[-1].strip()
-    if _GIVEN_UP.search(found) and (lost := _LOST.findall(log)):
-        host, reason, never = lost[-1]
-        return _loss(host, reason or never)
+    if lost := loss_behind(found, log):
+        return lost
     traced = [m.group(1) for line in lines if (m := python.match(line.strip())) and not line.startswith(("\tat", "Caused by"))]
     if "Traceback (most recent call last)" in log and traced:
         return traced[-1]
     return "a worker's process ended without an error, as where the kernel kills it for want of memory" if _HUNG_UP in found else found
 
 
-def never_started(log: str) -> str:
-    """Why the executors of a running Spark do not start, one line; empty where they do. It would have others started without end."""
-    lost = _LOST.findall(log.rpartition("Registered executor ")[2])
-    return _loss("", lost[-1][1] or lost[-1][2]) if len(lost) >= _MOST_STARTS else ""
-
-
-_MOST_STARTS = 20
-"""So many executors in a row that end before one begins to work."""
 _HUNG_UP = "StatusRuntimeException: CANCELLED"
 """What a runner says of a worker that it cannot reach any more."""
 _FULL_HEAP = "Terminating due to java.lang.OutOfMemoryError: "
-_GIVEN_UP = re.compile(
-    r"ExecutorLostFailure|the maximum allowable number of times|Master removed our application|SparkContext was shut down"
-)
-"""What Spark's last error says where it has lost what its executors had made too often, or its master starts no more of them."""
-_LOST = re.compile(r"Lost executor \S+ on (\S+): (.+)|Executor updated: \S+ is now (?:EXITED|FAILED|LOST) \((.+)\)")
-_HEAP_EXIT = 52
-"""The exit code of an executor whose heap is full."""
-
-
-def _loss(host: str, reason: str) -> str:
-    """Why an executor was lost, and what helps; the host is empty where it never began to work."""
-    ended = re.search(r"exited with code (\d+)", reason)
-    code = int(ended[1]) if ended else 0
-    if code == _HEAP_EXIT:
-        reason = "its heap was full; give executors more (spark.executor.memory)"
-    elif code > 128:
-        reason = f"it was {_signalled(code - 128)}"
-    elif code:
-        reason += "; why is in its stderr, in the folder 'work' of Spark's worker"
-    return f"executors were lost, the last one{f' on {host}' if host else ''}: {reason}"
-
-
-def _signalled(number: int) -> str:
-    return f"ended by signal {number}{', as the kernel does where memory is short' if number == signal.SIGKILL else ''}"

@@ -1,0 +1,158 @@
+"""Executors that never begin to work end a batch job on Spark; those that Spark will replace do not. Logs as Spark 3.5.6 writes them."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from pipelines.engines import portable_job
+from pipelines.engines.portable_job import JvmProgram, JvmRunner
+from pipelines.streaming.engines.spark_executors import Executors
+from transforms.errors import DataError
+
+AT = "26/11/30 20:12:43 INFO StandaloneAppClient$ClientEndpoint: Executor"
+GOOD, BAD, WORSE = "10.77.0.2", "10.77.0.3", "10.77.0.4"
+NONE_STARTS = "executors were lost, the last one: Command exited with code 1; why is in its stderr, in the folder 'work' of Spark's worker"
+
+
+def added(number: int, host: str) -> str:
+    where = f"app-20261130190044-0000/{number}"
+    return (
+        f"{AT} added: {where} on worker-20261130190000-{host}-7078 ({host}:7078) with 1 core(s)\n"
+        f"26/11/30 20:12:43 INFO StandaloneSchedulerBackend: Granted executor ID {where} on hostPort {host}:7078 with 1 core(s),"
+        " 1024.0 MiB RAM\n"
+        f"{AT} updated: {where} is now RUNNING\n"
+    )
+
+
+def registered(number: int, host: str) -> str:
+    return (
+        "26/11/30 20:12:45 INFO StandaloneSchedulerBackend$StandaloneDriverEndpoint: Registered executor"
+        f" NettyRpcEndpointRef(spark-client://Executor) ({host}:34562) with ID {number},  ResourceProfileId 0\n"
+        f"26/11/30 20:12:45 INFO BlockManagerMasterEndpoint: Registering block manager {host}:41263 with 434.4 MiB RAM,"
+        f" BlockManagerId({number}, {host}, 41263, None)\n"
+    )
+
+
+def ended(number: int, how: str = "EXITED (Command exited with code 1)") -> str:
+    where = f"app-20261130190044-0000/{number}"
+    return (
+        f"{AT} updated: {where} is now {how}\n"
+        f"26/11/30 20:12:43 INFO StandaloneSchedulerBackend: Executor {where} removed: Command exited with code 1\n"
+        f"26/11/30 20:12:43 INFO BlockManagerMaster: Removal of executor {number} requested\n"
+    )
+
+
+def lost(number: int, host: str) -> str:
+    killed = "Command exited with code 137"
+    return ended(number, f"EXITED ({killed})") + f"26/11/30 20:12:43 ERROR TaskSchedulerImpl: Lost executor {number} on {host}: {killed}\n"
+
+
+def works(number: int, host: str) -> str:
+    return added(number, host) + registered(number, host)
+
+
+def fails(numbers: Iterable[int], *hosts: str) -> str:
+    return "".join(added(n, hosts[i % len(hosts)]) + ended(n) for i, n in enumerate(numbers))
+
+
+def read(log: str) -> str:
+    executors = Executors()
+    executors.read(io.StringIO(log))
+    return executors.none_starts()
+
+
+TEN = range(10)
+TEN_LOST = "".join(works(n, f"10.77.1.{n}") for n in TEN) + "".join(lost(n, f"10.77.1.{n}") for n in TEN)
+REPLACING = "".join(added(n + 10, f"10.77.1.{n}") for n in TEN)
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        fails(range(20), BAD) + added(20, BAD),
+        fails(range(20), BAD, WORSE),
+        works(0, GOOD) + lost(0, GOOD) + fails(range(1, 21), GOOD),
+        # Another fails more slowly, and has done so before.
+        fails(range(3), WORSE) + added(3, WORSE) + fails(range(4, 21), BAD),
+        TEN_LOST + REPLACING + "".join(ended(n + 10) for n in TEN) + fails(range(20, 30), *(f"10.77.1.{n}" for n in TEN)),
+        "".join(added(n, BAD) + ended(n, "FAILED (java.io.IOException: No space left on device)") for n in range(19)) + fails([19], BAD),
+    ],
+    ids=["one host", "two hosts", "worked before", "one is slow", "none can be replaced", "full disk"],
+)
+def test_executors_of_which_none_begins_to_work_are_not_waited_for(log: str) -> None:
+    assert read(log) == NONE_STARTS
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        "",
+        fails(range(19), BAD) + added(19, BAD),
+        works(0, GOOD) + fails(range(1, 500), BAD),
+        fails(range(20), BAD) + works(20, GOOD),
+        fails(range(1, 500), BAD) + works(500, GOOD) + fails(range(501, 900), BAD),
+        works(0, GOOD) + works(1, WORSE) + lost(0, GOOD) + fails(range(2, 100), BAD),
+        TEN_LOST,
+        TEN_LOST + REPLACING,
+        TEN_LOST + "".join(ended(n, "LOST (worker lost: Not receiving heartbeat for 60 seconds)") for n in TEN) + REPLACING,
+        # The healthy host's only one is killed, and the other fails while it is replaced.
+        works(0, GOOD) + fails(range(1, 500), BAD) + lost(0, GOOD) + added(500, GOOD) + fails(range(501, 600), BAD),
+        "".join(added(n, GOOD) + ended(n, "KILLED") for n in range(30)),
+        # At WARN, as somebody may have it, Spark says no word of those that begin to work.
+        "".join(f"26/11/30 20:12:43 ERROR TaskSchedulerImpl: Lost executor {n} on {GOOD}: Command exited with code 1\n" for n in range(40)),
+        added(0, BAD) + ended(0) * 40,
+    ],
+    ids=[
+        "nothing yet", "few", "a healthy one beside", "begins at last", "begins late", "one of two lost", "ten lost at once",
+        "ten that are replaced", "ten with their hosts", "replaced beside failures", "not wanted", "levels", "the same id again",
+    ],
+)  # fmt: skip
+def test_a_job_that_spark_may_finish_is_not_ended(log: str) -> None:
+    assert read(log) == ""
+
+
+@pytest.mark.parametrize("cut", [7, 64, 1000])
+def test_a_log_is_followed_as_it_grows_and_each_line_is_taken_once(tmp_path: Path, cut: int) -> None:
+    """However it is cut: a line that is not whole yet is no line."""
+    path, executors, said = tmp_path / "engine.log", Executors(), []
+    log = works(0, GOOD) + fails(range(1, 60), BAD) + lost(0, GOOD) + fails(range(60, 80), BAD)
+    path.touch()
+    with path.open() as reader, path.open("a") as writer:
+        for begin in range(0, len(log), cut):
+            writer.write(log[begin : begin + cut])
+            writer.flush()
+            before = reader.tell()
+            executors.read(reader)
+            assert reader.tell() - before == len(log[begin : begin + cut])
+            said.append(executors.none_starts())
+    assert said[-1] == NONE_STARTS
+    assert len(log) - len(ended(79)) <= (said.index(NONE_STARTS) + 1) * cut, "not before the last of them"
+
+
+def test_what_was_said_long_ago_counts() -> None:
+    others = "26/11/30 20:13:00 INFO TaskSetManager: Finished task 1.0 in stage 1.0 (TID 1)\n" * 50_000
+    assert len(others) > 3 << 20
+    assert read(works(0, GOOD) + others + fails(range(1, 100), BAD) + others) == ""
+
+
+def test_a_job_whose_executors_do_not_start_is_ended_while_its_jvm_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(portable_job, "_LOOK_SECONDS", 0.01)
+    log = tmp_path / "engine.log"
+    log.write_text(fails(range(20), BAD))
+    runner = JvmRunner(JvmProgram("Spark", "spark", "Main"), tmp_path, "job", b"")
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        with pytest.raises(DataError) as error:
+            runner._ended(child, log)
+        assert child.poll() is None
+        assert child.stdin is not None
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        log.write_text("")
+        assert runner._ended(child, log) == 0
+    assert str(error.value) == f"the batch job failed on Spark: {NONE_STARTS}; its full output is in {log}"
