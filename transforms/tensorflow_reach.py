@@ -3,7 +3,8 @@
 TensorFlow's registry of operations decides, not a list of forbidden names, so that an operation of a newer TensorFlow is refused until
 it is known. Of those with a state (files, sockets and queues are state) only the kinds that inference needs are let in: variables,
 tables, calls, random numbers. Of those without, all but the ones that are named, or have an argument that is named, as a file, an
-address or the like. The saver's own may stand in what no signature and no initializer runs; a table is read from an asset of the model.
+address or the like. The saver's own may stand in what no signature and no initializer runs; a table is read from an asset of the model,
+also by a dataset, as TF-Transform reads a vocabulary of ``file_format="tfrecord_gzip"``.
 """
 
 from __future__ import annotations
@@ -33,7 +34,14 @@ _NAME = re.compile(
 _ARGUMENT = re.compile(r"file|path|url|address|directory|endpoint|prefix|descriptor_source|debug_ops|memory_region|(^|_)dir(_|$)")
 _TEXT = 7  # the number of DT_STRING
 _SAVING = frozenset({"SaveV2", "MergeV2Checkpoints", "ShardedFilename"})
-_TABLE_FILES = frozenset({"InitializeTableFromTextFile", "InitializeTableFromTextFileV2"})
+_FILES = {"InitializeTableFromTextFile": 1, "InitializeTableFromTextFileV2": 1, "TFRecordDataset": 0}
+"""Operations that read files which may be the model's assets, and the input that names them."""
+_DATASETS = frozenset({"FlatMapDataset", "InitializeTableFromDataset", "MapDataset", "ParallelMapDatasetV2", "RangeDataset",
+                       "TensorSliceDataset", "ZipDataset"})  # fmt: skip
+"""Operations on datasets that move what they are given, or run a function of the graph on it."""
+_SAME_TEXTS = frozenset({"ExpandDims", "Identity", "Reshape"})
+"""Operations whose output has the texts of their first input."""
+_CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 _RUN_AT_LOAD = frozenset({"saved_model_main_op", "legacy_init_op"})
 """The collections by which an export of TensorFlow 1 names what runs when it is loaded; later ones have a signature for it."""
 _BY_VALUE = {"PrintV2": ("output_stream", rb"(?!file:).*"), "DecodeProtoV2": ("descriptor_source", rb"local://|bytes://.*|"),
@@ -104,9 +112,9 @@ class _Graph:
                 own = _node(node.input[0]) == _node(self._meta.saver_def.filename_tensor_name)
                 return own and node.name not in self._served
             return node.name not in self._served
-        if node.op in _TABLE_FILES:
-            return self._is_asset(node.input[1], function, frozenset())
-        return _inward(node.op)
+        if node.op in _FILES:
+            return self._is_asset(node.input[_FILES[node.op]], function, frozenset())
+        return node.op in _DATASETS or _inward(node.op)
 
     def _before(self, names: Iterable[str]) -> set[str]:
         """The outer nodes that these need, and they themselves."""
@@ -137,25 +145,47 @@ class _Graph:
         return found
 
     def _is_asset(self, tensor: str, function: str, seen: frozenset[tuple[str, str]]) -> bool:
-        """Whether a text is the path of one of the model's assets, whoever runs the node that takes it."""
+        """Whether texts are paths of the model's assets alone, whoever runs the node that takes them."""
         name = _node(tensor)
-        if not function:
-            outer = self._outer.get(name)
-            if outer is not None and outer.op == "Identity":
-                return (name, "") not in seen and self._is_asset(outer.input[0], "", seen | {(name, "")})
-            return name in self._assets
-        arguments = [each.name for each in self._functions[function].signature.input_arg]
-        if name not in arguments:
-            found = next((node for node in self._functions[function].node_def if node.name == name), None)
-            return found is not None and found.op == "Identity" and self._is_asset(found.input[0], function, seen)
         if (function, name) in seen:
             return True
-        return self._bound(function, arguments.index(name), len(arguments)) and all(
-            node.op in ("StatefulPartitionedCall", "PartitionedCall")
-            and self._is_asset(node.input[arguments.index(name)], caller, seen | {(function, name)})
-            for caller, node in self._all_nodes()
-            if function in _calls(node) and not (self._modern and not caller)
-        )
+        seen |= {(function, name)}
+        arguments = self._arguments(function)
+        if name in arguments:
+            at = arguments.index(name)
+            return self._bound(function, at, len(arguments)) and all(
+                given is not None and self._is_asset(given, caller, seen)
+                for caller, node in self._all_nodes()
+                if function in _calls(node) and not (self._modern and not caller)
+                for given in [self._given(function, at, node, caller)]
+            )
+        node = self._find(name, function)
+        if node is not None and node.op in _SAME_TEXTS:
+            return self._is_asset(node.input[0], function, seen)
+        return not function and name in self._assets
+
+    def _given(self, function: str, at: int, node: Any, caller: str) -> str | None:
+        """What a node of the caller gives to an argument of a function that it runs: of a dataset that is made of tensors, a tensor of
+        which the argument gets each row. None where nothing says it."""
+        if node.op in _CALLS:
+            return str(node.input[at])
+        if node.op != "FlatMapDataset":
+            return None
+        rows = self._find(_node(node.input[0]), caller)
+        if rows is None or rows.op != "TensorSliceDataset" or at >= len(rows.attr["Toutput_types"].list.type):
+            return None
+        return str(rows.input[at])
+
+    def _find(self, name: str, function: str) -> Any:
+        """The node of this name in a function, or outside all; None where there is none."""
+        if not function:
+            return self._outer.get(name)
+        return next((node for node in self._functions[function].node_def if node.name == name), None)
+
+    def _arguments(self, function: str) -> list[str]:
+        """The names of a function's arguments; none of one that has lists of them, as those stand at no place of their own in a call."""
+        found = self._functions[function].signature.input_arg if function else []
+        return [] if any(each.number_attr or each.type_list_attr for each in found) else [each.name for each in found]
 
     def _bound(self, function: str, place: int, arguments: int) -> bool:
         """Whether an argument is bound to an asset wherever objects call the function; a caller's own text is none."""

@@ -54,7 +54,7 @@ def rows(n, seed=0, words=40):
     return pa.RecordBatch.from_arrays(columns, schema=GROUP.row_schema)
 
 
-def function(constant=1.0, squash="tanh"):
+def function(constant=1.0, squash="tanh", file_format="text"):
     def zone_fares(inputs):
         import tensorflow as tf
         import tensorflow_transform as tft
@@ -67,7 +67,7 @@ def function(constant=1.0, squash="tanh"):
         return {
             "mean_z": tft.scale_to_z_score(mean),
             "mean_bucket": tft.bucketize(mean, num_buckets=7),
-            "trip_id": tft.compute_and_apply_vocabulary(inputs["trip_last_1h"], top_k=20, num_oov_buckets=1),
+            "trip_id": tft.compute_and_apply_vocabulary(inputs["trip_last_1h"], top_k=20, num_oov_buckets=1, file_format=file_format),
             "count_log": tf.math.log1p(count),
             "count_scaled": tft.scale_to_0_1(count) + constant,
             "squashed": each(lambda v: getattr(tf, squash)(v / 7.0) + tf.sigmoid(v) + tf.math.erf(v / 9.0)),
@@ -86,6 +86,7 @@ VARIANTS = {
     "constant": (function(constant=1.5), 40),
     "code": (function(squash="sin"), 40),
     "vocabulary": (function(), 41),
+    "records": (function(file_format="tfrecord_gzip"), 40),
 }
 
 

@@ -83,6 +83,17 @@ def test_another_constant_code_or_vocabulary_is_another_fingerprint(builds):
     assert len(set(builds[1].values())) == len(graph_build.VARIANTS)
 
 
+def test_a_vocabulary_in_records_gives_the_values_of_one_in_lines(builds, whole):
+    """TF-Transform's other file format, whose table a dataset fills from the graph's own asset."""
+    graphs, fingerprints, _ = builds
+    folder = graphs / "records" / fingerprints["records"]
+    assert [path.suffix for path in (folder / "transform_fn/assets").iterdir()] == [".gz"]
+    batch, out = whole
+    records = TransformGraph.load(folder)
+    for size in (300, batch.num_rows):  # of small batches and of large ones
+        same(records.apply(batch.slice(0, size)), out.slice(0, size))
+
+
 def test_outputs_keep_nulls_rows_and_order(graph, whole):
     batch, out = whole
     assert out.num_rows == batch.num_rows
