@@ -22,8 +22,8 @@ def placed(path: Path, *, durable: bool = False, mode: int | None = None, as_bef
     """The path of a file beside ``path``, for the body to make: it takes that one's place when the body ends, and is gone when it raises.
 
     Readers see the old content or the new. ``durable``: it outlives a power loss once this has ended. ``mode``: it is there, empty and with
-    these permissions, when the body begins. ``as_before``: it gets the permissions of the file that it replaces, and, from the superuser,
-    its owner. Safe against other threads and processes that do the same: the last one's content stays.
+    these permissions, when the body begins. ``as_before``: it gets the owner and the permissions of the file that it replaces, as far as
+    the system lets this process set them. Safe against other threads and processes that do the same: the last one's content stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
@@ -33,10 +33,7 @@ def placed(path: Path, *, durable: bool = False, mode: int | None = None, as_bef
             os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode))
         yield unfinished
         if as_before and path.exists():
-            before = path.stat()
-            os.chmod(unfinished, before.st_mode & 0o777)
-            if os.geteuid() == 0:
-                os.chown(unfinished, before.st_uid, before.st_gid)
+            _take_over(unfinished, path.stat())
         if durable:
             _fsync(unfinished)
         unfinished.replace(path)
@@ -46,6 +43,18 @@ def placed(path: Path, *, durable: bool = False, mode: int | None = None, as_bef
         raise
     if durable:
         fsync_folder(path.parent)
+
+
+def _take_over(made: Path, before: os.stat_result) -> None:
+    """Set the owner and the permissions of a file where they differ. What does so may not be allowed (another's file, a superuser without
+    the right, users of a namespace or of NFS that are mapped) or not be known to the file system: the content matters more."""
+    now = made.stat()
+    if (now.st_mode ^ before.st_mode) & 0o777:
+        with suppress(OSError):
+            os.chmod(made, before.st_mode & 0o777)
+    if (now.st_uid, now.st_gid) != (before.st_uid, before.st_gid):
+        with suppress(OSError):
+            os.chown(made, before.st_uid, before.st_gid)
 
 
 @contextmanager

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import errno
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -22,7 +24,7 @@ from pipelines.project.config import load_settings
 from transforms import locks
 from transforms.columns import column_us
 from transforms.errors import DataError
-from transforms.files import is_unfinished, placed, replaced, write_text
+from transforms.files import _take_over, is_unfinished, placed, replaced, write_text
 from transforms.instants import instant, micros_of, now_us, to_minute
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,6 +92,29 @@ def test_a_file_takes_the_place_of_another_whole_and_with_the_rights_that_were_a
     unfinished.symlink_to(tmp_path / "elsewhere")  # laid by somebody else: what is private is not written through it
     write_text(file, "mine", mode=0o600)
     assert (tmp_path / "elsewhere").read_text() == "theirs" and file.read_text() == "mine" and not file.is_symlink()
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_whose_owner_and_permissions_cannot_be_set_is_replaced(tmp_path, monkeypatch, number):
+    """A superuser without the right, NFS that maps users, a namespace of users, a file system without modes: the content counts."""
+    file, asked = tmp_path / "events", []
+
+    def refuse(path: Path, *values: int) -> None:
+        asked.append(values)
+        raise OSError(number, os.strerror(number))
+
+    write_text(file, "old", mode=0o604)
+    mine = file.stat().st_uid, file.stat().st_gid
+    monkeypatch.setattr(os, "chmod", refuse)
+    monkeypatch.setattr(os, "chown", refuse)
+    with replaced(file, durable=True, mode=0o600, as_before=True) as out:
+        out.write(b"new")
+    assert file.read_text() == "new" and asked == [(0o604,)], "the owner is the same"
+    _take_over(file, os.stat_result((0o100604, 0, 0, 1, mine[0] + 1, mine[1], 0, 0, 0, 0)))
+    assert asked[1:] == [(0o604,), (mine[0] + 1, mine[1])]
+    with replaced(file, mode=0o600, as_before=True) as out:
+        out.write(b"newer")
+    assert asked[3:] == [], "the permissions are the same, too"
 
 
 # ------------------------------------------------------------------------------------------------------------------------------- layout
