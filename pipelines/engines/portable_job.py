@@ -24,7 +24,7 @@ from apache_beam.runners.runner import PipelineResult, PipelineRunner, PipelineS
 from apache_beam.transforms.environments import ExternalEnvironment, ProcessEnvironment, python_sdk_capabilities
 
 from pipelines.lake.private import UNIX_SOCKETS, socket_folder, without_secrets
-from pipelines.lake.processes import start_child, stop_child
+from pipelines.lake.processes import start_child, stop_child, tail
 from pipelines.lake.staged_code import EMBEDDED
 from pipelines.services.jars import ADD_OPENS, classpath, java
 from pipelines.services.own_jar import JAR, MAIN
@@ -39,6 +39,8 @@ __all__ = ["JvmProgram", "JvmRunner"]
 
 _LOOK_SECONDS = 10.0
 """How often the log of a running engine is looked at."""
+_LOG_BYTES = 200_000
+"""Of the end of each log, where the cause of a failure is looked for."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class JvmRunner(PipelineRunner):
             if sockets is not None:
                 shutil.rmtree(sockets, ignore_errors=True)
         if code != 0:
-            text = "".join(p.read_text(errors="replace")[-200_000:] for p in (log, folder / "worker.log") if p.exists())
+            text = "".join(tail(p, _LOG_BYTES) for p in (log, folder / "worker.log"))
             raise DataError(f"the batch job failed on {program.name}: {why_ended(code, text)[:300]}; its full output is in {log}")
         return _Done()
 

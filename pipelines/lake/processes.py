@@ -23,7 +23,7 @@ from serving import tracing
 from transforms.errors import ConfigError
 
 __all__ = [
-    "become", "free_ports", "let_go", "port_taken", "reason", "rotate", "start_child", "start_detached", "stop_child",
+    "become", "free_ports", "let_go", "port_taken", "reason", "rotate", "start_child", "start_detached", "stop_child", "tail",
 ]  # fmt: skip
 
 _DIE_WITH_PARENT = str(Path(__file__).with_name("die_with_parent.py"))
@@ -175,14 +175,19 @@ def rotate(log: Path) -> None:
         log.replace(log.with_name(log.name + ".1"))
 
 
-def reason(log: Path, begin: int = 0) -> str:
-    """The line of a log, from byte ``begin`` on, that most likely tells why its process ended."""
+def tail(log: Path, size: int, begin: int = 0) -> str:
+    """The last ``size`` bytes of a log, from byte ``begin`` on; empty where it cannot be read. Reads no more of it."""
     try:
         with open(log, "rb") as file:
-            file.seek(max(begin, file.seek(0, os.SEEK_END) - 65_536))
-            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
+            file.seek(max(begin, file.seek(0, os.SEEK_END) - size))
+            return file.read().decode(errors="replace")
     except OSError:
-        lines = []
+        return ""
+
+
+def reason(log: Path, begin: int = 0) -> str:
+    """The line of a log, from byte ``begin`` on, that most likely tells why its process ended."""
+    lines = [line.strip() for line in tail(log, 65_536, begin).splitlines()]
     told = [line for line in lines if line and not line.startswith(("at ", "..."))]
     blamed = [line for line in told if re.search(r"\b(ERROR|FATAL)\b|Exception|Error:|# ", line)]
     return (blamed or told or ["no output"])[-1][:300]

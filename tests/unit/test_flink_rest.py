@@ -160,3 +160,57 @@ def test_a_job_that_is_not_begun_waits_for_the_place_of_its_checkpoints(tmp_path
         options = FlinkOptions(tmp_path, "tandem-main", master=master, worker_pool="localhost:50000", checkpoints=checkpoints)
         told = FlinkJob(options, lambda pipeline: None).unheard(["shard 0"])
     assert told is not None and told.startswith(why)
+
+
+def refused(scheme: str, how: str = "no Hadoop file system to support this scheme could be loaded") -> str:
+    return (
+        'Exception in thread "main" java.lang.RuntimeException: Job x failed.\n'
+        "Caused by: org.apache.flink.core.fs.UnsupportedFileSystemSchemeException: Could not find a file system implementation for scheme"
+        f" '{scheme}'. The scheme is {how}. For a full list of supported file systems, please see https://nightlies.apache.org/flink.\n"
+    )
+
+
+NO_HADOOP = "Caused by: org.apache.flink.core.fs.UnsupportedFileSystemSchemeException: Hadoop is not in the classpath/dependencies.\n"
+PLUGINS = (
+    "directly supported by Flink through the following plugin(s): flink-s3-fs-hadoop, flink-s3-fs-presto. Please ensure that each plugin"
+)
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "savepoint", "log", "line"),
+    [
+        (
+            "s3://b/flink",
+            None,
+            refused("s3", PLUGINS),
+            "stream.checkpoints s3://b/flink: Flink at h:1 has no file system for such a URL; its job manager and each task manager need a"
+            " plugin (flink-s3-fs-hadoop, flink-s3-fs-presto)",
+        ),
+        (
+            "hdfs://b/flink",
+            "file:///mnt/savepoint-1",
+            refused("hdfs") + NO_HADOOP,
+            "stream.checkpoints hdfs://b/flink: Flink at h:1 has no file system for such a URL; use one that it has",
+        ),
+        (
+            "s3://b/flink",
+            "hdfs://b/savepoint-1",
+            refused("hdfs") + NO_HADOOP,
+            "--from-savepoint hdfs://b/savepoint-1: Flink at h:1 has no file system for such a URL; use one that it has",
+        ),
+        (
+            "",
+            "hdfs://b/sp",
+            refused("hdfs"),
+            "--from-savepoint hdfs://b/sp: Flink at h:1 has no file system for such a URL; use one that it has",
+        ),
+        ("s3://b/flink", None, refused("gs") + NO_HADOOP, ""),
+        ("s3://b/flink", "/mnt/savepoint-1", NO_HADOOP, ""),
+    ],
+)
+def test_the_url_that_flink_has_no_file_system_for_is_the_one_of_its_scheme(
+    tmp_path: Path, checkpoints: str, savepoint: str | None, log: str, line: str
+) -> None:
+    """A savepoint's was told as the checkpoints'."""
+    options = FlinkOptions(tmp_path, "x", master="h:1", worker_pool="h:2", checkpoints=checkpoints, savepoint=savepoint)
+    assert options.without_file_system(log) == line

@@ -25,7 +25,7 @@ from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.portability.portable_runner import PortableRunner
 
 from pipelines.lake.private import UNIX_SOCKETS, socket_folder, without_secrets
-from pipelines.lake.processes import start_child, stop_child
+from pipelines.lake.processes import start_child, stop_child, tail
 from pipelines.lake.staged_code import EMBEDDED
 from pipelines.services.jars import ADD_OPENS, classpath, java
 from pipelines.services.own_jar import JAR, MAIN
@@ -41,6 +41,9 @@ from transforms.functions.travel import code_travels
 __all__ = ["FlinkJob", "FlinkOptions"]
 
 _NO_FILE_SYSTEM = "UnsupportedFileSystemSchemeException"
+_SCHEME = re.compile(r"file system implementation for scheme '([^']+)'(?:.*plugins?(?:\(s\))?: ([a-z0-9-]+(?:, [a-z0-9-]+)*))?")
+_LOG_BYTES = 200_000
+"""Of the end of a log, where its cause is looked for."""
 MAIN_CLASS = "org.apache.beam.runners.flink.FlinkPipelineRunner"
 BUNDLE_MS = 20
 """Flink closes a bundle after so long: the default of 1000 ms costs a factor of 20 (measured)."""
@@ -105,6 +108,16 @@ class FlinkOptions:
         if self.savepoint:
             flags["savepoint_path"] = self.savepoint
         return PipelineOptions([f"--{key}={value}" if value != "" else f"--{key}" for key, value in flags.items()] + list(self.extra))
+
+    def without_file_system(self, log: str) -> str:
+        """Which of the URLs the cluster's log refuses as ones that it has no file system for, one line with the fix; empty: neither."""
+        refused = _SCHEME.findall(log)
+        for name, url in (("stream.checkpoints", self.checkpoints), ("--from-savepoint", self.savepoint or "")):
+            if refused and url.partition("://")[0] == refused[-1][0]:
+                plugins = refused[-1][1]
+                fix = f"its job manager and each task manager need a plugin ({plugins})" if plugins else "use one that it has"
+                return f"{name} {url}: Flink at {self.master} has no file system for such a URL; {fix}"
+        return ""
 
 
 class FlinkJob(EngineJob):
@@ -230,23 +243,17 @@ class FlinkJob(EngineJob):
         return self._pool.pids() if self._pool is not None else []
 
     def error(self) -> str:
-        """Why the job failed, one line, from the JVM's output. Raises ConfigError where the cluster cannot write ``checkpoints``."""
-        try:
-            text = self.log.read_text(errors="replace")[-200_000:]
-        except OSError:
-            text = ""
+        """Why the job failed, one line, from the JVM's output. Raises ConfigError where the cluster has no file system for
+        ``checkpoints`` or ``savepoint``."""
+        text = tail(self.log, _LOG_BYTES)
         code = self.poll()
         if self._pool is not None and self._pool.failed:
             return self._pool.failed
         if code is not None and code < 0:
             return why_ended(code, text)
         found = cause(text)
-        if self.options.checkpoints and _NO_FILE_SYSTEM in found:
-            known = re.search(r"plugin\(s\): ([a-z0-9-]+(?:, [a-z0-9-]+)*)", found)
-            raise ConfigError(
-                f"stream.checkpoints {self.options.checkpoints}: Flink at {self.options.master} has no file system for such a URL;"
-                f" {f'its job manager and each task manager need a plugin ({known[1]})' if known else 'use one that it has'}"
-            )
+        if _NO_FILE_SYSTEM in found and (why := self.options.without_file_system(text)):
+            raise ConfigError(why)
         return found or f"the engine ended with code {code}; see {self.log}"
 
     def unheard(self, parts: Sequence[str]) -> str | None:
