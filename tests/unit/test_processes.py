@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.lake.process_identity import ProcessId, started
-from pipelines.lake.processes import let_go, start_child, start_detached, stop_child
+from pipelines.lake.processes import let_go, start_child, start_detached, stop_child, tail
 from transforms.errors import ConfigError
 from transforms.own_program import module_command, tandem_command
 
@@ -106,6 +106,14 @@ def test_output_and_log_of_a_child(tmp_path):
     assert child.wait(30) == 0 and sorted(log.read_text().split()) == ["asked", "result"]
     with pytest.raises(ConfigError, match="no-such-program is not a command on this machine"):
         start_child(["no-such-program"], log)
+
+
+def test_the_end_of_a_log(tmp_path):
+    log = tmp_path / "log"
+    assert tail(log, 10) == ""
+    log.write_bytes("before\nübel\n".encode())
+    assert tail(log, 100) == "before\nübel\n" and tail(log, 100, 7) == "übel\n" and tail(log, 4) == "bel\n"
+    assert tail(log, 5) == "\ufffdbel\n", "a character may be cut"
 
 
 def test_who_is_let_go_of_leaves_the_process_table_when_the_next_one_is(tmp_path):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from pipelines.streaming.engines.stream_engine import Engine, EngineJob, EngineSettings, cause
+from pipelines.streaming.engines.stream_engine import Engine, EngineJob, EngineSettings, cause, parts_allowed
 from pipelines.streaming.stages.part_reports import PartReports
 from pipelines.streaming.state.job_state import JobState
 
@@ -33,13 +33,12 @@ class DirectEngine(Engine):
 
     name = "direct"
     Settings: ClassVar[type[EngineSettings]] = DirectSettings
-    settings: DirectSettings
     endless = False
     in_process = True
 
     def parts(self, shards: int) -> int:
         """One, unless the engine's own setting allows for more."""
-        return min(shards, self.settings.parts)
+        return min(shards, parts_allowed(self.settings))
 
     def new_job(self, spec: JobSpec, first: bool) -> EngineJob:
         """A pass over what is there."""

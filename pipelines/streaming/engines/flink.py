@@ -5,14 +5,14 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from pipelines.lake.processes import stop_child
 from pipelines.streaming.engines.flink_keys import even_keys
 from pipelines.streaming.engines.flink_rest import FlinkSettings, check_flags
-from pipelines.streaming.engines.stream_engine import Engine, EngineJob, EngineOptions, read_settings
+from pipelines.streaming.engines.stream_engine import Engine, EngineJob, EngineOptions, parts_allowed, read_settings
 from pipelines.streaming.engines.worker import PRELOAD, start_worker
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ class FlinkEngine(Engine):
     """See the module. State is kept by Flink's checkpoints only while the engine lives; then the stream's own counts."""
 
     name = "flink"
-    Settings = EmbeddedSettings
-    settings: EmbeddedSettings
+    Settings: ClassVar[type[FlinkSettings]] = EmbeddedSettings
+    settings: FlinkSettings
 
     def __init__(self, options: EngineOptions, say: Callable[[str], None] = lambda line: None) -> None:
         super().__init__(options, say)
@@ -45,12 +45,12 @@ class FlinkEngine(Engine):
     @classmethod
     def check(cls, options: EngineOptions) -> None:
         """Flags of a cluster are refused, a savepoint among them."""
-        given = read_settings(EmbeddedSettings, options, cls.name)
+        given = read_settings(cls.Settings, options, cls.name)
         check_flags(None, given.worker_pool, options.savepoint, given.worker_command)
 
     def parts(self, shards: int) -> int:
         """One, unless the engine's own setting allows for more."""
-        return min(shards, self.settings.parts)
+        return min(shards, parts_allowed(self.settings))
 
     def shard_keys(self, shards: int) -> tuple[int, ...]:
         """Keys that Flink spreads evenly over its tasks, of which each part has one."""
@@ -58,10 +58,10 @@ class FlinkEngine(Engine):
 
     def prepare(self) -> None:
         """Start a worker: its imports take as long as all that is done until the job is submitted."""
-        if (asked := self.options.parallelism) > self.settings.parts:
+        if (asked := self.options.parallelism) > (parts := parts_allowed(self.settings)):
             self.say(
                 f"--parallelism {asked} is for a cluster: the embedded Flink's tasks are threads of one Python process, where more of them"
-                f" take more CPU for the same work; the job has {self.settings.parts} (--engine-option parts={asked} allows for more)"
+                f" take more CPU for the same work; the job has {parts} (--engine-option parts={asked} allows for more)"
             )
         self.spare = start_worker(self.options.folder / "flink" / "worker.log", (*PRELOAD, *self.options.preload))
 

@@ -21,7 +21,7 @@ from transforms.errors import ConfigError
 if TYPE_CHECKING:
     from pipelines.streaming.state.job_spec import JobSpec
 
-__all__ = ["Engine", "EngineJob", "EngineOptions", "EngineSettings", "cause", "read_settings", "why_ended"]
+__all__ = ["Engine", "EngineJob", "EngineOptions", "EngineSettings", "cause", "parts_allowed", "read_settings", "why_ended"]
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,12 @@ def read_settings(kind: type[Given], options: EngineOptions, runner: str) -> Giv
         raise ConfigError(
             f"engine option {key!r}: {first['msg']}; the options of --runner {runner} are: {known}; correct it or leave it out"
         ) from None
+
+
+def parts_allowed(settings: EngineSettings) -> int:
+    """Into how many parts an engine of one process may divide a job: its setting ``parts``, one where it has none, as the settings of
+    a package's engine that derives from it may."""
+    return int(getattr(settings, "parts", 1))
 
 
 def why_ended(code: int, log: str) -> str:
