@@ -35,7 +35,8 @@ def machine(s3_here: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ma
 
 def read_all(world: StreamWorld, **options: object) -> dict[str, object]:
     sys.modules.pop("features", None)
-    return run_stream(world.repo(), StreamOptions(runner="direct", until="latest", **options), say=lambda line: None)  # type: ignore[arg-type]
+    how = StreamOptions(runner="direct", until="latest", given={"parts": "3"}, **options)  # type: ignore[arg-type]
+    return run_stream(world.repo(), how, say=lambda line: None)
 
 
 def test_another_machine_goes_on_with_a_stream(machine: Machine, tmp_path: Path) -> None:
