@@ -16,7 +16,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from pipelines.forgetting.marked_manifests import mark_manifests
 from pipelines.forgetting.online_files import online_copy_without, online_files
 from pipelines.forgetting.online_rows import without_online_rows
 from pipelines.forgetting.other_formats import is_other, other_holds, read_with_keys, without_records
-from pipelines.forgetting.parquet_parts import UNREADABLE, without
+from pipelines.forgetting.parquet_parts import UNREADABLE, parquet_parts, without
 from pipelines.forgetting.store_copies import StoreCopies, store_copies
 from pipelines.forgetting.stream_tiles import tiles_have, tiles_hold, without_tiles
 from pipelines.forgetting.subject import LINES, Subject, holds, without_rows
@@ -63,7 +63,7 @@ _ANSWER = ("tandem_request", "tandem_row", "tandem_at")
 class Report:
     """What was found where: place -> rows, lines or files; ``rewritten`` and ``deleted`` files; ``marked`` manifests; ``remains``: files
     (relative to the data folder) that hold its bytes still, of a dry run those that would (:func:`_would_hold`); ``unread``: files that
-    nobody can read, searched as their bytes lie; ``notes``: what is not Tandem's to erase."""
+    nobody can read, or not write again, searched as their bytes lie; ``notes``: what is not Tandem's to erase."""
 
     found: Counter[str] = field(default_factory=Counter)
     rewritten: list[str] = field(default_factory=list)
@@ -72,6 +72,11 @@ class Report:
     remains: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def not_read(self, name: str) -> None:
+        """Name a file that nobody can read, or not write again without the subject."""
+        if name not in self.unread:
+            self.unread.append(name)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able form."""
@@ -113,7 +118,6 @@ def _erase(repo: Repo, subject: Subject, scratch: Path | None, say: Callable[[st
             seal_leftovers(folder)
             shutil.rmtree(folder / "flink" / "checkpoints", ignore_errors=True)  # tiles; an embedded engine never restores them
     subject = as_defined(repo, subject)
-    answers: list[pa.Table] = []
     streams = [p for p in _streams(data) if (p / "tiles").is_dir()]
     tiles_left = []
     for folder in streams:
@@ -124,10 +128,11 @@ def _erase(repo: Repo, subject: Subject, scratch: Path | None, say: Callable[[st
     if scratch is not None:
         files = as_sealed(files, scratch)
     say(f"event files, rows, logs: {counted(files, 'file')}")
+    answers = _answers(files, subject)
+    _labels(data, answers, dry_run, report)  # before the request log, which alone says whose they are: killed here, it says so again
     for file in files:
         if file.top not in _LEFT_ALONE and file.path.name != layout.MANIFEST:
-            _one_file(file, subject, dry_run, report, answers)
-    _labels(data, answers, dry_run, report)
+            _one_file(file, subject, dry_run, report)
     if not dry_run:
         report.marked += mark_manifests(data, subject, [*report.rewritten, *report.deleted])
         if copies is not None:
@@ -229,7 +234,7 @@ def _would_hold(file: Found, subject: Subject, answers: list[pa.Table], scratch:
         copy = Path(folder, *file.path.absolute().parts[1:])
         copy.parent.mkdir(parents=True)
         shutil.copyfile(file.path, copy)
-        _one_file(replace(file, path=copy), subject, False, Report(), [])
+        _one_file(replace(file, path=copy), subject, False, Report())
         if file.top == "labels":
             _without_answers(copy, answers, False)
         return any(_holds(replace(file, path=path), subject) for path in copy.parent.iterdir())
@@ -246,7 +251,7 @@ def _rewritten(count: int, place: str, name: str, report: Report) -> None:
         report.rewritten.append(name)
 
 
-def _one_file(file: Found, subject: Subject, dry_run: bool, report: Report, answers: list[pa.Table]) -> None:
+def _one_file(file: Found, subject: Subject, dry_run: bool, report: Report) -> None:
     path, place, source = file.path, file.place, file.source
     lines = path.name.lower().removesuffix(".gz").removesuffix(".zst").removesuffix(".bz2")
     if not subject.within(Path(file.name)).keys:  # all that lies in this folder is about it
@@ -259,13 +264,11 @@ def _one_file(file: Found, subject: Subject, dry_run: bool, report: Report, answ
         _rewritten(without_letters(path, subject, dry_run), place, file.name, report)
         return
     if path.name.lower().endswith(".parquet"):
-        asked = list[pa.Table]()
         try:
-            count = without_rows(path, subject, dry_run, not _has_lines(file), lambda rows: asked.extend(_answers(rows)))
+            count = without_rows(path, subject, dry_run, not _has_lines(file))
         except UnreadableFileError:  # no Parquet: an event file that a run gave a dead letter
-            report.unread.append(file.name)
+            report.not_read(file.name)
             count = 0
-        answers += asked if count else ()
         if count:
             _rewritten(count, place, file.name, report)
             return
@@ -273,15 +276,15 @@ def _one_file(file: Found, subject: Subject, dry_run: bool, report: Report, answ
         try:
             count = without_records(path, subject, source, dry_run)
         except (UnreadableFileError, RecursionError):  # records in records, a thousand deep
-            report.unread.append(file.name)
+            report.not_read(file.name)
             count = 0
         _rewritten(count, place, file.name, report)
         return
     elif _has_lines(file) and lines.endswith(LINES):
         try:
-            count = without_json(path, subject, dry_run, lambda: report.unread.append(file.name))
+            count = without_json(path, subject, dry_run, lambda: report.not_read(file.name))
         except (*UNREADABLE, UnreadableFileError):
-            report.unread.append(file.name)
+            report.not_read(file.name)
             count = 0
         _rewritten(count, place, file.name, report)
         return
@@ -292,10 +295,21 @@ def _one_file(file: Found, subject: Subject, dry_run: bool, report: Report, answ
             file.unlink()
 
 
-def _answers(rows: pa.Table) -> Iterator[pa.Table]:
-    """Which answers these rows are, where they are some."""
-    if all(name in rows.column_names for name in _ANSWER):
-        yield rows.select(list(_ANSWER))
+def _answers(files: list[Found], subject: Subject) -> list[pa.Table]:
+    """Which answers were given about the subject, as the request log says. A file that cannot be read says nothing; it is named where its
+    rows are to go."""
+    out: list[pa.Table] = []
+    for file in files:
+        if file.top in _LEFT_ALONE or not file.path.name.lower().endswith(".parquet"):
+            continue
+        mine: list[pa.Table] = []
+        with suppress(*UNREADABLE, UnreadableFileError):
+            with parquet_parts(file.path) as parts:
+                told = {*_ANSWER} <= {*parts.schema.names}
+            if told:
+                without_rows(file.path, subject, True, not _has_lines(file), mine.append)
+            out += [rows.select(list(_ANSWER)) for rows in mine]
+    return out
 
 
 def _without_answers(path: Path, answers: list[pa.Table], dry_run: bool) -> int:
@@ -309,12 +323,20 @@ def _named(rows: pa.Table) -> Iterator[tuple[Any, ...]]:
 
 
 def _labels(data: Path, answers: list[pa.Table], dry_run: bool, report: Report) -> None:
-    """Labels name answers, not entities: those of the answers that went go, too."""
+    """Labels name answers, not entities: those of the answers that go go, too."""
+    left = []
     for path in sorted(data.glob("labels/*/*.parquet")) if answers else ():
+        name = path.relative_to(data).as_posix()
         try:
-            _rewritten(_without_answers(path, answers, dry_run), "labels", path.relative_to(data).as_posix(), report)
-        except UnreadableFileError:  # named already, as it was looked at for the keys
-            continue
+            _rewritten(_without_answers(path, answers, dry_run), "labels", name, report)
+        except UnreadableFileError:
+            report.not_read(name)
+            left.append(name)
+    if left:
+        report.notes.append(
+            f"labels of the subject's answers may stay in {', '.join(left)}; delete these files: once the request log is erased, nothing"
+            " says which labels are the subject's"
+        )
 
 
 def _check_room(repo: Repo) -> None:

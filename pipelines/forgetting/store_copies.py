@@ -22,7 +22,8 @@ from serving.object_store.cache import Cache, cache_of
 
 __all__ = ["StoreCopies", "store_copies"]
 
-_FILES = ("events", "requests", "labels", "archive", "tables")
+_FILES = ("events", "labels", "requests", "archive", "tables")
+"""Folders whose files are sent one by one, in this order: the request log alone says whose labels are a subject's."""
 _LOG = ("rows", "late", "before")
 _PASSING = ("work/", "clock/")
 """What serves a moment, and goes as a whole where it holds a subject; so does what no list names, and what was said of a stream."""

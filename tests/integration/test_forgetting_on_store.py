@@ -172,6 +172,8 @@ def test_a_machine_killed_at_each_step_of_an_erasure_leaves_nothing_that_the_nex
                 store.put(key, b'{"owner": null}')
             done = erase(world.repo(), SUBJECT)
             assert done.remains == [] and anywhere(machine, NAME[GONE]) == [], step
+            labels = pq.ParquetFile(store.folder / "objects/labels/m/part-000000.parquet").read()
+            assert labels["tandem_request"].to_pylist() == ["b"], step
             machine("b")
             world.repo()
             assert search(world.data, NAME[GONE]) == [], step
