@@ -20,12 +20,16 @@ def names_in(kind: pa.DataType) -> Iterator[str]:
 
 
 def types_in(kind: pa.DataType) -> Iterator[pa.DataType]:
-    """A type, and those of its parts at any depth: of dictionaries' values, of lists and maps of each kind, of records."""
+    """A type, and those of its parts at any depth: of dictionaries' values, of lists and maps of each kind, of records, and of what an
+    extension is stored as."""
     waiting = [kind]
     while waiting:
         each = waiting.pop()
         if pa.types.is_dictionary(each):
             waiting.append(each.value_type)
+            continue
+        if isinstance(each, pa.BaseExtensionType):
+            waiting.append(each.storage_type)
             continue
         yield each
         if pa.types.is_map(each):

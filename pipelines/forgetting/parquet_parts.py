@@ -1,8 +1,9 @@
-"""A Parquet file as an erasure reads and writes it: some rows at a time, so that memory is bounded whatever the file's size.
+"""A Parquet file as an erasure reads and writes it: some rows at a time, whatever the file's size.
 
 A row group is read as one where it takes no more than :data:`PART_BYTES` when decoded, and otherwise in parts of as many rows as do so on
-average. One that the contract would not read, as it takes more than 2 GiB, is not read here either. What stays keeps its types, the file's
-metadata and its codecs; a row group stays one, or becomes one for each part.
+average: where few rows have most of the bytes, a part may take as much as its row group. One that the contract would not read, as it takes
+more than 2 GiB, is not read here either, so this is what bounds memory. What stays keeps its types, the file's metadata and its codecs; a
+row group stays one, or becomes one for each part. In a file with timestamps of 96 bits, all timestamps become such.
 """
 
 from __future__ import annotations
@@ -151,6 +152,8 @@ def _moments(table: pa.Table) -> Iterator[pa.Array]:
         each = waiting.pop()
         if pa.types.is_timestamp(each.type):
             yield each
+        elif isinstance(each, pa.ExtensionArray):
+            waiting.append(each.storage)
         elif pa.types.is_map(each.type):
             waiting += [each.keys, each.items]
         elif pa.types.is_struct(each.type):

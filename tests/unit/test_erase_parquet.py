@@ -116,6 +116,43 @@ def test_a_file_without_the_subject_is_not_written(tmp_path: Path) -> None:
     assert without_rows(path, SUBJECT, dry_run=True) == 1 and path.stat() == before
 
 
+class Span(pa.ExtensionType):  # type: ignore[misc]
+    """Of two columns in a file, as pandas' intervals are."""
+
+    def __init__(self) -> None:
+        super().__init__(pa.struct({"left": pa.int64(), "right": pa.timestamp("us")}), "tests.span")
+
+    def __arrow_ext_serialize__(self) -> bytes:
+        return b""
+
+    @classmethod
+    def __arrow_ext_deserialize__(cls, storage: pa.DataType, serialized: bytes) -> Span:
+        return cls()
+
+
+@pytest.mark.parametrize("int96", [False, True])
+def test_a_column_of_an_extension_is_as_many_as_what_it_is_stored_as(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, int96: bool) -> None:
+    """Read in parts, those behind it were taken for its own, and the file for unreadable."""
+    monkeypatch.setattr(parquet_parts, "PART_BYTES", 1_000)
+    path, n = tmp_path / "a.parquet", 400
+    stored = pa.array([{"left": i, "right": datetime(2024, 1, 1)} for i in range(n)], Span().storage_type)
+    table = pa.table({"span": pa.ExtensionArray.from_storage(Span(), stored), "zone": zones(n), "n": [*range(n)]})
+    pa.register_extension_type(Span())
+    try:
+        pq.write_table(table, path, use_deprecated_int96_timestamps=int96)
+        before = pq.ParquetFile(path, coerce_int96_timestamp_unit="us").read()
+        assert without_rows(path, SUBJECT) == n // 50
+        after = pq.ParquetFile(path, coerce_int96_timestamp_unit="us").read()
+    finally:
+        pa.unregister_extension_type("tests.span")
+    stays = before.filter(pa.array([zone != GONE for zone in zones(n)]))
+    assert before.schema.field("span").type == Span() and after.drop(["span"]).equals(stays.drop(["span"]))
+    if not int96:  # of 96 bits, what they are stored as stays: the type says another unit than is read
+        assert after.equals(stays)
+    plain = [getattr(chunk, "storage", chunk).to_pylist() for chunk in after["span"].chunks]
+    assert [value for values in plain for value in values] == stored.filter(pa.array([zone != GONE for zone in zones(n)])).to_pylist()
+
+
 @pytest.mark.parametrize(
     ("unit", "values", "inner", "by_arrow"),
     [
