@@ -116,7 +116,7 @@ def test_a_file_without_the_subject_is_not_written(tmp_path: Path) -> None:
     assert without_rows(path, SUBJECT, dry_run=True) == 1 and path.stat() == before
 
 
-class Span(pa.ExtensionType):  # type: ignore[misc]
+class Span(pa.ExtensionType):
     """Of two columns in a file, as pandas' intervals are."""
 
     def __init__(self) -> None:
