@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["absolute_database", "feast_config", "feast_settings", "feast_store", "has_store", "with_absolute_registry"]
 
+_OURS = "tandem.serving.offline_store.AsofOfflineStore"
+"""The offline store that 'tandem init' writes: of it alone, without settings, there is nothing to be told that its module would tell."""
+
 
 def has_store(repo: Path) -> bool:
     """Whether there is a ``feature_store.yaml``, which may be one that cannot be read."""
@@ -47,6 +50,8 @@ def feast_config(repo: Path) -> RepoConfig:
     from feast.repo_config import RepoConfig
 
     settings = feast_settings(repo)
+    if settings.get("offline_store") == {"type": _OURS}:
+        settings["offline_store"] = _OURS  # the same to Feast, which then imports it, and DuckDB with it, at its first use
     try:
         config = RepoConfig(**settings)
     except TandemError:

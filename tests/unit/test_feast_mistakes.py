@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ from serving.features import load_repo_config
 from serving.registry_place import feast_config
 from transforms.errors import ConfigError, TandemError
 
+ROOT = Path(__file__).resolve().parents[2]
 STORES = "tandem.serving.online_store"
 REDIS, POSTGRES = f"{STORES}.redis.OrderedRedisOnlineStore", f"{STORES}.postgres.OrderedPostgresOnlineStore"
 BOMB = "".join(f"a{n}: &a{n}\n  <<: [{', '.join([f'*a{n - 1}'] * 9) if n else ''}]\n  k{n}: {n}\n" for n in range(12))
@@ -113,3 +116,38 @@ def test_whoever_reads_the_file_reads_it_by_the_same_rules(tmp_path: Path, way: 
         way(repo)
     told = str(error.value)
     assert why in told and "hunter2" not in told and "\n" not in told
+
+
+OURS = "tandem.serving.offline_store.AsofOfflineStore"
+
+
+def with_offline(folder: Path, offline: str) -> Path:
+    folder.mkdir()
+    (folder / "feature_store.yaml").write_text(
+        f"project: p\nregistry: r.db\nprovider: local\nentity_key_serialization_version: 3\noffline_store: {offline}\n"
+    )
+    return folder
+
+
+def test_the_offline_store_is_loaded_where_it_is_used(tmp_path: Path) -> None:
+    """Ours comes with DuckDB, a third of a second that who reads the registry need not spend; any other is looked at, and all settings."""
+    repo = with_offline(tmp_path / "ours", f"{{type: {OURS}}}")
+    code = (
+        "import sys; from pathlib import Path; from serving.registry_place import feast_config; found = feast_config(Path(sys.argv[1]));"
+        "print('duckdb' in sys.modules, type(found.offline_store).__name__, found.offline_store.memory_limit, 'duckdb' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(repo)], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False AsofOfflineStoreConfig 2GB True\n"
+    found = feast_config(with_offline(tmp_path / "set", f"{{type: {OURS}, memory_limit: 1GB, threads: 2}}")).offline_store
+    assert (found.memory_limit, found.threads) == ("1GB", 2)
+    for n, (offline, why) in enumerate(
+        [
+            (f"{{type: {OURS}, threads: hunter2}}", "threads: Input should be a valid integer"),
+            (f"{{type: {OURS}, no_such: hunter2}}", "no_such: there is no such setting"),
+            (f"{{type: {OURS.replace('Asof', 'No')}}}", "NoOfflineStoreConfig"),
+            ("{type: no.such.OfflineStore}", "no.such"),
+        ]
+    ):
+        with pytest.raises(ConfigError, match=r"^feature_store\.yaml: ") as error:
+            feast_config(with_offline(tmp_path / str(n), offline))
+        assert why in str(error.value) and "hunter2" not in str(error.value)
