@@ -89,6 +89,7 @@ def test_a_cluster_recovers_keeps_savepoints_and_ends_the_job_of_a_killed_driver
         print(world.out())
 
 
+@pytest.mark.scale
 def test_a_flink_without_a_plugin_for_its_checkpoints_ends_the_stream_with_one_line(
     tmp_path: Path, kafka: KafkaHarness, started: tuple[FlinkCluster, str]
 ) -> None:
