@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from serving.feast_mistakes import mistake_in
 from serving.yaml_text import YamlMistake, yaml_value
-from transforms.errors import ConfigError, TandemError
+from transforms.errors import ConfigError, ours_in
 
 if TYPE_CHECKING:
     from feast import FeatureStore, RepoConfig
@@ -54,9 +54,9 @@ def feast_config(repo: Path) -> RepoConfig:
         settings["offline_store"] = _OURS  # the same to Feast, which then imports it, and DuckDB with it, at its first use
     try:
         config = RepoConfig(**settings)
-    except TandemError:
-        raise
-    except Exception as error:  # of pydantic, of Feast, and of the modules of a store
+    except Exception as error:  # of pydantic, of Feast, and of the modules of a store, which may be one of ours
+        if (ours := ours_in(error)) is not None:
+            raise ours from None
         raise ConfigError(f"feature_store.yaml: {mistake_in(error)}; correct it") from error
     config.repo_path = repo
     return with_absolute_registry(config, repo)

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = [
     "ConfigError", "DataError", "DefinitionError", "FingerprintError", "GraphError", "OwnerError", "RejectLimitError", "RightsError",
     "StoreError", "TandemError",
-    "first_line", "some_of",
+    "first_line", "ours_in", "some_of",
 ]  # fmt: skip
 
 
@@ -58,3 +58,11 @@ def first_line(error: BaseException) -> str:
     """Of somebody else's error: its kind, and the first line of what it says."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def ours_in(error: BaseException) -> TandemError | None:
+    """The error of ours that a library made one of its own of, as Feast does where it imports a store; None if there is none."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, TandemError):
+        cause = cause.__cause__
+    return cause

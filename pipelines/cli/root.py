@@ -21,12 +21,12 @@ from pipelines.cli.renamed import take_old_names
 from pipelines.lake.data_files import hide_from_others
 from pipelines.lake.user_output import stdout_to_stderr
 from pipelines.project.extensions import Extensions, owner, reason
-from pipelines.project.mistakes import kept_trace, of_system, one_line, ours_in, place_of
+from pipelines.project.mistakes import kept_trace, of_system, one_line, place_of
 from pipelines.reports.terminal import screen
 from serving import tracing
 from tandem import __version__
 from tandem.quick_imports import quicken_imports
-from transforms.errors import ConfigError, TandemError
+from transforms.errors import ConfigError, TandemError, ours_in
 from transforms.own_program import interrupts_as_usual, is_interrupt, leave
 
 __all__ = ["COMMANDS", "GROUP", "app", "fail", "main"]

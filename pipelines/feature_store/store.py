@@ -17,11 +17,10 @@ from pipelines.feature_store.sql_registry import database_of, one_transaction, u
 from pipelines.lake.data_files import replaced
 from pipelines.lake.folder_identity import identity_of
 from pipelines.lake.user_output import stdout_to_stderr
-from pipelines.project.mistakes import ours_in
 from pipelines.project.repository import Repo, load_module
 from serving.feast_mistakes import NO_ONLINE_STORE, mistake_in
 from serving.registry_place import feast_config, feast_settings, feast_store, has_store
-from transforms.errors import ConfigError, StoreError, TandemError
+from transforms.errors import ConfigError, StoreError, TandemError, ours_in
 
 if TYPE_CHECKING:
     from serving.online_store.base import OrderedOnlineStore

@@ -9,10 +9,9 @@ import traceback
 from pathlib import Path
 
 from pipelines.lake.provenance import engine_root, masked
-from transforms.errors import TandemError
 from transforms.source_imports import LIBRARIES
 
-__all__ = ["kept_trace", "of_system", "one_line", "place_of", "ours_in"]
+__all__ = ["kept_trace", "of_system", "one_line", "place_of"]
 
 _OURS = tuple(str(engine_root() / name) for name in ("pipelines", "serving", "transforms", "tandem"))
 
@@ -40,14 +39,6 @@ def one_line(error: BaseException, folder: Path | None = None) -> str:
     what = error.msg if isinstance(error, SyntaxError) else (str(error).splitlines() or [""])[0]
     place = place_of(error, folder)
     return f"{place}: {type(error).__name__}: {what}" if place else f"{type(error).__name__}: {what}"
-
-
-def ours_in(error: BaseException) -> TandemError | None:
-    """The error of ours that a library made one of its own of, as Feast does where it imports a store; None if there is none."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, TandemError):
-        cause = cause.__cause__
-    return cause
 
 
 def of_system(error: OSError) -> str:
