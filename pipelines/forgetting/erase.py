@@ -30,7 +30,7 @@ from pipelines.forgetting.dry_run_folder import drop_dry_runs, dry_run_folder
 from pipelines.forgetting.found_files import Found, found_files
 from pipelines.forgetting.json_files import without_json
 from pipelines.forgetting.key_names import has_key
-from pipelines.forgetting.marked_manifests import mark_manifests
+from pipelines.forgetting.marked_manifests import mark_manifests, owners
 from pipelines.forgetting.online_files import online_copy_without, online_files
 from pipelines.forgetting.online_rows import without_online_rows
 from pipelines.forgetting.other_formats import is_other, other_holds, read_with_keys, without_records
@@ -130,14 +130,12 @@ def _erase(repo: Repo, subject: Subject, scratch: Path | None, say: Callable[[st
     say(f"event files, rows, logs: {counted(files, 'file')}")
     answers = _answers(files, subject)
     _labels(data, answers, dry_run, report)  # before the request log, which alone says whose they are: killed here, it says so again
-    for file in files:
-        if file.top not in _LEFT_ALONE and file.path.name != layout.MANIFEST:
-            _one_file(file, subject, dry_run, report)
-    if not dry_run:
-        report.marked += mark_manifests(data, subject, [*report.rewritten, *report.deleted])
-        if copies is not None:
-            say("the object store")
-            copies.send()
+    todo = [file for file in files if file.top not in _LEFT_ALONE and file.path.name != layout.MANIFEST]
+    for file in todo if dry_run else _marked(data, todo, subject, report):
+        _one_file(file, subject, dry_run, report)
+    if copies is not None and not dry_run:
+        say("the object store")
+        copies.send()
     say("the online store")
     _online(repo, subject, dry_run, report)
     say("searching for what remains" if dry_run else "searching again")
@@ -293,6 +291,19 @@ def _one_file(file: Found, subject: Subject, dry_run: bool, report: Report) -> N
         report.deleted.append(file.name)
         if not dry_run:
             file.unlink()
+
+
+def _marked(data: Path, files: list[Found], subject: Subject, report: Report) -> list[Found]:
+    """Mark the manifests of what these files are part of, before a row is gone: killed in between, an erasure would find nothing any more
+    to mark them by. The files without those that nothing is to be done with."""
+    looked, others = [f for f in files if any(owners(f.name))], [f for f in files if not any(owners(f.name))]
+    would = Report()
+    for file in looked:
+        _one_file(file, subject, True, would)
+    changed = [*would.rewritten, *would.deleted]
+    report.marked += mark_manifests(data, subject, changed)
+    names = {*changed, *would.unread}
+    return [*others, *(file for file in looked if file.name in names)]
 
 
 def _answers(files: list[Found], subject: Subject) -> list[pa.Table]:

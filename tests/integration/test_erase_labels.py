@@ -1,7 +1,9 @@
-"""Labels name answers, and only the request log says whose: theirs go first, so that an erasure after one that was killed finds them."""
+"""Labels name answers, and only the request log says whose: theirs go first, so that an erasure after one that was killed finds them. So
+are manifests marked before the rows go that they lose."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,17 @@ def make(folder: Path) -> Orders:
         columns: dict[str, list[Any]] = {"tandem_request": [r for r, _ in rows], "tandem_row": [i for _, i in rows], "tandem_at": [5] * 3}
         table(made.data / "labels" / "m" / f"{part}.parquet", **columns, label=[1.0] * 3)
     table(made.data / "events" / "orders" / "e.parquet", order_id=["1", "2"], city=[CITY, OTHER])
+    table(made.data / "offline" / "cities" / "run=one" / "p.parquet", city=[CITY, OTHER])
+    for name, words in {"one": "", "of-one": "rows of one", "other": ""}.items():
+        (made.data / "runs" / name).mkdir(parents=True)
+        manifest = {"id": name, "kind": "batch", "status": "complete", "of": words}
+        (made.data / "runs" / name / "manifest.json").write_text(json.dumps(manifest))
     return made
+
+
+def erased(made: Orders) -> list[str]:
+    paths = (made.data / "runs").glob("*/manifest.json")
+    return sorted(path.parent.name for path in paths if "erased" in json.loads(path.read_text()))
 
 
 def labels(made: Orders, part: str = "?") -> list[tuple[str, int]]:
@@ -74,9 +86,10 @@ def test_killed_before_any_file_is_written_it_leaves_nothing_that_the_next_one_d
         assert report.remains == [] == report.unread
         assert labels(made) == [("one", 1), ("three", 0), ("two", 0)], step
         assert {*cities(made)} == {OTHER}, step
+        assert erased(made) == ["of-one", "one"], step
         if not died:
             break
-    assert step == 5, "two files of labels, two of requests, one of events"
+    assert step == 6, "two files of labels, two of requests, one of events, one of rows"
 
 
 def test_labels_that_cannot_be_written_again_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
