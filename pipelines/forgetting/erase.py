@@ -296,14 +296,14 @@ def _one_file(file: Found, subject: Subject, dry_run: bool, report: Report) -> N
 def _marked(data: Path, files: list[Found], subject: Subject, report: Report) -> list[Found]:
     """Mark the manifests of what these files are part of, before a row is gone: killed in between, an erasure would find nothing any more
     to mark them by. The files without those that nothing is to be done with."""
-    looked, others = [f for f in files if any(owners(f.name))], [f for f in files if not any(owners(f.name))]
-    would = Report()
-    for file in looked:
-        _one_file(file, subject, True, would)
+    looked, would = {file.name for file in files if any(owners(file.name))}, Report()
+    for file in files:
+        if file.name in looked:
+            _one_file(file, subject, True, would)
     changed = [*would.rewritten, *would.deleted]
     report.marked += mark_manifests(data, subject, changed)
-    names = {*changed, *would.unread}
-    return [*others, *(file for file in looked if file.name in names)]
+    idle = looked - {*changed, *would.unread}
+    return [file for file in files if file.name not in idle]
 
 
 def _answers(files: list[Found], subject: Subject) -> list[pa.Table]:
