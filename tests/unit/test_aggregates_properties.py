@@ -328,6 +328,22 @@ def test_the_most_frequent_values_and_their_ties(monkeypatch: pytest.MonkeyPatch
         check(log, group)
 
 
+def test_the_most_frequent_of_values_that_stay_for_hundreds_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is in a long range of windows, more of them than a row shows; lists in one piece and in several."""
+    overs = [timedelta(hours=h) for h in (1, 9, 30)]
+    group = make_group([TopK(c, k=k, over=overs, name=f"{c}_{k}") for c in ("s", "n") for k in (2, 30)], hop_us=HOUR // 12)
+    rng = random.Random(17)
+    log = [
+        event(
+            rng.randrange(36 * HOUR), s=f"N{int(rng.paretovariate(0.5)) % 90}", n=rng.randrange(10**6), origin=rng.choice("AAAB"), serial=i
+        )
+        for i in range(400)
+    ]
+    for size in (2_000_000, 700):
+        monkeypatch.setattr("transforms.functions.top_k.CHUNK", size)
+        check(log, group)
+
+
 def test_a_sum_sliding_over_large_and_small_values_stays_exact() -> None:
     group = make_group([kind("x", over=[timedelta(hours=k) for k in (1, 2, 24)]) for kind in (Sum, Variance, Std)])
     rng = random.Random(5)

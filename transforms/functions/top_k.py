@@ -18,7 +18,7 @@ from transforms.windows import ranges
 __all__ = ["TopK", "ValueCounts", "ValueCountWindows"]
 
 CHUNK = 2_000_000
-"""How many (window, value) pairs are looked at at once: some 100 MB."""
+"""How many values of lists are made at once: some 100 MB."""
 
 
 @dataclass(frozen=True)
@@ -102,20 +102,53 @@ class ValueCountWindows:
     end: Int
 
     def top(self, k: int) -> pa.Array:
-        """The ``k`` most frequent values of each window, most frequent first, of equally frequent ones the smaller first: list<value>."""
+        """The ``k`` most frequent values of each window, most frequent first, of equally frequent ones the smaller first: list<value>.
+
+        Costs what the ranges and the lists have, times a logarithm, however many values a window holds.
+        """
         sizes = np.cumsum(np.bincount(self.start, minlength=self.n + 1) - np.bincount(self.end, minlength=self.n + 1))[: self.n]
-        chunk = np.cumsum(sizes) // CHUNK
-        lengths, codes = np.minimum(sizes, k), []
+        lengths = np.minimum(sizes, k)
+        by_rank = np.argsort(-self.count, kind="stable")  # equal counts stay in the order of their values
+        start, end, codes = self.start[by_rank], self.end[by_rank], [np.zeros(0, np.int64)]
+        chunk = np.cumsum(lengths) // CHUNK
         cuts = [0, *(np.flatnonzero(np.diff(chunk)) + 1).tolist(), self.n]
         for low, high in pairwise(cuts):
-            here = np.flatnonzero((self.start < high) & (self.end > low))
-            window, which = ranges(np.maximum(self.start[here], low) - low, np.minimum(self.end[here], high) - low)
-            which = here[which]
-            order = np.lexsort((-self.count[which], window))  # stable: equal counts stay in the order of their values
-            first = offsets_of(sizes[low:high])[:-1]
-            kept, _ = ranges(first, first + lengths[low:high])
-            codes.append(self.code[which[order[kept]]])
+            here = np.flatnonzero((start < high) & (end > low))
+            first = _first(np.maximum(start[here], low) - low, np.minimum(end[here], high) - low, high - low, k)
+            codes.append(self.code[by_rank[here[first]]])
         return list_of(offsets_of(lengths), self.values.take(pa.array(np.concatenate(codes))))
+
+
+def _first(start: Int, end: Int, n: int, k: int) -> Int:
+    """The first ``k`` of the ranges ``start[i] .. end[i] - 1`` that cover each of the places 0 to ``n - 1``, in their order, place after
+    place. A range is cut into aligned blocks of 1, 2, 4, ... places, of which there are few however long it is; of those of a block the
+    first ``k`` are kept, and handed down to its halves."""
+    width = max(len(start), 1)
+    which, levels = np.arange(len(start), dtype=np.int64), []
+    while len(which):
+        head = (start & 1) == 1
+        tail = (end & 1) == 1
+        levels.append(_least(np.sort(np.concatenate([start[head] * width + which[head], (end[tail] - 1) * width + which[tail]])), width, k))
+        start, end = (start + 1) >> 1, end >> 1
+        longer = start < end
+        start, end, which = start[longer], end[longer], which[longer]
+    kept = np.zeros(0, np.int64)
+    for level in range(len(levels) - 1, -1, -1):
+        block, which = np.divmod(kept, width)
+        left, right = 2 * block * width + which, (2 * block + 1) * width + which
+        right = right[2 * block + 1 <= (n - 1) >> level]
+        kept = _least(np.sort(np.concatenate([left, right, levels[level]]), kind="stable"), width, k)  # three runs that are sorted
+    return kept % width
+
+
+def _least(keys: Int, width: int, k: int) -> Int:
+    """Of sorted keys ``block * width + which``, the first ``k`` of each block."""
+    block = keys // width
+    new = np.ones(len(keys), bool)
+    new[1:] = block[1:] != block[:-1]
+    begin = np.flatnonzero(new)
+    place = np.arange(len(keys), dtype=np.int64) - np.repeat(begin, np.diff(np.append(begin, len(keys))))
+    return keys[place < k]
 
 
 @dataclass(frozen=True)
