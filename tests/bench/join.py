@@ -63,7 +63,7 @@ def run(quick: bool = False) -> list[Part]:
     group = feature_group("carrier", 15)
     rows = pa.Table.from_batches([tandem(departures(), group)]).select(["carrier", EVENT_TIMESTAMP, *WANTED])
     rows = rows.append_column("created_timestamp", pa.array(np.zeros(rows.num_rows, np.int64)).cast(TIMESTAMP))
-    size = 500 if quick else 5_000
+    size = 5_000 if quick else 50_000
     flights = departures()
     picked = pa.array(np.sort(np.random.default_rng(1).choice(flights.num_rows, size, replace=False)))
     at = pc.subtract(flights.column("departed_at").take(picked), pa.scalar(timedelta(hours=1)))
