@@ -1,8 +1,8 @@
 """``tandem batch``: a range of history to offline feature rows, as Beam jobs that any runner can take.
 
 Events -> contract -> tiles -> windows -> rows (first job, which also keeps the tiles that a stream starts from); analyzers over the
-rows (second); rows -> transform graph -> offline rows (third). All is written in the run's folder and becomes visible by one rename
-per feature group at the end.
+rows (second); rows -> transform graph -> offline rows (third). All is written in a folder of this attempt's, and becomes visible by one
+rename per feature group at the end.
 """
 
 from __future__ import annotations
@@ -171,7 +171,6 @@ def _publish(repo: Repo, run: runs.Run) -> runs.Run:
             target.parent.mkdir(parents=True, exist_ok=True)
             os.rename(made, target)
     shutil.rmtree(layout.offline(run.folder), ignore_errors=True)
-    shutil.rmtree(run.folder / "rows", ignore_errors=True)
     kept = {f"offline/{n}": layout.offline_run(repo.data, n, run.id) for n in repo.groups} | {"tiles": run.folder / "tiles"}
     counts = {
         f"{what}/{n}": v for what in ("events", "filtered", "empty", "rejected", "rows") for n, v in run.manifest.get(what, {}).items()

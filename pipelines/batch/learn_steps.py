@@ -76,9 +76,9 @@ class Workers:
         """Answers to what is asked of groups whose rows are in ``shares``: for each fold the shares' accumulators."""
         self.rounds += 1
         name = f"learn/{self.rounds}"
-        folder, top = self.place.run.folder, f"{self.place.top}/{name}"
+        folder, top = self.place.folder, f"{self.place.top}/{name}"
         all_shares = [(g, n, self._there(rows)) for g in asked for n, rows in enumerate(shares[g])]
-        with self.engine.pipeline(folder) as pipeline:
+        with self.engine.pipeline(self.place.run.folder) as pipeline:
             _ = (
                 pipeline
                 | "Shares of rows" >> beam.Create(all_shares)

@@ -1,4 +1,4 @@
-"""The jobs of a batch run, all in its folder: events to rows (windows), rows to graphs (analysis), rows and graphs to offline rows."""
+"""The jobs of a batch run: events to rows (windows), rows to graphs (analysis), rows and graphs to offline rows."""
 
 from __future__ import annotations
 
@@ -28,9 +28,6 @@ from transforms.instants import micros_of
 
 __all__ = ["RowJobs"]
 
-_MADE = ("rows", "offline", "dead_letters", "tiles", "learn", "engine")
-"""What the jobs leave in the run's folder."""
-
 
 @dataclass(frozen=True)
 class RowJobs:
@@ -51,17 +48,19 @@ class RowJobs:
     progress: Callable[[str], None]
 
     def make(self) -> None:
-        """Run them; the run is at ``publishing`` then. Raises RejectLimitError, before anything is learnt, for too many rejected events."""
-        for name in _MADE:
-            shutil.rmtree(self.run.folder / name, ignore_errors=True)
-        place = WorkPlace(self.repo.data, self.run, self.engine.elsewhere)
-        place.begin()
-        self._windows(place)
-        self._check_rejects(self._note_counts())
-        rows = {n: sorted(str(p) for p in (self.run.folder / "rows" / n).rglob("*.parquet")) for n in self.repo.groups}
-        fingerprints = dict(self.graphs) or self._learn(place, rows)
-        nonfinite = self._transform(place, rows, fingerprints)
-        self.run.save(status="publishing", fingerprints=fingerprints, nonfinite=nonfinite)
+        """Run them; the run has dead letters, tiles and offline rows in its folder, and is at ``publishing`` then. Raises RejectLimitError,
+        before anything is learnt, for too many rejected events: it has the dead letters then."""
+        shutil.rmtree(self.run.folder / "engine", ignore_errors=True)
+        with WorkPlace(self.repo.data, self.run, self.engine.elsewhere).attempt() as place:
+            self._windows(place)
+            counts = self._note_counts(place)
+            place.hand_over("dead_letters")
+            self._check_rejects(counts)
+            rows = {n: sorted(str(p) for p in (place.folder / "rows" / n).rglob("*.parquet")) for n in self.repo.groups}
+            fingerprints = dict(self.graphs) or self._learn(place, rows)
+            nonfinite = self._transform(place, rows, fingerprints)
+            place.hand_over("tiles", "offline")
+            self.run.save(status="publishing", fingerprints=fingerprints, nonfinite=nonfinite)
 
     @property
     def _created_us(self) -> int:
@@ -106,9 +105,9 @@ class RowJobs:
             keep_spans(spans, f"{place.top}/spans.json")
         place.bring(("rows", "tiles", "dead_letters"), ("stats.json", "spans.json"))
 
-    def _note_counts(self) -> Mapping[str, int]:
+    def _note_counts(self, place: WorkPlace) -> Mapping[str, int]:
         """Note in the manifest what was counted, and tell people what is odd; the counts, by what and of what (``read/flights``)."""
-        folder, shards = self.run.folder, self.repo.settings.batch.shards
+        folder, shards = place.folder, self.repo.settings.batch.shards
         counts: dict[str, int] = json.loads((folder / "stats.json").read_text())
         misplaced, nulls = _of(counts, "misplaced"), _null_fields(counts)
         if misplaced:
@@ -149,7 +148,7 @@ class RowJobs:
     def _learn(self, place: WorkPlace, rows: Mapping[str, list[str]]) -> dict[str, str]:
         """Rows to frozen graphs; group -> fingerprint."""
         self.progress("analyzing: means, quantiles and vocabularies of the preprocessing functions")
-        repo, folder = self.repo, self.run.folder
+        repo, folder = self.repo, place.folder
         work: dict[str, Any] = {n: (g, repo.preprocessing_fn(g), rows[n]) for n, g in repo.groups.items()}
         workers = Workers(self.engine, place) if self.engine.has_code else None
         share_rows = repo.settings.batch.learn_rows
@@ -172,8 +171,7 @@ class RowJobs:
                 stats.append(transformed.stats)
             keep_stats(stats, f"{place.top}/nonfinite.json")
         place.bring(("offline",), ("nonfinite.json",))
-        place.end()
-        odd: dict[str, int] = json.loads((self.run.folder / "nonfinite.json").read_text())
+        odd: dict[str, int] = json.loads((place.folder / "nonfinite.json").read_text())
         if odd:
             named = ", ".join(f"{n:,} of {feature}" for feature, n in odd.items())
             self.progress(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from pipelines.forgetting.things import REPORTS, UNLISTED, Thing, end_of, request_days, run_made, said
+from pipelines.forgetting.things import REPORTS, UNLISTED, Thing, end_of, left_attempts, request_days, run_made, said
 from pipelines.lake import layout, runs
 from pipelines.lake.file_addresses import ObjectFile
 from pipelines.project.repository import Repo
@@ -84,7 +84,7 @@ def store_things(repo: Repo, cache: Cache) -> Iterator[Thing]:
     if repo.settings.request_log(repo.path):
         yield from request_days(repo)
     yield from _days(cache)
-    yield from _unlisted(cache, heads)
+    yield from [*_unlisted(cache, heads), *left_attempts(cache.folder)]
     yield from _row_logs(cache)
 
 

@@ -16,11 +16,11 @@ from pipelines.project.repository import Repo
 from pipelines.registry.alias_file import models_of, versions_on_disk
 from transforms.errors import DataError
 
-__all__ = ["REPORTS", "UNLISTED", "FolderThing", "Thing", "end_of", "folder_things", "request_days", "run_made", "said"]
+__all__ = ["REPORTS", "UNLISTED", "FolderThing", "Thing", "end_of", "folder_things", "left_attempts", "request_days", "run_made", "said"]
 
 REPORTS = ("verify", "monitor")
 UNLISTED = "unlisted"
-"""Of a store: objects that nobody can find. How many of them stay is no question."""
+"""What nobody can find: objects that no list names, and what attempts at runs left. How many of them stay is no question."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class FolderThing(Thing):
 def folder_things(repo: Repo) -> Iterator[Thing]:
     """All of them. Raises DataError for a manifest that cannot be read."""
     data = repo.data
-    yield from [*_runs(data), *_training_sets(data), *request_days(repo), *_reports(data), *_row_logs(data)]
+    yield from [*_runs(data), *_training_sets(data), *request_days(repo), *_reports(data), *_row_logs(data), *left_attempts(data)]
     for model in models_of(data):
         folder = layout.model(data, model)
         for version in versions_on_disk(folder):
@@ -101,6 +101,14 @@ def _runs(data: Path) -> Iterable[Thing]:
         rows = tuple(p for p in layout.offline(data).glob(f"*/run={run.id}") if p.is_dir())
         text = said(Path(run.folder) / layout.MANIFEST)
         yield FolderThing(f"runs/{run.kind}", run.id, run_made(run), text, paths=(Path(run.folder), *rows))
+
+
+def left_attempts(data: Path) -> Iterable[Thing]:
+    """What attempts at runs left on this machine, of runs that nobody is at work on."""
+    busy = {run.id for run in runs.list_runs(data) if run.status in runs.UNDER_WAY}
+    for path in layout.attempts(data).glob("*"):
+        if path.name not in busy:
+            yield FolderThing(UNLISTED, path.relative_to(data).as_posix(), _changed(path), paths=(path,))
 
 
 def _training_sets(data: Path) -> Iterable[Thing]:

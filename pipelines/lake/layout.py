@@ -15,9 +15,9 @@ from transforms.locks import lock
 
 __all__ = [
     "CURRENT", "CURVES", "EPOCHS", "FORMAT", "SPEC_FILE", "MANIFEST", "NOT_EVENTS", "REPORT", "REPORT_JSON", "REPORT_PAGE", "TFMA",
-    "TREES", "alerts", "api_keys", "archive", "audit", "check_format", "claim", "demo", "events", "experiments", "graph", "graphs",
-    "identity_file",
-    "labels", "materialize_lock", "mlflow_artifacts", "mlflow_store", "mlmd", "mlmd_logs", "model", "models", "monitor", "offline",
+    "TREES", "alerts", "api_keys", "archive", "attempts", "audit", "check_format", "claim", "demo", "events", "experiments", "graph",
+    "graphs", "identity_file", "labels", "materialize_lock", "mlflow_artifacts", "mlflow_store", "mlmd", "mlmd_logs", "model", "models",
+    "monitor", "offline",
     "offline_run", "replay_clock", "reproduce", "requests", "run", "runs", "services", "snapshot", "stream", "streams", "tfx",
     "tracking", "training", "training_lock", "training_set", "verify", "watch",
 ]  # fmt: skip
@@ -59,6 +59,11 @@ def audit(data: Path) -> Path:
 def identity_file(data: Path) -> Path:
     """Which data folder it is (see ``folder_identity``)."""
     return data / ".identity.json"
+
+
+def attempts(data: Path) -> Path:
+    """What attempts at runs are making: ``<run>/<attempt>/``, in the runs' own file system, and no part of a run."""
+    return runs(data) / ".work"
 
 
 def graph(data: Path, group: str, fingerprint: str) -> Path:

@@ -66,9 +66,9 @@ def assert_completes(world: World, wanted) -> None:
 
 
 MOMENTS = {
-    "writing rows": lambda run: any((run / "rows").rglob("*.parquet")),
-    "counted": lambda run: (run / "stats.json").is_file(),
-    "writing offline rows": lambda run: any((run / "offline").rglob("*.parquet")),
+    "writing rows": lambda runs: any(runs.glob(".work/*/*/rows/*/*/*.parquet")),
+    "counted": lambda runs: any(runs.glob(".work/*/*/stats.json")),
+    "writing offline rows": lambda runs: any(runs.glob(".work/*/*/offline/*/*/*.parquet")),
 }
 
 
@@ -79,7 +79,7 @@ def test_a_killed_run_leaves_nothing_partial_and_is_completed(world, wanted, mom
     try:
         limit = time.monotonic() + PATIENCE
         while process.poll() is None and time.monotonic() < limit:
-            if any(MOMENTS[moment](run) for run in (world.data / "runs").glob("batch-*")):
+            if MOMENTS[moment](world.data / "runs"):
                 break
             time.sleep(0.001)
         caught = process.poll() is None
