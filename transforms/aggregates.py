@@ -26,7 +26,7 @@ from transforms.functions.count import Counts
 from transforms.made_rows import MadeRows, empty, overs, specs
 from transforms.windows import ranges, rows_of
 
-__all__ = ["keyed", "merge", "rows_between", "tile", "tile_schema", "tiles_of", "with_keys"]
+__all__ = ["in_order", "keyed", "merge", "rows_between", "tile", "tile_schema", "tiles_of", "with_keys"]
 
 Int = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
@@ -176,15 +176,34 @@ class _Ordered:
         return each.merge(self.lo, self.hi, ordered=False).to_arrow()
 
 
-def merge(tiles: Sequence[pa.RecordBatch], group: d.FeatureGroup) -> pa.RecordBatch:
-    """Combine tiles of any batches, in any order: sorted by (keys, tile), each once. Associative and commutative."""
+def _together(tiles: Sequence[pa.RecordBatch], group: d.FeatureGroup) -> dict[str, pa.Array]:
+    """The columns of some tiles, one batch behind the other; none of no tiles."""
     schema = tile_schema(group)
     table = pa.Table.from_batches([t for t in tiles if t.num_rows], schema=schema).combine_chunks()
-    if not table.num_rows:
+    return {n: table.column(n).chunk(0) for n in schema.names} if table.num_rows else {}
+
+
+def _tile_segments(columns: Mapping[str, pa.Array], group: d.FeatureGroup) -> tuple[Int, Int, Int]:
+    return _segments(_key_codes([columns[k] for k in group.entity.keys]), _us(columns["tile_start"]))
+
+
+def in_order(tiles: Sequence[pa.RecordBatch], group: d.FeatureGroup) -> pa.RecordBatch:
+    """:func:`merge` of merged tiles no two of which are of one key and start: they are only put in order."""
+    some = [t for t in tiles if t.num_rows]
+    if len(some) < 2:
+        return some[0] if some else empty(tile_schema(group))
+    columns = _together(some, group)
+    order = pa.array(_tile_segments(columns, group)[0])
+    return pa.RecordBatch.from_arrays([column.take(order) for column in columns.values()], schema=tile_schema(group))
+
+
+def merge(tiles: Sequence[pa.RecordBatch], group: d.FeatureGroup) -> pa.RecordBatch:
+    """Combine tiles of any batches, in any order: sorted by (keys, tile), each once. Associative and commutative."""
+    columns = _together(tiles, group)
+    schema = tile_schema(group)
+    if not columns:
         return empty(schema)
-    columns = {n: table.column(n).chunk(0) for n in schema.names}
-    starts = _us(columns["tile_start"])
-    order, lo, hi = _segments(_key_codes([columns[k] for k in group.entity.keys]), starts)
+    order, lo, hi = _tile_segments(columns, group)
     first = pa.array(order[lo])
     if len(lo) == len(order):
         return pa.RecordBatch.from_arrays([columns[n].take(first) for n in schema.names], schema=schema)

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.aggregates import merge, rows_between
+from transforms.aggregates import in_order, merge, rows_between, tile_schema
 from transforms.definitions import EVENT_TIMESTAMP, TIMESTAMP, FeatureGroup
 from transforms.hashing import hash64, mix
 from transforms.lateness import NEVER
@@ -192,6 +193,7 @@ class Tiles(Parts):
         self.middles: dict[int, Middle] = {}
         """Of each stretch of the newest rows; made anew when the stretch moves by a block, or a late tile comes."""
         self._prepared = NEVER
+        self._ahead = Ahead.nothing(group)
 
     def add(self, tiles: pa.RecordBatch) -> None:
         """Append tiles (of any events not yet in)."""
@@ -205,6 +207,8 @@ class Tiles(Parts):
         if self.middles and tiles.num_rows:
             blocks = column_of(tiles, "tile_start") // (BLOCK * self.group.hop_us)
             self.middles = {n: m for n, m in self.middles.items() if not np.any((m.lo <= blocks) & (blocks < m.hi))}
+            if column_of(tiles, "tile_start").min() < self._ahead.boundary - self.group.hop_us:
+                self._ahead = Ahead.nothing(self.group)
 
     def compact(self, horizon: int) -> pa.RecordBatch:
         """Fold all into one and forget the tiles that start before ``horizon``; the folded tiles."""
@@ -264,24 +268,37 @@ class Tiles(Parts):
 
     def _rows_at(self, hashes: U64, boundary: int) -> pa.RecordBatch:
         """The rows of one boundary, of those of the keys that have one there."""
-        group, hop = self.group, self.group.hop_us
-        here = np.intersect1d(hashes, self._due(boundary - hop, boundary), assume_unique=True)
+        group, last = self.group, boundary - self.group.hop_us
+        here = np.intersect1d(hashes, self._due(last, boundary), assume_unique=True)
         if not len(here):
             return empty(group.row_schema)
-        self._seal(boundary - hop)
+        ahead = self._ahead
+        if ahead.boundary != boundary or not np.isin(ahead.hashes, here, assume_unique=True).all():
+            ahead = Ahead.nothing(group)
+        self._seal(last)
+        found = [
+            *self._pieces(np.setdiff1d(here, ahead.hashes, assume_unique=True), boundary),
+            *self.find(here, [(last, boundary)]),
+        ]
+        return rows_between(in_order([ahead.tiles, merge(found, group)], group), group, last, boundary)
+
+    def _pieces(self, hashes: U64, boundary: int) -> list[pa.RecordBatch]:
+        """What the rows of a boundary are made of beside the tiles of the last hop, of keys with these hashes; tiers are made up to it."""
+        if not len(hashes):
+            return []
+        hop = self.group.hop_us
         single, found = [], []
-        for number, (lo, hi, up, down) in enumerate(self._blocked(boundary)):
+        for number, (lo, hi, up, down) in enumerate(self._blocked(boundary)[:-1]):
             if up >= down:
                 single.append((lo, hi))
                 continue
             single += [(lo, up * BLOCK), (down * BLOCK, hi)]
-            found += self._middle(number, up, down, here)
-        found += self.find(here, [(lo * hop, hi * hop) for lo, hi in single if lo < hi])
-        return rows_between(merge(found, group), group, boundary - hop, boundary)
+            found += self._middle(number, up, down, hashes)
+        return [*found, *self.find(hashes, [(lo * hop, hi * hop) for lo, hi in single if lo < hi])]
 
     def prepare(self, boundary: int) -> None:
-        """Make what the rows after ``boundary`` need of tiles before it, all rows up to which were given out: every eighth boundary has
-        some work that need not be done between its last event and its rows. When it is called, or not, changes no row."""
+        """Make what the rows after ``boundary`` need of tiles before it, all rows up to which were given out: then little is left to do
+        between the last event of the next boundary and its rows. When it is called, or not, changes no row."""
         if not self.middles or boundary == self._prepared:
             return
         self._prepared = boundary
@@ -289,10 +306,11 @@ class Tiles(Parts):
         for each in (self, *self.tiers):
             each.tidy(MAX_PARTS - 1)
         after = boundary + self.group.hop_us
-        for number, (_, _, up, down) in enumerate(self._blocked(after)):
-            kept = self.middles.get(number)
-            if kept is not None and (kept.lo, kept.hi) < (up, down):
-                self._middle(number, up, down, self._due(boundary, after))
+        due = self._due(boundary, after)
+        begins = np.array([lo for lo, _ in self._stretches(after)]) * self.group.hop_us
+        # A row tells pieces of one stretch from each other no more than if they were one tile.
+        made = self._moved(self._pieces(due, after), lambda starts: begins[np.searchsorted(begins, starts, side="right") - 1])
+        self._ahead = Ahead(after, due, made)
 
     def _blocked(self, boundary: int) -> list[tuple[int, int, int, int]]:
         """Each of :meth:`_stretches`, and which whole blocks are in it; none of them reaches into the last hop."""
@@ -349,6 +367,19 @@ class Tiles(Parts):
             columns[at] = pa.array(to(column_of(each, "tile_start"))).cast(TIMESTAMP)
             out.append(pa.RecordBatch.from_arrays(columns, schema=each.schema))
         return merge(out, self.group)
+
+
+class Ahead(NamedTuple):
+    """What the rows of a boundary are made of beside the tiles of the last hop, of keys that have one there whatever comes: merged."""
+
+    boundary: int
+    hashes: U64
+    tiles: pa.RecordBatch
+
+    @classmethod
+    def nothing(cls, group: FeatureGroup) -> Ahead:
+        """Of no key."""
+        return cls(NEVER, np.zeros(0, np.uint64), empty(tile_schema(group)))
 
 
 class Middle(Parts):
