@@ -249,11 +249,14 @@ class Tiles(Parts):
         hop = self.group.hop_us
         if not len(hashes) or upto // hop <= after // hop:
             return empty(self.group.row_schema)
-        since = after - self.group.longest_us - hop
         steps = upto // hop - after // hop
+        if due and steps == 1 and self._ahead.boundary == upto:
+            return self._rows_at(hashes, upto)
+        since = after - self.group.longest_us - hop
         pieces = sum(b - a for lo, hi in self._stretches(upto) for _, a, b in cover(lo, hi, len(self.sizes)))
         if self.sizes and self.has_more(hashes, since, upto, steps * len(hashes) * pieces):
-            return self._sorted([self._rows_at(hashes, (upto // hop - n) * hop) for n in reversed(range(steps))])
+            boundaries = [(upto // hop - n) * hop for n in reversed(range(steps))]
+            return self._sorted([self._rows_at(np.intersect1d(hashes, self._due(b - hop, b), assume_unique=True), b) for b in boundaries])
         found = list(self.find(hashes, [(since, upto)], or_more=due))
         tiles = found[0] if len(found) == 1 else merge(found, self.group)  # a part is merged already, and so is what is found in it
         return rows_between(tiles, self.group, after, upto)
@@ -266,10 +269,9 @@ class Tiles(Parts):
             steps |= {over // self.group.hop_us, over // self.group.hop_us + 1}
         return list(pairwise(sorted(now - step for step in steps)))
 
-    def _rows_at(self, hashes: U64, boundary: int) -> pa.RecordBatch:
-        """The rows of one boundary, of those of the keys that have one there."""
+    def _rows_at(self, here: U64, boundary: int) -> pa.RecordBatch:
+        """The rows of one boundary, of keys with these hashes: each has one there."""
         group, last = self.group, boundary - self.group.hop_us
-        here = np.intersect1d(hashes, self._due(last, boundary), assume_unique=True)
         if not len(here):
             return empty(group.row_schema)
         ahead = self._ahead
