@@ -36,6 +36,15 @@ class Columns(Mapping[str, pa.Array]):
         self._arrays[name] = None
         self._numbers[name] = (values, nulls, kind)
 
+    def add(self, prefix: str, columns: Mapping[str, pa.Array]) -> None:
+        """Add columns, with ``prefix`` before their names, as they came."""
+        if not isinstance(columns, Columns):
+            self._arrays.update({prefix + name: column for name, column in columns.items()})
+            return
+        self._arrays.update({prefix + name: column for name, column in columns._arrays.items()})
+        self._lists.update({prefix + name: column for name, column in columns._lists.items()})
+        self._numbers.update({prefix + name: column for name, column in columns._numbers.items()})
+
     def numbers_of(self, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None, pa.DataType] | None:
         """(the values, which are null, the type) of a column that came as numbers."""
         return self._numbers.get(name)

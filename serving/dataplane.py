@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from serving.answer_columns import Columns
 from serving.clock import ReplayClock
 from serving.context import NOBODYS, RequestContext
 from serving.features import STATUSES, OnlineFeatures, ViewRows
@@ -236,9 +237,11 @@ class Dataplane:
             for view, group in groups.items():
                 self._check_rows(spec, view, group)
             types = {f.name: ARROW_TYPES[f.dtype] for f in self.fields(model)}
-            table = {name: pa.array(values, type=types[name]) for name, values in columns.items()}
+            table = Columns()
+            for name, values in columns.items():
+                table.set_array(name, pa.array(values, type=types[name]))
             for view, group in groups.items():
-                table.update({f"{view}__{feature}": column for feature, column in group.columns.items()})
+                table.add(f"{view}__", group.columns)
             array = predict(table, rows)
         odd = self._not_finite(spec, array)
         values, record = array.tolist(), None

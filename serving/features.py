@@ -102,6 +102,7 @@ class OnlineFeatures:
         self._feast: FeatureStore | None = None
         self._store: OnlineStore | None = None
         self._catalog: Catalog | None = None
+        self._read = b""
         self._plans: tuple[Catalog | None, dict[Any, ReadPlan]] = (None, {})
         self._asides: set[str] = set()
         """What was told of reads that no answer needs: each once."""
@@ -131,6 +132,11 @@ class OnlineFeatures:
             if self._feast is None:
                 self._feast = FeatureStore(repo_path=str(self._repo), config=self.config)
             self._feast.refresh_registry()
+            if self.config.registry.registry_type == "file":  # refreshing read all of it, so what it holds is cheap to compare
+                read = self._feast.registry.proto().SerializeToString(deterministic=True)
+                if read == self._read and not self.problem:
+                    return
+                self._read = read
             found = Catalog.of(self._feast)
             while found != self._catalog and self.config.registry.registry_type != "file":
                 # Feast reads a database table by table: what an apply changed in between is a registry that never was.

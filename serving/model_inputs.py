@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from serving.answer_columns import Columns as AnswerColumns
 from serving.request_errors import ModelInputError
 
 __all__ = ["INPUT_DTYPES", "Columns", "encoded"]
@@ -29,27 +30,26 @@ def encoded(batches: Sequence[Columns], inputs: Sequence[tuple[str, str]], rows:
 
     Raises ModelInputError where a column is missing or of another type.
     """
-    arrays = {name: [_column(columns, name) for columns in batches] for name, _ in inputs}
-    n = sum(map(len, next(iter(arrays.values()), [])))
-    rows = n if rows is None else rows
     floats = [name for name, dtype in inputs if dtype == "float32"]
+    numbers = [[_numbers(columns, name) for columns in batches] for name in floats]
+    others = {name: [_others(columns, name, dtype) for columns in batches] for name, dtype in inputs if dtype != "float32"}
+    n = sum(map(len, numbers[0] if numbers else next(iter(others.values()), [])))
+    rows = n if rows is None else rows
     wide = np.empty((len(floats), rows))
-    for k, name in enumerate(floats):
+    for k, parts in enumerate(numbers):
         at = 0
-        for column in arrays[name]:
-            wide[k, at : at + len(column)] = _float64(name, column)
-            at += len(column)
+        for part in parts:
+            wide[k, at : at + len(part)] = part
+            at += len(part)
     wide[:, n:] = wide[:, n - 1 : n]
     with np.errstate(over="ignore"):
         # By way of float64: the rounding to float32 is then one and the same for every source type.
         narrow = wide.astype(np.float32)
     out = dict(zip(floats, narrow.reshape(len(floats), rows, 1), strict=True))
-    for name, dtype in inputs:
-        if dtype != "float32":
-            parts = [_texts(name, c) if dtype == "string" else _whole(name, c) for c in arrays[name]]
-            if rows > n:
-                parts.append(parts[-1][-1:].repeat(rows - n))
-            out[name] = (parts[0] if len(parts) == 1 else np.concatenate(parts)).reshape(rows, 1)
+    for name, arrays in others.items():
+        if rows > n:
+            arrays.append(arrays[-1][-1:].repeat(rows - n))
+        out[name] = (arrays[0] if len(arrays) == 1 else np.concatenate(arrays)).reshape(rows, 1)
     return {name: out[name] for name, _ in inputs}
 
 
@@ -67,13 +67,33 @@ def _column(columns: Columns, name: str) -> pa.Array:
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
+def _numbers(columns: Columns, name: str) -> Array | list[Any]:
+    """The values of a ``float32`` input before they are rounded; those of an answer as they came, as a model may have a thousand inputs."""
+    if isinstance(columns, AnswerColumns):
+        if (came := columns.list_of(name)) is not None and _is_number(came[1]):
+            return [np.nan if v is None else v for v in came[0]]
+        if (numbers := columns.numbers_of(name)) is not None and _is_number(numbers[2]):
+            values, nulls, kind = numbers
+            return values if nulls is None or pa.types.is_floating(kind) else np.where(nulls, np.nan, values)
+    return _float64(name, _column(columns, name))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
+
+
+def _others(columns: Columns, name: str, dtype: str) -> Array:
+    column = _column(columns, name)
+    return _texts(name, column) if dtype == "string" else _whole(name, column)
+
+
 def _float64(name: str, column: pa.Array) -> Array:
     kind = column.type
     if pa.types.is_float64(kind) or pa.types.is_float32(kind) or (pa.types.is_int64(kind) and not column.null_count):
         return np.asarray(column.to_numpy(zero_copy_only=False))
     if pa.types.is_null(kind):
         return np.full(len(column), np.nan)
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+    if not _is_number(kind):
         raise _unfit(name, kind, "float32")
     if not pa.types.is_floating(kind):
         column = column.cast(pa.int64())

@@ -18,14 +18,17 @@ from feast.value_type import ValueType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serving.catalog import View, entity_key
+from serving.answer_columns import Columns
+from serving.catalog import Catalog, View, entity_key
 from serving.features import STATUSES, OnlineFeatures
+from serving.model_inputs import INPUT_DTYPES, encoded
 from serving.online_answer import online_json
 from serving.online_store.base import OrderedOnlineStore
 from serving.online_store.decoding import python_value
 from serving.online_store.feature_rows import lasts
 from serving.packed_view_rows import joined
 from serving.read_plan import ViewRows
+from serving.request_errors import ModelInputError
 from tests.examples import examples
 from tests.redis_server import redis_server
 from tests.unit.test_online_answer import one_by_one
@@ -204,6 +207,50 @@ def test_projections_with_keys_of_their_own(features: OnlineFeatures, places: li
         "city": [f"c{i}" for i, _ in places],
     }
     assert_same(features, "trip", entities, len(places))
+
+
+@pytest.mark.parametrize("places", [[0], list(range(1, 25)), [5, 5, 3, N + 1], [*range(N), 2]], ids=len)
+def test_a_model_is_fed_alike_by_answers_and_by_their_arrow_columns(features: OnlineFeatures, places: list[int]) -> None:
+    """Every type as every input, also what cannot be one: with and without nulls, few rows and many."""
+    entities: dict[str, list[Any]] = {"city": [f"c{i}" for i in places], "number": [-i for i in places], "small": places}
+    answered = Columns()
+    for view, group in features.read(features.catalog.service("all"), entities, len(places)).items():
+        answered.add(f"{view}__", group.columns)
+
+    def fed(columns: Any, name: str, dtype: str) -> Any:
+        try:
+            array = encoded([columns, columns], [(name, dtype)], 2 * len(places) + 3)[name]
+            return array.tolist() if dtype == "string" else array.tobytes()
+        except ModelInputError as e:
+            return str(e)
+
+    for name, column in dict(answered).items():
+        for dtype in INPUT_DTYPES:
+            assert fed(answered, name, dtype) == fed({name: column}, name, dtype), (name, dtype)
+
+
+def test_a_registry_is_compiled_when_it_changed_and_when_it_is_readable_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = _repo(tmp_path, f"online_store: {{type: sqlite, path: {tmp_path}/online.db}}\n")
+    made, compiled, of = OnlineFeatures(tmp_path / "repo"), list[Catalog](), Catalog.of
+
+    def counted(feast: FeatureStore) -> Catalog:
+        compiled.append(of(feast))
+        return compiled[-1]
+
+    monkeypatch.setattr(Catalog, "of", counted)
+    for _ in range(3):
+        made.refresh()
+    assert len(compiled) == 1 and made.catalog is compiled[0]
+    store.apply([FeatureService(name="one_more", features=[store.get_feature_view("twin")])])
+    made.refresh()
+    assert "one_more" in made.catalog.services and len(compiled) == 2
+    kept = (tmp_path / "registry.db").read_bytes()
+    (tmp_path / "registry.db").write_bytes(b"\xff" * 40)
+    made.refresh()
+    assert "cannot be read" in made.problem and "one_more" in made.catalog.services
+    (tmp_path / "registry.db").write_bytes(kept)
+    made.refresh()
+    assert made.problem == "" and made.catalog is compiled[1], "plans made of it stay"
 
 
 def test_more_entities_than_one_read_takes(features: OnlineFeatures) -> None:
