@@ -97,7 +97,7 @@ def test_memory_is_bounded_whatever_a_file_is_decompressed_to(tmp_path: Path, ki
             return most()
 
     erased(1_000)  # libraries are there
-    assert max(erased(40_000), erased(80_000)) < MOST  # 80 MB and 160, of which a part is decoded once
+    assert erased(40_000 if "UTF-16" in kind else 80_000) < MOST  # 160 MB, of which a part is decoded once
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -120,7 +120,7 @@ def test_a_record_without_an_end_takes_no_memory(tmp_path: Path, start: bytes) -
     path = tmp_path / "a.jsonl.gz"
     with gzip.open(path, "wb", 1) as f:
         f.write(start)
-        for _ in range(300):
+        for _ in range(220):
             f.write(bytes(MIB))
         f.write(f'"\n{{"zone": "{GONE}"}}\n'.encode())
     passed: list[int] = []
