@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from tandem.testing.aggregates import SOURCE, AggregateContract, Input
+from tests.examples import examples
 from tests.oracle.features import aggregate as oracle
 from transforms.definitions import (
     AGGREGATES,
@@ -33,8 +36,9 @@ PARAMETERS: dict[type[Aggregate], list[dict[str, Any]]] = {
 GROUP = FeatureGroup("g", SOURCE, Entity("key"), hours(1), hours(6), [Count(over=hours(1))])
 
 
+@pytest.mark.hypothesis
 class TestBuiltIn(AggregateContract):
-    examples = 12
+    examples = examples(18)
 
     @classmethod
     def aggregates(cls) -> Sequence[Aggregate]:

@@ -216,24 +216,6 @@ def test_a_job_goes_on_in_another_number_of_parts_and_in_as_many_without_the_top
         print(world.out())
 
 
-@pytest.mark.slow
-def test_sigterm_delivers_what_was_polled(tmp_path, broker):
-    world = make_stream_world(tmp_path / "world", broker.bootstrap, partitions=1, topic="signalled", poll_records=100)
-    world.produce(events(3000, 7))
-    driver = world.start()
-    try:
-        wait_for(lambda: world.delivered() > 0, process=driver)
-        driver.send_signal(signal.SIGTERM)
-        assert driver.wait(60) == 0
-    finally:
-        end(driver)
-    polls = [v for part, v in world.control.reports().items() if part.startswith("poll-")]
-    assert all(p["stopped"] for p in polls)
-    assert world.delivered() == sum(p["next"] for p in polls)
-    runs = sorted((world.data / "runs").glob("stream-*/manifest.json"))
-    assert json.loads(runs[-1].read_text())["status"] == "complete"
-
-
 @pytest.mark.parametrize(
     ("options", "line"),
     [

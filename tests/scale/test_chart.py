@@ -9,7 +9,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 import yaml
 
@@ -138,6 +137,8 @@ def strict(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_prometheus_operator_takes_what_it_is_told_and_finds_the_services_and_their_ports(tmp_path: Path) -> None:
+    import jsonschema  # builds a parser, which each process that collects the tests would wait for
+
     parts = rendered(VALUES["reached from outside and watched"], tmp_path)
     monitors = {p["metadata"]["name"]: p for p in parts if p["kind"] == "ServiceMonitor"}
     assert set(monitors) == {"shop-tandem-serve", "shop-tandem-stream"}

@@ -113,12 +113,18 @@ def test_accumulators_arrive_as_they_were_sent(value: Any) -> None:
     assert type(again) is type(value) and repr(again) == repr(value)
 
 
-@pytest.mark.parametrize("sizes", [[40 + 31 * i for i in range(9)], [40, 1500, 120]], ids=["small files", "one that is cut"])
-def test_the_order_in_which_shares_are_learnt_changes_no_bit(tmp_path: Path, sizes: list[int]) -> None:
+ALL = {"many": many, "fares": graph_build.function(), "per_key": per_key, "words": words}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "functions"),
+    [([40 + 31 * i for i in range(9)], ALL), ([40, 1500, 120], {name: ALL[name] for name in ("fares", "per_key")})],
+    ids=["small files", "one that is cut"],
+)
+def test_the_order_in_which_shares_are_learnt_changes_no_bit(tmp_path: Path, sizes: list[int], functions: dict[str, Any]) -> None:
     files = [tmp_path / f"part-{i:02}.parquet" for i in range(len(sizes))]
     for i, (file, n) in enumerate(zip(files, sizes, strict=True)):
         pq.write_table(pa.Table.from_batches([graph_build.rows(n, seed=i)]), file, row_group_size=130)
-    functions = {"many": many, "fares": graph_build.function(), "per_key": per_key, "words": words}
     work: Any = {name: (graph_build.GROUP, function, files) for name, function in functions.items()}
     wanted = analyze_groups(work, tmp_path / "in-order", share_rows=300)
 
@@ -165,21 +171,6 @@ class Counting:
         return out
 
 
-@pytest.mark.parametrize(("most", "remote"), [(200, True), (799, True), (800, False)])
-def test_the_driver_reads_no_more_rows_than_a_share_has(tmp_path: Path, most: int, remote: bool) -> None:
-    """Groups of one share each are workers' work, too, where they are more than a share together; their bits are those of here."""
-    functions = {"every": of_every_kind, "fares": graph_build.function(), "per_key": per_key, "words": words}
-    work: Any = {}
-    for i, (name, function) in enumerate(functions.items()):
-        file = tmp_path / f"{name}.parquet"
-        pq.write_table(pa.Table.from_batches([graph_build.rows(200, seed=i)]), file)
-        work[name] = (graph_build.GROUP, function, [file])
-    wanted = analyze_groups(work, tmp_path / "here", share_rows=most)
-    workers = Counting(tmp_path / "workers")
-    assert analyze_groups(work, tmp_path / "there", share_rows=most, workers=workers) == wanted
-    assert set(workers.asked) == (set(functions) if remote else set())
-
-
 def of_every_kind(inputs: dict[str, Any]) -> dict[str, Any]:
     """An analyzer of each kind of accumulator that TF-Transform has."""
     import tensorflow as tf
@@ -195,6 +186,35 @@ def of_every_kind(inputs: dict[str, Any]) -> dict[str, Any]:
         "lowest": count - tf.cast(tft.min(inputs["count_1h"]), tf.float32) + tf.cast(tft.size(count), tf.float32),
         "bucket": tft.bucketize(count, num_buckets=3),
     }
+
+
+def plain(inputs: dict[str, Any]) -> dict[str, Any]:
+    """An analyzer that costs next to nothing."""
+    import tensorflow_transform as tft
+
+    return {"scaled": tft.scale_to_0_1(inputs["count_1h"])}
+
+
+@pytest.fixture(scope="module")
+def one_file_each(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, str]]:
+    """Four groups of 200 rows each, and what is learnt of them here in one share each."""
+    folder = tmp_path_factory.mktemp("one-file-each")
+    work: dict[str, Any] = {}
+    for i, (name, function) in enumerate({"every": of_every_kind, "plain": plain, "again": plain, "last": plain}.items()):
+        pq.write_table(pa.Table.from_batches([graph_build.rows(200, seed=i)]), file := folder / f"{name}.parquet")
+        work[name] = (graph_build.GROUP, function, [file])
+    return work, analyze_groups(work, folder / "here")
+
+
+@pytest.mark.parametrize(("most", "remote"), [(200, True), (799, True), (800, False)])
+def test_the_driver_reads_no_more_rows_than_a_share_has(
+    one_file_each: tuple[dict[str, Any], dict[str, str]], tmp_path: Path, most: int, remote: bool
+) -> None:
+    """Groups of one share each are workers' work, too, where they are more than a share together; their bits are those of here."""
+    work, wanted = one_file_each
+    workers = Counting(tmp_path / "workers")
+    assert analyze_groups(work, tmp_path / "there", share_rows=most, workers=workers) == wanted
+    assert set(workers.asked) == (set(work) if remote else set())
 
 
 def test_accumulators_of_every_kind_arrive(tmp_path: Path) -> None:
