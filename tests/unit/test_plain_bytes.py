@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.lake.arrow_bytes import to_ipc
 from pipelines.streaming.stages.coders import Element, FoldOutput, FoldOutputCoder, decode, encode
 from pipelines.streaming.stages.plain_bytes import dumps, loads
 from pipelines.streaming.stages.position import Position
@@ -56,6 +57,18 @@ def test_the_streams_own_classes_and_columns_come_back() -> None:
     assert element == Element(span, {"g": batch}, None, True, True)
     output = FoldOutput(1, {"g": batch}, {}, {"output_watermark": {"s": None}, "run": "r"}, {"n": 2})
     assert FoldOutputCoder().decode(FoldOutputCoder().encode(output)) == output
+
+
+@pytest.mark.parametrize("rows", [0, 1, 7, 3_000])
+def test_a_batch_is_the_stream_of_arrow_that_readers_and_states_of_before_have(rows: int) -> None:
+    """Nulls, texts and lists, of a slice what it shows alone."""
+    columns = [[*range(rows + 5)], [None if i % 3 else f"text {i}" for i in range(rows + 5)], [[i, None] for i in range(rows + 5)]]
+    batch = pa.record_batch([pa.array(columns[0]), pa.array(columns[1], pa.string()), pa.array(columns[2])], ["a", "b", "c"]).slice(3, rows)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    assert to_ipc(batch) == sink.getvalue().to_pybytes()
+    assert loads(dumps(batch)).equals(batch)
 
 
 def test_what_is_no_plain_value_is_refused() -> None:

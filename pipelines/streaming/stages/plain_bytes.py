@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from pipelines.lake.arrow_bytes import from_ipc, to_ipc
+from pipelines.lake.arrow_bytes import from_ipc, ipc_buffer
 from pipelines.streaming.stages.position import Position
 from transforms.errors import DataError
 from transforms.fold import OffsetRange, PartitionState, Segment
@@ -33,7 +33,7 @@ _PLAIN = frozenset({int, str, bool, type(None)})
 
 def dumps(value: Any) -> bytes:
     """The value as bytes; :func:`loads` is the inverse. Raises TypeError for what is no plain value."""
-    parts: list[bytes] = []
+    parts: list[bytes | memoryview] = []
     head = orjson.dumps(_form(value, parts))
     return b"".join((_MAGIC, _LENGTH.pack(len(head)), head, *(piece for part in parts for piece in (_LENGTH.pack(len(part)), part))))
 
@@ -61,7 +61,7 @@ def _pieces(data: memoryview) -> Iterator[memoryview]:
         yield data[at - size : at]
 
 
-def _blob(parts: list[bytes], data: bytes) -> int:
+def _blob(parts: list[bytes | memoryview], data: bytes | memoryview) -> int:
     parts.append(data)
     return len(parts) - 1
 
@@ -72,7 +72,7 @@ def _fields_of(name: str) -> tuple[str, ...]:
     return tuple(f.name for f in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else tuple(kind._fields)
 
 
-def _form(value: Any, parts: list[bytes]) -> Any:
+def _form(value: Any, parts: list[bytes | memoryview]) -> Any:
     if type(value) in _PLAIN:  # what most values are, asked first
         return value
     if value is None or isinstance(value, bool | str):
@@ -95,7 +95,7 @@ def _form(value: Any, parts: list[bytes]) -> Any:
     if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in _ARRAYS:
         return {"array": [value.dtype.str, _blob(parts, value.tobytes())]}
     if isinstance(value, pa.RecordBatch):
-        return {"batch": _blob(parts, to_ipc(value))}
+        return {"batch": _blob(parts, memoryview(ipc_buffer(value)))}
     raise TypeError(f"{type(value).__name__} is no plain value; make it one, or add its class to CLASSES")
 
 
