@@ -60,6 +60,9 @@ def batch(
         int | None, typer.Option(min=1, help="Number of parallel tasks (default: this machine's cores, or the cluster's slots).")
     ] = None,
     worker_command: Annotated[str, typer.Option(help="Command that starts a worker on each machine of the cluster.")] = "tandem-worker",
+    wait_minutes: Annotated[
+        float, typer.Option("--wait-minutes", min=0, help="Minutes that each job may wait for executors of Spark's cluster.")
+    ] = 60.0,
     pinned: Annotated[bool, typer.Option("--pinned", help="Reuse the applied transform graphs instead of analyzing again.")] = False,
     rerun: Annotated[bool, typer.Option("--rerun", help="Run again even if a complete run of the same inputs exists.")] = False,
     group: GroupOption = None,
@@ -70,7 +73,7 @@ def batch(
     loaded, steps = load(repo, data, finish=False).only(group or ()), Steps()
     demo = loaded.settings.demo
     first = None if from_run is not None and start is None else moment("--start", start, demo.start)
-    last, flags = moment("--end", end, demo.end), EngineFlags(master, parallelism, worker_command)
+    last, flags = moment("--end", end, demo.end), EngineFlags(master, parallelism, worker_command, wait_minutes)
     run = workflow.batch(loaded, first, last, steps, runner, context.args, pinned, rerun, from_run, flags)
     show(run.manifest, json_, lambda: run_table(run.as_(BatchRecord)))
 

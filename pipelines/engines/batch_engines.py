@@ -5,6 +5,7 @@ Any other name is Beam's own: its options stand after ``--``.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import socket
@@ -28,11 +29,13 @@ __all__ = ["EngineFlags", "PRESETS", "engine_of"]
 @dataclass(frozen=True)
 class EngineFlags:
     """What the command line says of an engine. ``master`` is a cluster's (Flink ``host:port``, Spark ``spark://host:port``); None:
-    embedded, on this machine. ``worker``: the command by which a machine of the cluster starts a worker."""
+    embedded, on this machine. ``worker``: the command by which a machine of the cluster starts a worker. ``wait_minutes``: how long a
+    job may wait for executors of Spark's cluster."""
 
     master: str | None = None
     parallelism: int | None = None
     worker: str = "tandem-worker"
+    wait_minutes: float = 60.0
 
 
 def engine_of(name: str, repo: Repo, flags: EngineFlags, args: Sequence[str]) -> BatchEngine:
@@ -170,6 +173,7 @@ def _spark(repo: Repo, flags: EngineFlags, args: Sequence[str]) -> BatchEngine:
             embedded=flags.master is None,
             worker=None if flags.master is None else flags.worker,
             options={"runner": "org.apache.beam.runners.spark.SparkRunner", **staged},  # its Java side looks for one where none is named
+            wait_seconds=math.inf if flags.master is None else 60 * flags.wait_minutes,
             java=(*(f"--add-opens={each}=ALL-UNNAMED" for each in opens), *(f"-D{key}={value}" for key, value in settings.items())),
         )
 

@@ -7,10 +7,12 @@ cluster it is the client, which waits for the end.
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
@@ -23,6 +25,7 @@ from apache_beam.runners.portability.portable_runner import PortableRunner
 from apache_beam.runners.runner import PipelineResult, PipelineRunner, PipelineState
 from apache_beam.transforms.environments import ExternalEnvironment, ProcessEnvironment, python_sdk_capabilities
 
+from pipelines.engines.queue_patience import QueuePatience
 from pipelines.lake.private import UNIX_SOCKETS, socket_folder, without_secrets
 from pipelines.lake.processes import start_child, stop_child, tail
 from pipelines.lake.staged_code import EMBEDDED
@@ -50,7 +53,7 @@ class JvmProgram:
     ``files`` are written into the folder of configuration, by name. ``embedded``: the engine runs in that JVM, on this machine. ``worker``:
     the command by which a machine of the engine starts a worker; None: a pool of this process does, by this interpreter. ``java``: more
     options of the JVM. ``options``: Beam's, of its Java side alone. ``end``: how a job of this name is ended, which a client that was
-    killed has left, or leaves now; None: it ends with the JVM.
+    killed has left, or leaves now; None: it ends with the JVM. ``wait_seconds``: how long it may wait for executors of a Spark cluster.
     """
 
     name: str
@@ -64,6 +67,7 @@ class JvmProgram:
     java: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     end: Callable[[str], None] | None = None
+    wait_seconds: float = math.inf
 
 
 class JvmRunner(PipelineRunner):
@@ -130,14 +134,14 @@ class JvmRunner(PipelineRunner):
         return _Done()
 
     def _ended(self, child: subprocess.Popen[bytes], log: Path) -> int:
-        """Wait for the JVM; its exit code. Raises DataError where it would wait for executors without end."""
-        executors = Executors()
+        """Wait for the JVM; its exit code. Raises DataError where it would wait for executors without end, or has for as long as it may."""
+        executors, patience = Executors(), QueuePatience(self.program.name, self.program.wait_seconds, _say)
         with log.open(errors="replace") as said:
             while True:
                 with suppress(subprocess.TimeoutExpired):
                     return child.wait(_LOOK_SECONDS)
                 executors.read(said)
-                if why := executors.none_starts():
+                if why := executors.none_starts() or patience.look(executors.none_works()):
                     raise DataError(f"the batch job failed on {self.program.name}: {why}; its full output is in {log}")
 
     def _describe(self, pipeline: Any, options: PipelineOptions, environment: Any) -> Path:
@@ -150,6 +154,10 @@ class JvmRunner(PipelineRunner):
                 payload = beam_runner_api_pb2.EmbeddedFilePayload(data=self.code).SerializeToString()
                 each.dependencies.add(type_urn=EMBEDDED, type_payload=payload)
         return write_job_jar(self.folder / "job.jar", proto, options, self.program.options)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 class _Done(PipelineResult):

@@ -136,6 +136,19 @@ def test_executors_that_do_not_start_are_one_line(world: Orders, tmp_path: Path,
     assert f"the batch job failed on Spark: {why}; its full output is in " in str(told.value)
 
 
+def test_a_job_that_no_host_has_room_for_says_so_and_ends(
+    world: Orders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Dspark.executor.memory=900g")
+    with pytest.raises(TandemError) as told, two_hosts(tmp_path, "spark") as flags:
+        made_by(world, "spark", replace(flags, wait_minutes=0.5))
+    assert str(told.value).startswith(
+        "the batch job failed on Spark: no executor worked for it for 0.5 minutes: the cluster's cores or memory"
+    )
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "--wait-minutes" in line]
+    assert line.startswith("Spark has no executor for the batch job, which waits for 0.5 minutes at most (--wait-minutes): the cluster's")
+
+
 def test_executors_that_are_killed_are_one_line(world: Orders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Spark starts others; the workers of each kill it. They have the memory that Spark's own setting says."""
     monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Dspark.executor.memory=600m")

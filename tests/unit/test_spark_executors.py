@@ -12,6 +12,7 @@ import pytest
 
 from pipelines.engines import portable_job
 from pipelines.engines.portable_job import JvmProgram, JvmRunner
+from pipelines.engines.queue_patience import QueuePatience
 from pipelines.streaming.engines.spark_executors import Executors
 from transforms.errors import DataError
 
@@ -156,3 +157,70 @@ def test_a_job_whose_executors_do_not_start_is_ended_while_its_jvm_waits(tmp_pat
         log.write_text("")
         assert runner._ended(child, log) == 0
     assert str(error.value) == f"the batch job failed on Spark: {NONE_STARTS}; its full output is in {log}"
+
+
+# ---------------------------------------------------------------------------------------------------------------- a cluster without room
+
+NOTHING = (
+    "26/11/30 20:12:58 WARN TaskSchedulerImpl: Initial job has not accepted any resources; check your cluster UI to ensure that workers are"
+    " registered and have sufficient resources\n"
+)
+WAITS = (
+    "Spark has no executor for the batch job, which waits for 30 minutes at most (--wait-minutes): the cluster's cores or memory are taken,"
+    " or are less than one executor needs"
+)
+
+
+def waited(logs: Iterable[tuple[float, str]], minutes: float = 30) -> tuple[list[str], list[str]]:
+    """What is said, and the times at which the job's time is over, where the log has these more lines at these minutes."""
+    executors, said, ends, at = Executors(), list[str](), list[str](), [0.0]
+    patience = QueuePatience("Spark", minutes * 60, said.append, lambda: at[0])
+    for minute, log in logs:
+        at[0] = minute * 60 + 1e6
+        executors.read(io.StringIO(log))
+        if why := patience.look(executors.none_works()):
+            ends.append(f"{minute:g}: {why}")
+    return said, ends
+
+
+def every_ten_seconds(upto: float, log: str = NOTHING) -> list[tuple[float, str]]:
+    """Spark says it every 15 s, and the log is looked at every 10."""
+    return [(n / 6, log if n % 3 != 1 else "") for n in range(int(upto * 6))]
+
+
+def test_a_job_that_the_cluster_gives_nothing_says_so_once_and_ends() -> None:
+    said, ends = waited([(0, ""), *every_ten_seconds(31)])
+    assert said == [WAITS]
+    assert ends[0] == (
+        "30: no executor worked for it for 30 minutes: the cluster's cores or memory are taken, or are less than one executor needs; free"
+        " some, or let it wait longer (--wait-minutes)"
+    )
+
+
+@pytest.mark.parametrize(
+    "logs",
+    [
+        [(n, "") for n in range(600)],
+        [*every_ten_seconds(29), *((29 + n, "") for n in range(600))],  # at WARN: nothing more is said when it begins
+        [*every_ten_seconds(29), (29.1, works(0, GOOD)), *((30 + n, "") for n in range(600))],
+        [*every_ten_seconds(20), *((21 + n, "") for n in range(5)), *((25 + m, log) for m, log in every_ten_seconds(29))],
+    ],
+    ids=["never waits", "begins, unsaid", "begins", "waits again"],
+)
+def test_a_job_that_is_given_something_in_time_is_not_ended(logs: list[tuple[float, str]]) -> None:
+    said, ends = waited(logs)
+    assert ends == [] and len(said) <= 1
+
+
+def test_a_job_that_lost_all_its_executors_waits_as_long() -> None:
+    gone = works(0, GOOD) + lost(0, GOOD)
+    assert waited([(0, works(0, GOOD)), (100, lost(0, GOOD)), *((100 + n, "") for n in range(1, 30))]) == ([WAITS], [])
+    assert [end.partition(":")[0] for end in waited([(0, gone), (29, ""), (30, "")])[1]] == ["30"]
+
+
+def test_no_patience_is_an_end_at_once_and_no_limit_is_none() -> None:
+    assert [end.partition(",")[0] for end in waited([(3, NOTHING)], 0)[1]] == [
+        "3: no executor worked for it for 0 minutes: the cluster's cores or memory are taken"
+    ]
+    said, ends = waited(every_ten_seconds(600), float("inf"))
+    assert ends == [] and len(said) == 1

@@ -1,4 +1,5 @@
-"""What Spark's log says of its executors: whether any begins to work, and why those were lost that a job failed for.
+"""What Spark's log says of its executors: whether any begins to work, whether the cluster gives the job none, and why those were lost that
+a job failed for.
 
 Of a standalone cluster, as Spark 3.5 writes it at INFO. What is written at higher levels alone ends no job.
 """
@@ -26,15 +27,19 @@ _LOST = re.compile(r"Lost executor (\S+) on (\S+): (.+)|Executor updated: \S+/(\
 _OF_ONE = re.compile(r"ExecutorLostFailure \(executor (\S+) ")
 _TOO_OFTEN = "the maximum allowable number of times"
 _NONE_LEFT = re.compile(r"Master removed our application|SparkContext was shut down")
+_NOTHING_GIVEN = "Initial job has not accepted any resources"
+"""Said (as a warning, every 15 s) until the first task has an executor to run on."""
 _HEAP_EXIT = 52
 """The exit code of an executor whose heap is full."""
 
 
 class Executors:
-    """The executors of a running Spark, by their ids: :meth:`read` follows its log, :meth:`none_starts` says what came of them."""
+    """The executors of a running Spark, by their ids: :meth:`read` follows its log, :meth:`none_starts` and :meth:`none_works` say what
+    came of them."""
 
     def __init__(self) -> None:
         self._alive: set[str] = set()
+        self._worked = self._nothing_given = False
         self._starting: dict[str, str] = {}  # -> the worker of Spark that starts it
         self._failed: dict[str, set[str]] = {}  # worker -> those that ended without having begun, since one was last at work
         self._reason = ""
@@ -47,6 +52,8 @@ class Executors:
             for line in lines:
                 if "xecutor" in line and (step := _STEP.search(line)):
                     self._take(step)
+                elif _NOTHING_GIVEN in line:
+                    self._nothing_given = True
 
     def _take(self, step: re.Match[str]) -> None:
         if added := step["added"]:
@@ -54,6 +61,7 @@ class Executors:
         elif registered := step["registered"]:
             self._starting.pop(registered, None)
             self._alive.add(registered)
+            self._worked = True
             self._failed.clear()
         elif lost := step["lost"]:  # said of those alone that were registered
             self._alive.discard(lost)
@@ -67,6 +75,12 @@ class Executors:
         """Why no executor begins to work, one line; empty where one is at work, or may still begin: Spark replaces those that it loses."""
         hopeful = any(len(self._failed.get(worker, ())) < _STARTS_OF_A_WORKER for worker in self._starting.values())
         return "" if self._alive or hopeful or sum(map(len, self._failed.values())) < _MOST_STARTS else _told("", self._reason)
+
+    def none_works(self) -> bool:
+        """Whether nothing works for the job: Spark said, since this was last asked, that the cluster gives it nothing, or all executors
+        that had begun are gone."""
+        said, self._nothing_given = self._nothing_given, False
+        return said or (self._worked and not self._alive)
 
 
 def loss_behind(failure: str, log: str) -> str:
