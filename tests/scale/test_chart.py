@@ -308,6 +308,24 @@ def test_the_stream_is_one_pod_also_while_it_is_moved(tmp_path: Path) -> None:
     assert len(stream["metadata"]["name"]) <= 52 and stream["spec"]["serviceName"] == stream["metadata"]["name"]
 
 
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        ([], False),
+        (["--engine-option=parts=4"], False),
+        (["--master=flink:8081", "--worker-command=tandem-worker"], True),
+        (["--until=stopped", "--master", "flink:8081"], True),
+        (["--runner", "flink-cluster"], True),
+    ],
+)
+def test_parallel_tasks_are_asked_of_a_cluster_alone(args: list[str], told: bool, tmp_path: Path) -> None:
+    """The embedded Flink would say at each start that it does not have them."""
+    parts = rendered({"stream": {"shards": 4, "args": args}}, tmp_path)
+    (stream,) = [p for p in parts if p["kind"] == "StatefulSet"]
+    given = stream["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert "--shards=4" in given and ("--parallelism=4" in given) == told and given[-len(args) :] == (args or given)
+
+
 def test_a_server_is_taken_from_its_service_before_it_stops(tmp_path: Path) -> None:
     parts = rendered({"serve": {"drainSeconds": 7, "stopSeconds": 40}}, tmp_path)
     pod = pods(parts)["serve"]
