@@ -218,6 +218,12 @@ def test_a_job_that_lost_all_its_executors_waits_as_long() -> None:
     assert [end.partition(":")[0] for end in waited([(0, gone), (29, ""), (30, "")])[1]] == ["30"]
 
 
+def test_executors_that_are_slow_to_start_were_given() -> None:
+    """As on a busy machine: Spark says the same of them."""
+    assert waited([(0, added(0, GOOD)), *every_ten_seconds(40), (41, registered(0, GOOD)), (42, "")]) == ([], [])
+    assert waited([(0, added(0, GOOD) + ended(0)), *every_ten_seconds(29)])[0] == [WAITS]
+
+
 def test_no_patience_is_an_end_at_once_and_no_limit_is_none() -> None:
     assert [end.partition(",")[0] for end in waited([(3, NOTHING)], 0)[1]] == [
         "3: no executor worked for it for 0 minutes: the cluster's cores or memory are taken"
