@@ -77,8 +77,8 @@ class Executors:
         return "" if self._alive or hopeful or sum(map(len, self._failed.values())) < _MOST_STARTS else _told("", self._reason)
 
     def none_works(self) -> bool:
-        """Whether nothing works for the job, or is about to: no executor is being started, and Spark said since this was last asked that the
-        job has none, or all that had begun are gone."""
+        """Whether nothing works for the job, or is about to: no executor is being started, and Spark said since this was last asked that
+        the job has none, or all that had begun are gone."""
         said, self._nothing_given = self._nothing_given, False
         return not self._starting and (said or (self._worked and not self._alive))
 
