@@ -125,7 +125,7 @@ class PackedViewRows(ViewRows):
         if nulls is None:
             return self.row_status
         if live is None:  # all are PRESENT
-            status = np.where(nulls, np.uint8(NULL), np.uint8(PRESENT))
+            status = nulls.view(np.uint8) * np.uint8(NULL)
         else:
             status = self._verdict[1].copy()
             status[nulls & live] = NULL

@@ -109,6 +109,8 @@ _KEPT_BYTES = 64 << 20
 _LARGE_BYTES = 1 << 30
 _BOUNDED = ["tandem_at", "tandem_request"]
 """Columns whose bounds a file keeps: what rows are looked for by. Those of all would be a fifth of its cost."""
+_DESCRIPTION = b"ARROW:schema"
+"""The name, in a footer, of what only Arrow's readers look at: the types that columns had in memory."""
 _CLOSE_SECONDS = 10.0
 _OLD_TEMPORARY_SECONDS = 3600.0
 
@@ -265,8 +267,11 @@ class RequestLog:
         folder = self._folder / f"date={EPOCH + timedelta(days=day):%Y-%m-%d}"
         self._number += 1
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{self._server}-{self._number:06d}.parquet"
+        made = pa.BufferOutputStream()
+        pq.write_table(table.unify_dictionaries(), made, compression="zstd", coerce_timestamps="us", write_statistics=_BOUNDED)
         with replaced(folder / name, durable=True) as sink:  # which makes the folder every time: somebody may have deleted it
-            pq.write_table(table, sink, compression="zstd", coerce_timestamps="us", write_statistics=_BOUNDED)
+            for part in _of_plain_types(made.getvalue()):
+                sink.write(part)
 
     def _lost(self, rows: int, reason: str, error: Exception) -> None:
         self._metrics.log_dropped.labels(reason).inc(rows)
@@ -276,6 +281,16 @@ class RequestLog:
                 "request log: rows are dropped, requests are still answered (%s)", problem, exc_info=error if reason == "defect" else None
             )
             self._problem = problem
+
+
+def _of_plain_types(file: pa.Buffer) -> list[memoryview | bytes]:
+    """The bytes of a Parquet file without Arrow's own description of its columns, so that words that were written by their numbers are
+    strings to every reader. It is the last of what the footer has names for, and keeps its room under a name that nobody looks for: the
+    older line's pyarrow cannot leave it out (``store_schema=False`` of later ones)."""
+    whole = memoryview(file)
+    footer = int.from_bytes(whole[-8:-4], "little") + 8
+    before, name, after = bytes(whole[-footer:]).rpartition(_DESCRIPTION)
+    return [whole[:-footer], before, name.lower(), after]
 
 
 def files_of(folder: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ __all__ = ["PackedRows", "all_of"]
 
 _FEW = 24
 """Up to so many rows Python's struct is faster than numpy's calls."""
+_STEP = 32
+"""Bytes that widths differ by, so that those of most reads are equal."""
 _MOST_TEXT = 2**31 - 1
 """Bytes behind an Arrow array of texts."""
 Bools = npt.NDArray[np.bool_]
@@ -26,11 +29,13 @@ Ints = npt.NDArray[np.int64]
 class PackedRows:
     """N rows that were read: each feature as a column when it is asked for."""
 
-    def __init__(self, layout: Layout, cells: Sequence[bytes], found: list[bool] | None, data: bytes = b"", width: int = 0) -> None:
-        """``found``: which are rows at all, None: all. ``data``: of more than a few rows, ``width`` bytes of each one behind the other: the
-        rows as they are, where all are as long, else what stands at fixed places."""
+    def __init__(
+        self, layout: Layout, n: int, found: list[bool] | None, cells: Sequence[bytes] = (), data: bytes = b"", width: int = 0
+    ) -> None:
+        """``found``: which are rows at all, None: all. Of a few rows ``cells``: each by itself. Of more ``data``: ``width`` bytes of each
+        one behind the other; where these are not all of a row (:func:`_level`), ``cells`` as well."""
         self.layout, self.all_found = layout, found is None
-        self._cells, self._found, self._data = cells, found, data
+        self._n, self._cells, self._found, self._data = n, cells, found, data
         self._array: npt.NDArray[Any] | None = np.frombuffer(data, layout.padded(width)) if width else None
         self._width = width
 
@@ -49,19 +54,17 @@ class PackedRows:
             for cell in whole:
                 if cell[5:HEAD] != schema or len(cell) < size:
                     return None
-            return PackedRows(layout, whole, found)
+            return PackedRows(layout, len(whole), found, whole)
         lengths = set(map(len, whole))
         if min(lengths) < size:
             return None
-        if len(lengths) > 1:
-            made = PackedRows(layout, whole, found, b"".join([cell[:size] for cell in whole]), size)
-        else:  # nothing has to be cut off
-            made = PackedRows(layout, whole, found, b"".join(whole), lengths.pop())
+        data, width = _level(whole, lengths, size)
+        made = PackedRows(layout, len(whole), found, whole if width < max(lengths) else (), data, width)
         assert made._array is not None
         return None if (made._array["schema"] != np.void(schema)).any() else made
 
     def __len__(self) -> int:
-        return len(self._cells)
+        return self._n
 
     @property
     def few(self) -> bool:
@@ -69,14 +72,18 @@ class PackedRows:
         return self._array is None
 
     @property
+    def _whole_in_data(self) -> bool:
+        return self._array is not None and not self._cells
+
+    @property
     def size(self) -> int:
         """About how many bytes they take."""
-        return len(self._data) if self._width > self.layout.size else sum(map(len, self._cells))
+        return len(self._data) if self._whole_in_data else sum(map(len, self._cells))
 
     @lazily
     def found(self) -> Bools:
         """Which are rows at all."""
-        return all_of(len(self._cells)) if self._found is None else np.array(self._found, np.bool_)
+        return all_of(self._n) if self._found is None else np.array(self._found, np.bool_)
 
     @lazily
     def fields(self) -> list[tuple[Any, ...]]:
@@ -117,7 +124,7 @@ class PackedRows:
     def any_null(self) -> int:
         """The bits of the features that are null in any row."""
         if self._array is not None:
-            return int.from_bytes(np.bitwise_or.reduce(self._array["nulls"], axis=0).tobytes(), "little")
+            return int.from_bytes(np.bitwise_or.reduce(self._null_bytes, axis=1).tobytes(), "little")
         every = 0
         for bits in self._bits:
             every |= bits
@@ -126,30 +133,44 @@ class PackedRows:
     @staticmethod
     def together(parts: Sequence[PackedRows]) -> PackedRows:
         """The rows of several reads with one layout, one behind the other."""
-        layout, widths = parts[0].layout, {part._width for part in parts}
-        cells = [cell for part in parts for cell in part._cells]
+        layout, n = parts[0].layout, sum(map(len, parts))
         found = None if all(part.all_found for part in parts) else [there for part in parts for there in part.found.tolist()]
-        if len(widths) == 1 and (width := widths.pop()):
-            return PackedRows(layout, cells, found, b"".join([part._data for part in parts]), width)
-        made = PackedRows.read(layout, cells)
+        if all(part._whole_in_data for part in parts):
+            width = max(part._width for part in parts)
+            return PackedRows(layout, n, found, (), b"".join([part._wide(width) for part in parts]), width)
+        made = PackedRows.read(layout, [cell for part in parts for cell in part._each])
         assert made is not None
         made.all_found, made._found = found is None, found
         return made
+
+    def _wide(self, width: int) -> bytes:
+        """``data`` with room for ``width`` bytes in each row."""
+        if width == self._width:
+            return self._data
+        level = np.zeros((self._n, width), np.uint8)
+        level[:, : self._width] = np.frombuffer(self._data, np.uint8).reshape(-1, self._width)
+        return level.tobytes()
+
+    @property
+    def _each(self) -> Sequence[bytes]:
+        """The rows one by one."""
+        if not self._whole_in_data:
+            return self._cells
+        return [self._data[start : start + self._width] for start in range(0, len(self._data), self._width)]
 
     def nulls(self, slot: Slot) -> Bools | None:
         """Which of a feature's N values are null, not to be written to; None: not one."""
         if not self.any_null >> slot.place & 1:
             return None
         if self._array is not None:
-            own: Bools = self._null_columns[slot.place]
+            own: Bools = (self._null_bytes[slot.place >> 3] & np.uint8(1 << (slot.place & 7))) != 0
             return own
         return np.array(self.null_list(slot), np.bool_)
 
     @lazily
-    def _null_columns(self) -> Bools:
-        """Of more than a few rows: which values are null, by the feature's place; shape [8 * bytes, N]."""
-        bits = np.unpackbits(np.ascontiguousarray(self.array["nulls"].T), axis=0, bitorder="little")
-        return bits.view(np.bool_)
+    def _null_bytes(self) -> npt.NDArray[np.uint8]:
+        """Of more than a few rows: the bits of what is null; shape [bytes, N]."""
+        return np.ascontiguousarray(self.array["nulls"].T)
 
     def null_list(self, slot: Slot) -> list[int] | None:
         """The same of few rows, as numbers."""
@@ -174,14 +195,16 @@ class PackedRows:
     def arrow(self, slot: Slot, live: Bools | None) -> pa.Array | None:
         """A plain feature's N values, null where they are that or ``live`` (None: all) is false, without an object per value; None of few
         rows, or more bytes than an array of texts can have."""
-        nulls = self.nulls(slot)
-        hidden = nulls if live is None else ~live if nulls is None else nulls | ~live
         if self._array is None:
             return None
+        nulls = self.nulls(slot)
+        there = live if nulls is None else ~nulls if live is None else live & ~nulls
+        n = self._n
         if slot.fixed:
-            made = pa.array(np.array(self._array[f"f{slot.number}"]), mask=hidden)
-            return made if made.type == slot.kind else made.cast(slot.kind)
-        n, (data, starts) = len(self._cells), self._whole
+            values = np.ascontiguousarray(self._array[f"f{slot.number}"])
+            parts = [v if v is None else pa.py_buffer(v) for v in (_bitmap(there), _bitmap(values) if slot.kind == pa.bool_() else values)]
+            return pa.Array.from_buffers(slot.kind, n, parts)
+        data, starts = self._whole
         if len(data) > _MOST_TEXT:
             return None
         # The rows are one array of texts already: the feature's, and between any two of them what is not it.
@@ -189,13 +212,13 @@ class PackedRows:
         edges[:, 0] = starts if not slot.number else starts + self._array[f"e{slot.number - 1}"]
         edges[:, 1] = starts + self._array[f"e{slot.number}"]
         both = pa.Array.from_buffers(pa.binary(), 2 * n - 1, [None, pa.py_buffer(edges), pa.py_buffer(data)])
-        return both.take(pa.array(np.arange(0, 2 * n, 2), mask=hidden)).cast(slot.kind)
+        return both.take(pa.array(np.arange(0, 2 * n, 2), mask=None if there is None else ~there)).cast(slot.kind)
 
     @lazily
     def _whole(self) -> tuple[bytes, Ints]:
         """Of more than a few rows: all of them, one behind the other, and where in each the bytes of texts begin."""
-        n, size = len(self._cells), self.layout.size
-        if self._width > size:
+        n, size = self._n, self.layout.size
+        if self._whole_in_data:
             return self._data, np.arange(size, size + n * self._width, self._width)
         ends = np.cumsum(np.fromiter(map(len, self._cells), np.int64, n))
         starts = np.full(n, size, np.int64)
@@ -203,6 +226,10 @@ class PackedRows:
         return b"".join(self._cells), starts
 
     def _parts(self, number: int) -> list[bytes]:
+        if self._whole_in_data:
+            data, starts = self._whole
+            begin = starts + self.array[f"e{number - 1}"] if number else starts
+            return [data[start:end] for start, end in zip(begin.tolist(), (starts + self.array[f"e{number}"]).tolist())]
         size = self.layout.size
         ends = self._ends(number)
         if not number:
@@ -214,6 +241,23 @@ class PackedRows:
         if self._array is not None:
             return (self._array[f"e{number}"].astype(np.int64) + size).tolist()  # type: ignore[no-any-return]
         return [end + size for end in self.fields[2 + len(self.layout.fixed) + number]] if self._cells else []
+
+
+def _level(cells: Sequence[bytes], lengths: set[int], size: int) -> tuple[bytes, int]:
+    """(N rows of one width, one behind the other; that width). Their texts are left out, by a width of ``size``, where one is so much
+    longer than the others that room for it in each would take more than twice their bytes."""
+    longest = max(lengths)
+    if len(lengths) == 1:
+        return b"".join(cells), longest
+    width = -(-longest // _STEP) * _STEP
+    if width <= 2 * min(lengths):
+        return b"".join(map(bytes.ljust, cells, repeat(width), repeat(b"\0"))), width
+    return b"".join([cell[:size] for cell in cells]), size
+
+
+def _bitmap(bits: Bools | None) -> npt.NDArray[np.uint8] | None:
+    """Booleans as Arrow has them."""
+    return None if bits is None else np.packbits(bits, bitorder="little")
 
 
 @lru_cache(maxsize=64)

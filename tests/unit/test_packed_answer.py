@@ -22,7 +22,7 @@ from serving.online_store.packed import layout_of
 from serving.online_store.packed_rows import PackedRows
 from serving.packed_view_rows import PackedViewRows
 from serving.protocol import format_timestamp
-from serving.view_rows import ViewPlan
+from serving.view_rows import PRESENT, ViewPlan
 
 NOW = 1_700_000_000_000_000
 HOUR = 3_600_000_000
@@ -52,10 +52,11 @@ VIEW = FeatureView(
 )
 
 
-def _packed(n: int, ages: list[int], first: int) -> tuple[PackedRows, dict[str, list[Any]], list[int]]:
+def _packed(n: int, ages: list[int], first: int, longest: int = 0) -> tuple[PackedRows, dict[str, list[Any]], list[int]]:
     """(rows, the values in them by feature, their times); an age below zero: no row."""
     layout = layout_of(VIEW)
     values = {name: [some[(i + first) % len(some)] for i in range(n)] for name, (_, _, some) in KINDS.items()}
+    values["text"][-1] = "x" * longest or values["text"][-1]
     times = [NOW - ages[i % len(ages)] - i for i in range(n)]
     cells = layout.pack(np.array(times), [(name, pa.array(values[name], kind)) for name, (_, kind, _) in KINDS.items()])
     assert cells is not None
@@ -102,6 +103,30 @@ def test_bytes_are_those_of_one_object_per_value(n: int, ages: list[int], twice:
         places = list(range(n)) if inverse is None else inverse.tolist()
         made = online_json(list(KINDS), {}, [(group, name) for name in KINDS], len(places))
         assert made == _right(values, times, places)
+
+
+@pytest.mark.parametrize("sizes", [[3, 2], [30, 61], [25, 3, 40, 25], [1] * 30])
+@pytest.mark.parametrize("ages", [[1_000], [1_000, -1, 2 * HOUR, 2 * HOUR]], ids=["present", "all"])
+@pytest.mark.parametrize("longest", [0, 20, 300, 5_000])
+def test_rows_of_several_reads_are_those_of_each(sizes: list[int], ages: list[int], longest: int) -> None:
+    """Whatever the widths that their texts were filled up to, and where one is so long that they were not."""
+    plan = ViewPlan(View.of(VIEW), tuple(KINDS), tuple(KINDS), None, None, layout_of(VIEW))
+    parts, values, times = [], {name: list[Any]() for name in KINDS}, list[int]()
+    for k, n in enumerate(sizes):
+        rows, own, at = _packed(n, ages, k, longest if k == 1 else 0)
+        parts.append(PackedViewRows(plan, rows, None, NOW))
+        times += at
+        for name, column in own.items():
+            values[name] += column
+    whole = PackedViewRows.together(parts)
+    n = len(times)
+    assert len(whole) == n
+    assert online_json(list(KINDS), {}, [(whole, name) for name in KINDS], n) == _right(values, times, list(range(n)))
+    for name, (_, kind, _) in KINDS.items():
+        codes = whole.statuses_of(name)
+        shown = [v if code == PRESENT else None for v, code in zip(values[name], codes.tolist())]
+        assert repr(whole.column_of(name).to_pylist()) == repr(pa.array(shown, kind).to_pylist()), name
+        assert codes.tolist() == whole.statuses[name].tolist()
 
 
 def test_lists_are_left_to_arrow() -> None:

@@ -118,6 +118,32 @@ def test_what_was_answered_is_read_back_bit_by_bit(tmp_path: Path, started: Any)
     assert [p.parent.name for p in files_of(tmp_path)] == ["date=2024-10-04"]
 
 
+def test_words_are_strings_to_every_reader(tmp_path: Path, started: Any) -> None:
+    """They are written by their numbers: neither that nor which batch a row came with is to be seen, whatever a column is called."""
+    log = started(tmp_path)
+    alone: dict[str, Any] = {"model": None, "version": None, "run": None, "predictions": None}
+    named: dict[str, Any] = {"columns": {"ARROW:schema": ["JFK"]}, "types": {"ARROW:schema": pa.string()}}
+    for i in range(request_log._AT_ONCE + 1):
+        group = view([1.5], status=PRESENT if i % 2 else NOT_FOUND)
+        log.add(asked(f"r{i}", [1.5], groups={"origin_traffic": group}, endpoint=f"e{i % 3}", **alone, **named))
+    log.add(asked("other", [None], groups={"aircraft": view([None], name="aircraft")}, endpoint="e9", **alone, **named))
+    log.close()
+    (path,) = files_of(tmp_path)
+    parquet = pq.ParquetFile(path)
+    assert not [field.name for field in parquet.schema_arrow if pa.types.is_dictionary(field.type)]
+    assert parquet.metadata.metadata is None or b"ARROW:schema" not in parquet.metadata.metadata
+    columns = ["tandem_request", "tandem_endpoint", "origin_traffic__tandem_status", "aircraft__mean_1h__status", "ARROW:schema"]
+    whole: list[tuple[Any, ...]] = [
+        (f"r{i}", f"e{i % 3}", "PRESENT" if i % 2 else "NOT_FOUND", None, "JFK") for i in range(request_log._AT_ONCE + 1)
+    ]
+    whole.append(("other", "e9", None, "NULL", "JFK"))
+    found = parquet.read(columns)
+    assert found.schema.types == [pa.string()] * 5
+    assert sorted(zip(*(found.column(name).to_pylist() for name in columns))) == sorted(whole)
+    names = ", ".join(f'"{name}"' for name in columns)
+    assert sorted(duckdb.sql(f"select {names} from read_parquet('{path}')").fetchall()) == sorted(whole)
+
+
 def test_columns_are_made_of_many_requests_at_once_and_of_few_at_a_look(
     tmp_path: Path, started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
