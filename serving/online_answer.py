@@ -44,15 +44,15 @@ def online_json(names: list[str], given: Mapping[str, list[Any]], pairs: list[tu
     end = _end_of_given(n)
     for values in given.values():
         parts += (NEXT, orjson.dumps(values), end)
-    features: dict[int, list[str]] = {}
+    features: dict[int, tuple[ViewRows, list[str]]] = {}
     for group, feature in pairs:
-        features.setdefault(id(group), []).append(feature)
-    written: dict[int, Written] = {}
+        features.setdefault(id(group), (group, []))[1].append(feature)
+    packed = [group for group, _ in features.values() if isinstance(group, PackedViewRows)]
+    written = dict(zip(map(id, packed), written_packed(packed)))
+    for place, (group, asked) in features.items():
+        written[place] = _written(group, asked, written.get(place, {}))
     for group, feature in pairs:
-        known = written.get(id(group))
-        if known is None:
-            known = written[id(group)] = _written(group, features[id(group)])
-        parts += known[feature]
+        parts += written[id(group)][feature]
     if parts:
         parts[0] = parts[0][1:]  # no comma before the first
     return b"".join([_head(tuple(names)), *parts, b"]}"])
@@ -69,9 +69,8 @@ def _end_of_given(n: int) -> bytes:
     return b',"statuses":%b,"event_timestamps":%b,"ages":%b}' % (repeated(WORDS[PRESENT], n), epoch, repeated("null", n))
 
 
-def _written(group: ViewRows, features: list[str]) -> Written:
-    """What a view's features are in an answer."""
-    made = written_packed(group) if isinstance(group, PackedViewRows) else {}
+def _written(group: ViewRows, features: list[str], made: Written) -> Written:
+    """What a view's features are in an answer; ``made``: some of them."""
     rest = [feature for feature in features if feature not in made] if made else features
     if not rest:
         return made

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import repeat
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 
 from serving.answer_parts import (
@@ -21,7 +21,6 @@ from serving.answer_parts import (
     PARTS,
     WORDS,
     Written,
-    ages_json,
     lists_json,
     repeated,
     stamps_json,
@@ -75,13 +74,15 @@ def _way(layout: Layout, features: tuple[str, ...]) -> _Way:
     )
 
 
-def written_packed(group: PackedViewRows) -> Written:
-    """What the features of a view are in an answer; those of types that are left to Arrow are left out, and of few rows that are not all
-    there all."""
-    way = _way(group.plan.layout, group.plan.features)
-    if not group.rows.few:
-        return _many(group, way)
-    return _few(group, way) if group.plainly else {}
+def written_packed(groups: Sequence[PackedViewRows]) -> list[Written]:
+    """What the features of views that one request asks for are in its answer, a view each; those of types that are left to Arrow are left
+    out, and of few rows that are not all there all."""
+    ways = [_way(group.plan.layout, group.plan.features) for group in groups]
+    made: list[Written] = [_few(g, way) if g.rows.few and g.plainly else {} for g, way in zip(groups, ways)]
+    many = [k for k, group in enumerate(groups) if not group.rows.few]
+    for k, written in zip(many, _many([_View(groups[k], ways[k]) for k in many]) if many else ()):
+        made[k] = written
+    return made
 
 
 def _few(group: PackedViewRows, way: _Way) -> Written:
@@ -124,67 +125,97 @@ def _few_words(nulls: Sequence[int]) -> bytes:
     return b"[%b]" % b",".join([_NULL if null else _PRESENT for null in nulls])
 
 
-def _many(group: PackedViewRows, way: _Way) -> Written:
-    """Of more rows: by numpy, all features of one sort at once."""
-    rows, inverse = group.rows, group.inverse
-    live, _ = group._verdict
-    array = rows.array if inverse is None else rows.array[inverse]
-    if live is not None and inverse is not None:
-        live = live[inverse]
-    dead = None if live is None else ~live
-    shared = b',"event_timestamps":%b,"ages":%b}' % (stamps_json(group.timestamps_us), ages_json(group))
-    row_status = group.row_status
-    plain = statuses_json(row_status)
-    plain_end = LIST_STATUSES + plain + shared
-    slots = [*way.slots, *(slot for _, slot in way.texts)]
-    with_nulls = [slot for slot in slots if rows.any_null >> slot.place & 1]
-    nulls = _nulls(array, with_nulls)
-    words = dict(zip((slot.place for slot in with_nulls), _words(nulls, row_status)))
-    places = {slot.place: i for i, slot in enumerate(with_nulls)}
+class _View:
+    """A view of more than a few rows, row by row as they are asked for: K of its features have nulls."""
 
-    def hidden(slot: Slot) -> Bools | None:
-        i = places.get(slot.place)
-        return dead if i is None else nulls[i] if dead is None else nulls[i] | dead
+    def __init__(self, group: PackedViewRows, way: _Way) -> None:
+        rows, inverse = group.rows, group.inverse
+        live, _ = group._verdict
+        if live is not None and inverse is not None:
+            live = live[inverse]
+        self.group, self.way = group, way
+        self.array = rows.array if inverse is None else rows.array[inverse]
+        self.dead = None if live is None else ~live
+        with_nulls = [slot for slot in (*way.slots, *(slot for _, slot in way.texts)) if rows.any_null >> slot.place & 1]
+        self.nulls = _nulls(self.array, with_nulls)
+        """bool [K, N]."""
+        self.places = {slot.place: k for k, slot in enumerate(with_nulls)}
+        """Of the K, by their place among the view's features."""
 
-    floats, hide_floats = _floats(array, way, nulls, places, dead)
-    lists, odd = lists_json(floats), {}
-    if b"".join(lists).count(b"null") != np.count_nonzero(hide_floats):  # what JSON has no form for
-        bad = ~np.isfinite(floats) & ~hide_floats
-        odd = {k: np.flatnonzero(bad[k]).tolist() for k in np.flatnonzero(bad.any(axis=1)).tolist()}
-    for kind, start, stop in ((np.int64, way.floats, way.floats + way.whole), (np.bool_, way.floats + way.whole, len(way.slots))):
-        lists += _whole(array, way.slots[start:stop], [hidden(slot) for slot in way.slots[start:stop]], kind)
-    made: Written = {}
-    for k, (name, slot, values) in enumerate(zip(way.names, way.slots, lists)):
-        if k in odd:
-            codes = _codes(nulls[places[slot.place]][None], row_status)[0] if slot.place in places else row_status
-            made[name] = NEXT_LIST, values, LIST_STATUSES, orjson.dumps(with_odd(codes, odd[k])), shared
-        elif (said := words.get(slot.place)) is not None:
-            made[name] = NEXT_LIST, values, LIST_STATUSES, said, shared
-        else:
-            made[name] = NEXT_LIST, values, plain_end
-    for name, slot in way.texts:
-        texts, hide = rows.values(slot), hidden(slot)
+    def hidden(self, slot: Slot) -> Bools | None:
+        """Which of a feature's N values an answer does not have; None: it has all."""
+        k, dead = self.places.get(slot.place), self.dead
+        return dead if k is None else self.nulls[k] if dead is None else self.nulls[k] | dead
+
+    def codes(self) -> Codes:
+        """uint8 [K, N]: of each value its row's status, or NULL in a row that is PRESENT."""
+        row_status = self.group.row_status
+        if not row_status.any():
+            return self.nulls.view(np.uint8) * np.uint8(NULL)
+        return np.where(self.nulls & (row_status == PRESENT), np.uint8(NULL), row_status)
+
+    def texts(self, slot: Slot) -> Sequence[Any]:
+        """A feature's N texts or bytes as JSON has them."""
+        values, inverse, hide = self.group.rows.values(slot), self.group.inverse, self.hidden(slot)
         if inverse is not None:
-            texts = [texts[i] for i in inverse.tolist()]
-        values = orjson.dumps(_as_texts(slot, texts, None if hide is None else hide.tolist()))
-        made[name] = NEXT, values, NEXT_STATUSES, words.get(slot.place, plain), shared
+            values = [values[i] for i in inverse.tolist()]
+        return _as_texts(slot, values, None if hide is None else hide.tolist())
+
+
+def _many(views: Sequence[_View]) -> list[Written]:
+    """Of more rows: by numpy, all features of one sort at once, of all views."""
+    floats, ages, odd = _floats(views)
+    whole = _whole(views, np.int64, lambda way: (way.floats, way.floats + way.whole))
+    bools = _whole(views, np.bool_, lambda way: (way.floats + way.whole, len(way.slots)))
+    words = _words(views)
+    made: list[Written] = []
+    for view, own_ages in zip(views, ages):
+        group, way = view.group, view.way
+        shared = b',"event_timestamps":%b,"ages":[%b]}' % (stamps_json(group.timestamps_us), own_ages)
+        plain = statuses_json(group.row_status)
+        plain_end = LIST_STATUSES + plain + shared
+        said = {place: next(words) for place in view.places}
+        written: Written = {}
+        for k, (name, slot) in enumerate(zip(way.names, way.slots)):
+            if k < way.floats:
+                values, rows = next(floats), next(odd)
+            else:
+                values, rows = next(whole if k < way.floats + way.whole else bools), []
+            if rows:
+                codes = view.codes()[view.places[slot.place]] if slot.place in said else group.row_status
+                written[name] = NEXT_LIST, values, LIST_STATUSES, orjson.dumps(with_odd(codes, rows)), shared
+            elif slot.place in said:
+                written[name] = NEXT_LIST, values, LIST_STATUSES, said[slot.place], shared
+            else:
+                written[name] = NEXT_LIST, values, plain_end
+        for name, slot in way.texts:
+            written[name] = NEXT, orjson.dumps(view.texts(slot)), NEXT_STATUSES, said.get(slot.place, plain), shared
+        made.append(written)
     return made
 
 
-def _floats(
-    array: np.ndarray[Any, Any], way: _Way, nulls: Bools, places: Mapping[int, int], dead: Bools | None
-) -> tuple[npt.NDArray[np.float64], Bools]:
-    """float64 [K, N], bool [K, N]: the features that are floats, NaN where they are hidden, and where that is."""
-    floats, hide = np.empty((way.floats, len(array))), np.zeros((way.floats, len(array)), np.bool_)
-    for k, slot in enumerate(way.slots[: way.floats]):
-        floats[k] = array[f"f{slot.number}"]
-    own = [(k, places[slot.place]) for k, slot in enumerate(way.slots[: way.floats]) if slot.place in places]
-    if own:
-        hide[[k for k, _ in own]] = nulls[[i for _, i in own]]
-    if dead is not None:
-        hide |= dead
+def _floats(views: Sequence[_View]) -> tuple[Iterator[bytes], list[bytes], Iterator[list[int]]]:
+    """The JSON, without brackets, of all features that are floats and of each view's ages; and by feature the rows whose value JSON has no
+    form for."""
+    count, n = sum(view.way.floats for view in views), len(views[0].array)
+    numbers, hide = np.empty((count + len(views), n)), np.zeros((count, n), np.bool_)
+    k = 0
+    for view in views:
+        for slot in view.way.slots[: view.way.floats]:
+            numbers[k] = view.array[f"f{slot.number}"]
+            if (own := view.hidden(slot)) is not None:
+                hide[k] = own
+            k += 1
+    floats = numbers[:count]
     np.copyto(floats, np.nan, where=hide)
-    return floats, hide
+    for k, view in enumerate(views, count):
+        numbers[k] = view.group.ages
+    lists = lists_json(numbers)
+    bad = ~(np.isfinite(floats) | hide)
+    odd: Iterator[list[int]] = repeat([])
+    if bad.any():
+        odd = iter([np.flatnonzero(rows).tolist() for rows in bad])
+    return iter(lists), lists[count:], odd
 
 
 def _nulls(array: np.ndarray[Any, Any], slots: Sequence[Slot]) -> Bools:
@@ -195,39 +226,34 @@ def _nulls(array: np.ndarray[Any, Any], slots: Sequence[Slot]) -> Bools:
     return np.ascontiguousarray(bits[:, [slot.place for slot in slots]].T).view(np.bool_)
 
 
-def _codes(nulls: Bools, row_status: Codes) -> Codes:
-    """uint8 [K, N]: of each value its row's status, or NULL in a row that is PRESENT."""
-    if not row_status.any():
-        return nulls.view(np.uint8) * np.uint8(NULL)
-    return np.where(nulls & (row_status == PRESENT), np.uint8(NULL), row_status)
-
-
-def _words(nulls: Bools, row_status: Codes) -> list[bytes]:
-    """The JSON of the statuses of K features that have nulls."""
-    k, n = nulls.shape
-    if not k:
-        return []
-    codes = np.full((k, n + 1), _END, np.uint8)
-    codes[:, :n] = _codes(nulls, row_status)
+def _words(views: Sequence[_View]) -> Iterator[bytes]:
+    """The JSON of the statuses of all features that have nulls."""
+    codes = np.full((sum(len(view.nulls) for view in views), len(views[0].array) + 1), _END, np.uint8)
+    k = 0
+    for view in views:
+        if len(view.nulls):
+            codes[k : k + len(view.nulls), :-1] = view.codes()
+            k += len(view.nulls)
     text = codes.tobytes()
     for code, part in enumerate(PARTS):  # the codes are no characters of the words
         text = text.replace(bytes([code]), part)
-    return [b"[%b]" % words[:-1] for words in text.split(bytes([_END]))[:-1]]
+    return (b"[%b]" % words[:-1] for words in text.split(bytes([_END])))
 
 
-def _whole(array: np.ndarray[Any, Any], slots: Sequence[Slot], hides: Sequence[Bools | None], kind: Any) -> list[bytes]:
-    """The JSON of features that are whole numbers, or booleans, without brackets."""
-    if not slots:
-        return []
-    values = np.empty((len(slots), len(array)), kind)
-    for k, slot in enumerate(slots):
-        values[k] = array[f"f{slot.number}"]
-    if all(hide is None for hide in hides):
-        return lists_json(values)
-    masked = []
-    for own, hide in zip(values.tolist(), hides):
-        masked.append(own if hide is None else [None if h else v for v, h in zip(own, hide.tolist())])
-    return lists_json(masked)
+def _whole(views: Sequence[_View], kind: Any, which: Callable[[_Way], tuple[int, int]]) -> Iterator[bytes]:
+    """The JSON, without brackets, of all features that are whole numbers, or booleans."""
+    slots = [(view, slot) for view in views for slot in view.way.slots[slice(*which(view.way))]]
+    values, masked = np.empty((len(slots), len(views[0].array)), kind), {}
+    for k, (view, slot) in enumerate(slots):
+        values[k] = view.array[f"f{slot.number}"]
+        if (hide := view.hidden(slot)) is not None:
+            masked[k] = hide
+    if not masked:
+        return iter(lists_json(values))
+    columns = values.tolist()
+    for k, hide in masked.items():
+        columns[k] = [None if h else v for v, h in zip(columns[k], hide.tolist())]
+    return iter(lists_json(columns))
 
 
 def _as_texts(slot: Slot, values: Sequence[Any], hidden: Sequence[Any] | None) -> Sequence[Any]:
