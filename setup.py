@@ -142,6 +142,7 @@ VAULT = ["hvac>=2,<3"]
 CLOUD = ["obstore>=0.12,<0.13", "google-cloud-storage>=2.14"]  # data: s3://, az://, gs://
 # Delta and Iceberg need a pyarrow that only the modern line has; drivers of ADBC for other databases are packages of their own.
 POSTGRES = ["psycopg[binary]>=3.2,<4", "psycopg-pool>=3.2"]  # the pool is imported by Feast's store, and not used
+DYNAMODB = ["boto3>=1.35,<2"]
 TABLES = [f"deltalake>=1.1,<2; {MODERN}", f"pyiceberg>=0.9,<1; {MODERN}", "adbc-driver-sqlite>=1", "adbc-driver-postgresql>=1"]
 # Both resolve with either lock, and stay out of them: their tests make environments of their own.
 EXPECTATIONS = ["great-expectations>=1.3,<2"]
@@ -156,6 +157,7 @@ DEV = [
     *DEMO,
     *VAULT,
     *POSTGRES,
+    *DYNAMODB,
     *CLOUD,
     *TABLES,
     *ONNX,
@@ -164,8 +166,10 @@ DEV = [
     "click>=8.1",
     "httpx>=0.27",
     "cyclonedx-bom>=5",
+    "flask-cors>=5",  # moto's server
     "hypothesis>=6.100",
     "jsonschema>=4.20",
+    "moto[dynamodb]>=5.1,<6",  # DynamoDB for tests
     "mypy>=2.4,<3",
     "pdoc>=15",
     "pip-audit>=2.7",
@@ -217,6 +221,7 @@ setup(
         "vault": VAULT,
         "tables": TABLES,
         "postgres": POSTGRES,
+        "dynamodb": DYNAMODB,
         "otlp": OTLP,
         "cloud": CLOUD,
         "expectations": EXPECTATIONS,

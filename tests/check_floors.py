@@ -124,7 +124,7 @@ FLOOR1 = tuple(
 FLOOR2 = ("serving.online_store", "serving.feast_objects", "serving.feast_types")
 
 ARROW = ("numpy", "pyarrow", "pyarrow_hotfix")
-STORES = (*ARROW, "redis", "hiredis", "psycopg", "feast", "google.protobuf", "mmh3", "pydantic")
+STORES = (*ARROW, "redis", "hiredis", "psycopg", "boto3", "botocore", "feast", "google.protobuf", "mmh3", "pydantic")
 TENSORFLOW = ("tensorflow", "tensorflow_transform", "tensorflow_metadata", "tfx_bsl", "tf_keras", "google.protobuf")
 WEB = (
     "fastapi", "uvicorn", "starlette", "orjson", "prometheus_client", "pydantic", "pydantic_settings", "yaml", "pandas", "jinja2",

@@ -47,7 +47,8 @@ def views_of(repo: Repo) -> dict[str, bytes]:
         raise ConfigError(
             f"feature_store.yaml: the online store {type(store.online).__name__} is on this machine alone, and the stream's workers run on"
             " others;"
-            " use one of tandem.serving.online_store: redis.OrderedRedisOnlineStore, postgres.OrderedPostgresOnlineStore"
+            " use one of tandem.serving.online_store: redis.OrderedRedisOnlineStore, postgres.OrderedPostgresOnlineStore,"
+            " dynamodb.OrderedDynamoDBOnlineStore"
         )
     return {name: view.to_proto().SerializeToString() for name, view in store.views.items()}
 

@@ -53,12 +53,10 @@ def checked_online(online: Any) -> OrderedOnlineStore:
     if online is None:
         raise ConfigError(NO_ONLINE_STORE)
     if not isinstance(online, OrderedOnlineStore):
-        name = type(online).__name__
-        why = " and cannot have one by conditional writes alone (docs/operations.md)" if "Dynamo" in name else ""
         raise ConfigError(
-            f"feature_store.yaml: online_store {name} has no ordered write{why};"
+            f"feature_store.yaml: online_store {type(online).__name__} has no ordered write;"
             " use one of tandem.serving.online_store: sqlite.OrderedSqliteOnlineStore, redis.OrderedRedisOnlineStore,"
-            " postgres.OrderedPostgresOnlineStore"
+            " postgres.OrderedPostgresOnlineStore, dynamodb.OrderedDynamoDBOnlineStore"
         )
     return online
 

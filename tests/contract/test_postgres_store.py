@@ -446,7 +446,7 @@ def test_a_server_that_may_only_read_is_ready_and_tells_in_one_line_what_it_may_
 ) -> None:
     """Reading what is applied and covered was a transaction as writers make them; what failed was a trace, and the store not ready."""
     with postgres_server() as own:
-        make_repo(tmp_path, store=POSTGRES, postgres=own.settings)
+        make_repo(tmp_path, store=POSTGRES, settings=own.settings)
         with own.connect() as admin:
             admin.execute("CREATE ROLE reader LOGIN PASSWORD 'reader'")
             admin.execute("GRANT USAGE ON SCHEMA public TO reader")

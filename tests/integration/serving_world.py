@@ -26,8 +26,8 @@ def ago(**kwargs: float) -> datetime:
     return NOW - timedelta(**kwargs)
 
 
-def make_repo(root: Path, store: str = ORDERED, offline: str = "dask", redis: str = "", postgres: dict[str, Any] | None = None) -> Any:
-    """``<root>/repo`` with applied views and rows; returns its FeatureStore. ``redis``, ``postgres``: where a store of that kind is."""
+def make_repo(root: Path, store: str = ORDERED, offline: str = "dask", redis: str = "", settings: dict[str, Any] | None = None) -> Any:
+    """``<root>/repo`` with applied views and rows; returns its FeatureStore. ``settings``: those of another store."""
     from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource
     from feast.types import Array, Float64, Int64, String
     from feast.value_type import ValueType
@@ -36,7 +36,7 @@ def make_repo(root: Path, store: str = ORDERED, offline: str = "dask", redis: st
     repo.mkdir(parents=True)
     text = f"project: flights\nprovider: local\nregistry: {root}/registry.db\nentity_key_serialization_version: 3\n"
     where = f"connection_string: '{redis}'" if redis else f"path: {root}/online.db"
-    where = ", ".join(f"{name}: {value}" for name, value in postgres.items()) if postgres else where
+    where = ", ".join(f"{name}: {value}" for name, value in settings.items()) if settings else where
     text += f"online_store: {{type: {store}, {where}}}\noffline_store: {{type: dask}}\n"
     (repo / "feature_store.yaml").write_text(text)
     feast = FeatureStore(repo_path=str(repo))

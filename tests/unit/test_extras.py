@@ -214,15 +214,25 @@ def test_track_names_its_extra_where_no_tracker_is_installed(tmp_path, monkeypat
     assert done.stderr == "error: tandem track needs the extra 'tracking': pip install 'tandem-features[tracking]'\n"
 
 
-def test_a_store_whose_driver_is_missing_names_its_extra(tmp_path):
+@pytest.mark.parametrize(
+    ("extra", "driver", "lines"),
+    [
+        (
+            "postgres",
+            "psycopg",
+            {
+                "type": "tandem.serving.online_store.postgres.OrderedPostgresOnlineStore",
+                "host": "h",
+                "database": "d",
+                "user": "u",
+                "password": "p",
+            },
+        ),
+        ("dynamodb", "boto3", {"type": "tandem.serving.online_store.dynamodb.OrderedDynamoDBOnlineStore", "region": "r"}),
+    ],
+)
+def test_a_store_whose_driver_is_missing_names_its_extra(tmp_path, extra, driver, lines):
     """Feast makes an error of its own of whatever goes wrong while it imports a store; ours is the one that says what to do."""
-    lines = {
-        "type": "tandem.serving.online_store.postgres.OrderedPostgresOnlineStore",
-        "host": "h",
-        "database": "d",
-        "user": "u",
-        "password": "p",
-    }
     store = "".join(f"\n  {k}: {v}" for k, v in lines.items())
     repo = tmp_path / "repo"
     repo.mkdir()
@@ -232,13 +242,13 @@ def test_a_store_whose_driver_is_missing_names_its_extra(tmp_path):
     (repo / "features.py").write_text("")
     code = """
 import sys
-sys.modules["psycopg"] = None
+sys.modules[sys.argv.pop()] = None
 import pipelines.cli.root as root
 from pipelines.feature_store.store import open_store
 from types import SimpleNamespace
 root.app = lambda: open_store(SimpleNamespace(path=__import__("pathlib").Path(sys.argv[1])))
 root.main()
 """
-    done = subprocess.run([sys.executable, "-c", code, str(repo)], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, str(repo), driver], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
-    assert "pip install 'tandem-features[postgres]'" in done.stdout + done.stderr
+    assert f"pip install 'tandem-features[{extra}]'" in done.stdout + done.stderr

@@ -21,6 +21,7 @@ from transforms.errors import ConfigError, TandemError
 
 ROOT = Path(__file__).resolve().parents[2]
 STORES = "tandem.serving.online_store"
+DYNAMODB = f"{STORES}.dynamodb.OrderedDynamoDBOnlineStore"
 REDIS, POSTGRES = f"{STORES}.redis.OrderedRedisOnlineStore", f"{STORES}.postgres.OrderedPostgresOnlineStore"
 BOMB = "".join(f"a{n}: &a{n}\n  <<: [{', '.join([f'*a{n - 1}'] * 9) if n else ''}]\n  k{n}: {n}\n" for n in range(12))
 STRING = "connection_string: 'h:1,password=hunter2'"
@@ -45,6 +46,7 @@ def repo_of(folder: Path, online: str, registry: str = "r.db") -> Any:
             f"{{type: {POSTGRES}, host: h, database: d, user: u, pasword: hunter2}}",
             "password: is missing; pasword: there is no such setting",
         ),
+        (f"{{type: {DYNAMODB}, regoin: hunter2}}", "region: is missing; regoin: there is no such setting"),
         (f"{{type: {POSTGRES}, host: h, database: d, user: u, password: [hunter2]}}", "password: Input should be a valid string"),
     ],
 )
@@ -66,6 +68,11 @@ def test_stores_that_do_not_answer_are_told_where_they_are_asked_for(tmp_path: P
             (redis + "}", "r.db", f"redis 127.0.0.1:{port}: "),
             (redis + ", redis_type: redis_cluster}", "r.db", f"redis cluster 127.0.0.1:{port}: "),
             (redis.replace(",password", ",pasword") + "}", "r.db", "option 'pasword', which redis-py does not know"),
+            (
+                f"{{type: {DYNAMODB}, region: eu-central-1, endpoint_url: 'http://127.0.0.1:{port}', total_max_retry_attempts: 1}}",
+                "r.db",
+                f"dynamodb http://127.0.0.1:{port}: ",
+            ),
             (
                 f"{{type: {POSTGRES}, host: 127.0.0.1, port: {port}, database: d, user: u, password: hunter2}}",
                 "r.db",
