@@ -39,8 +39,9 @@ class DynamoServer:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What stands below ``online_store`` in feature_store.yaml, but the type."""
-        return {"region": REGION, "endpoint_url": f"http://127.0.0.1:{self.port}"}
+        """What stands below ``online_store`` in feature_store.yaml, but the type. A busy machine is waited for: asked twice, moto does
+        twice what the service does once."""
+        return {"region": REGION, "endpoint_url": f"http://127.0.0.1:{self.port}", "connect_timeout": 120, "read_timeout": 120}
 
     @property
     def client(self) -> Any:
@@ -49,7 +50,7 @@ class DynamoServer:
 
         return Session().client("dynamodb", region_name=REGION, endpoint_url=self.settings["endpoint_url"])
 
-    def start(self, seconds: float = 60.0) -> None:
+    def start(self, seconds: float = 120.0) -> None:
         """Start it; returns when it answers."""
         with open(self.log, "ab") as log:
             command = [sys.executable, "-m", "tests.dynamodb_server", str(self.port)]
@@ -79,7 +80,7 @@ class DynamoServer:
         return Counter(self._ask({}))
 
     def _ask(self, what: dict[str, Any]) -> dict[str, int]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{_CONTROL}", json.dumps(what).encode(), timeout=30) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{_CONTROL}", json.dumps(what).encode(), timeout=120) as answer:
             told: dict[str, int] = json.load(answer)
             return told
 
@@ -122,7 +123,7 @@ def _serve(port: int) -> None:
     from werkzeug.wrappers import Request, Response
 
     # Before a transaction moto copies its tables with every value; items are put and deleted as a whole here, so their places do.
-    moto.dynamodb.models.copy = SimpleNamespace(deepcopy=_as_it_is)  # type: ignore[assignment]
+    moto.dynamodb.models.copy = SimpleNamespace(deepcopy=_as_it_is)  # type: ignore[assignment, attr-defined]
     dynamodb = DomainDispatcherApplication(create_backend_app)
     waiting: dict[str, list[dict[str, Any]]] = {}
     counts: Counter[str] = Counter()

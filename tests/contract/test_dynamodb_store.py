@@ -89,7 +89,7 @@ class TestDynamoDB(OnlineStoreContract):
 
     @pytest.fixture
     def store_settings(self, dynamodb: DynamoServer) -> Mapping[str, Any]:
-        return {"type": DYNAMODB, **dynamodb.settings}
+        return {"type": DYNAMODB, **dynamodb.settings, "retry_seconds": 120}
 
     @pytest.fixture
     def stock_settings(self, dynamodb: DynamoServer) -> Mapping[str, Any]:
