@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,12 @@ def engine_root() -> Path:
 
 
 def library_versions() -> dict[str, str]:
-    """The versions that can change a value, Python's included."""
+    """The versions that can change a value, Python's included: those that this process began with."""
+    return dict(_library_versions())
+
+
+@cache
+def _library_versions() -> dict[str, str]:
     out = {"python": sys.version.split()[0]}
     for name in LIBRARIES:
         try:
@@ -62,15 +67,21 @@ def code_version(repo: Path, definitions: str = "features", modules: Iterable[st
     files = sorted(p for folder in ("transforms", "pipelines") for p in (engine / folder).rglob("*.py")) + sorted(repo.glob("*.py"))
     digest, each = hashlib.sha256(), {}
     for file in files:
-        own = hashlib.sha256(file.read_bytes())
-        digest.update(file.name.encode() + b"\0" + own.digest())
+        stat = file.stat()
+        own = _own_digest(str(file), stat.st_mtime_ns, stat.st_size)
+        digest.update(file.name.encode() + b"\0" + own)
         inside = file.is_relative_to(engine) and file.relative_to(engine).parts[0] in ("transforms", "pipelines")
-        each[file.relative_to(engine).as_posix() if inside else f"repo/{file.name}"] = own.hexdigest()[:16]
+        each[file.relative_to(engine).as_posix() if inside else f"repo/{file.name}"] = own.hex()[:16]
     each_meaning = meanings(value_files(engine, repo, definitions, modules))
     out: Code = {"sha256": digest.hexdigest(), "values": json_digest(each_meaning)}
     if (found := _commit(repo)) is not None:
         out["commit"], out["dirty"] = found
     return {**out, "engine": engine_version(), "files": each, "value_files": each_meaning}
+
+
+@lru_cache(4096)
+def _own_digest(path: str, changed_ns: int, size: int) -> bytes:
+    return hashlib.sha256(Path(path).read_bytes()).digest()
 
 
 @cache

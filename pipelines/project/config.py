@@ -6,6 +6,7 @@ Light: the command line reads it before anything heavy is imported.
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -262,6 +263,13 @@ class Settings(BaseSettings):
         )
 
 
+@lru_cache(16)
+def _settings_of(path: Path) -> type[Settings]:
+    """The settings of one file: pydantic builds a class in more time than it reads the file."""
+    own = {"model_config": {**Settings.model_config, "yaml_file": path}, "__doc__": Settings.__doc__}
+    return type("Settings", (Settings,), own)
+
+
 def read_settings(repo: Path, **flags: Any) -> Settings:
     """As :func:`load_settings`, but ``data`` as it was given, and nothing asked of the data folder."""
     path = repo / "tandem.yaml"
@@ -269,9 +277,8 @@ def read_settings(repo: Path, **flags: Any) -> Settings:
         raise ConfigError(f"--repo {repo}: no such folder; give a feature repository, or create one with 'tandem init'")
     if not path.is_file() and (path.exists() or path.is_symlink()):
         raise ConfigError(f"{path} is no file (a folder, or a link to nothing), so nothing in it would be a setting; remove it")
-    configured = type("Settings", (Settings,), {"model_config": {**Settings.model_config, "yaml_file": path}, "__doc__": Settings.__doc__})
     try:
-        settings: Settings = configured(**{k: v for k, v in flags.items() if v is not None})
+        settings = _settings_of(path)(**{k: v for k, v in flags.items() if v is not None})
     except ValidationError as error:
         raise ConfigError(f"{path.name}: {mistake(Settings, error)}") from None
     except ConfigError:
