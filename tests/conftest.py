@@ -47,7 +47,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--trials", type=int, default=3, help="how many trials of each kind tests/prove makes (make prove: 20)")
+    parser.addoption("--trials", type=int, default=2, help="how many trials of each kind tests/prove makes (make prove: 20)")
 
 
 @pytest.hookimpl(wrapper=True)
