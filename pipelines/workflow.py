@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.lake import runs, shared
 from pipelines.lake.counted import counted
 from pipelines.lake.run_records import PipelineRecord, TrainRecord
-from pipelines.lake.runs import find, list_runs, range_of
+from pipelines.lake.runs import find, list_runs
 from pipelines.lake.user_output import stdout_to_stderr
 from pipelines.project import recording
 from pipelines.project.config import moment
@@ -150,6 +150,7 @@ def materialize(repo: Repo, start: datetime, end: datetime, steps: Steps) -> Non
     """Materialize all views."""
     from pipelines.feature_store.applying import finish
     from pipelines.feature_store.materialize import materialize as into_online_store
+    from pipelines.feature_store.none_loaded import why_none
     from pipelines.lake.graphs import applied_graphs
 
     if start > end:
@@ -161,7 +162,7 @@ def materialize(repo: Repo, start: datetime, end: datetime, steps: Steps) -> Non
         run.add(counts={f"rows/{m.view}": m.rows for m in made} | {f"dropped/{m.view}": m.dropped for m in made if m.dropped})
         if not any(m.rows or m.newer or m.dropped for m in made):
             raise DataError(
-                f"no view has rows from {start:%Y-%m-%dT%H:%M} to {end:%Y-%m-%dT%H:%M}, nothing was loaded; {_why_none(repo, start, end)}"
+                f"no view has rows from {start:%Y-%m-%dT%H:%M} to {end:%Y-%m-%dT%H:%M}, nothing was loaded; {why_none(repo, start, end)}"
             )
     for m in made:
         more = [f"{m.dropped:,} keys deleted: the runs no longer have rows for them"] if m.dropped else []
@@ -170,41 +171,6 @@ def materialize(repo: Repo, start: datetime, end: datetime, steps: Steps) -> Non
         what = f"{m.rows:,} rows" if m.rows or m.newer else "no row in this range"
         steps.say(f"{m.view}: {'; '.join([what, *more])}")
     steps.say(f"materialized {as_option(start)} to {as_option(end)} into the online store")
-
-
-def _why_none(repo: Repo, start: datetime, end: datetime) -> str:
-    """Why no batch run has rows of a range, as far as their manifests say, and what helps."""
-    from pipelines.lake.graphs import applied_graphs
-
-    complete = [(r, span) for r in list_runs(repo.data) if r.kind == "batch" and r.status == "complete" and (span := range_of(r))]
-    within = [(r, (since, until)) for r, (since, until) in complete if since < end and start < until]
-    if not within:
-        return "run 'tandem batch' over the range, and 'tandem apply'"
-    graphs = applied_graphs(repo.data)
-    of = {name: [(r, span) for r, span in within if r.record.fingerprints.get(name) == graphs.get(name, "")] for name in repo.groups}
-    if not any(of.values()):
-        return f"the graphs of batch run {within[-1][0].id} are not applied: 'tandem apply' applies them"
-    made = [
-        (run, (since, until))
-        for name, known in of.items()
-        for n, (run, (since, until)) in enumerate(known, 1)
-        if run.record.counts.get(f"rows/{name}") and not any(a <= since and until <= b for _, (a, b) in known[n:])  # a newer one decides
-    ]
-    if made:
-        run, span = max(made, key=lambda m: (m[0].created, m[0].id))
-        return f"batch run {run.id} made rows ({_span(span)}): give a range that has them, or 'tandem apply' if the folder was moved"
-    for run, _ in reversed(within):
-        if names := [name for name, known in of.items() if not known and run.record.counts.get(f"rows/{name}")]:
-            return f"batch run {run.id} made rows of groups whose graphs are not applied ({', '.join(names)}): 'tandem apply' applies them"
-    run, span = max((k for known in of.values() for k in known), key=lambda m: (m[0].created, m[0].id))
-    return (
-        f"batch run {run.id} ({_span(span)}) made no row: no event that it took has an entity of a group; 'tandem runs show {run.id}'"
-        " says what it read and refused"
-    )
-
-
-def _span(span: tuple[datetime, datetime]) -> str:
-    return " to ".join(f"{t:%Y-%m-%dT%H:%M}" for t in span)
 
 
 @stdout_to_stderr()

@@ -15,7 +15,8 @@ from tandem.testing.broker import BrokerHarness
 from tandem.testing.engine import EngineContract
 from tests.contract.brokers import KafkaHarness
 from tests.flink_cluster import FlinkCluster, flink_cluster, worker_pool
-from tests.integration.stream_world import end, environment, events, make_stream_world, wait_for
+from tests.integration.stream_world import end, environment, events, make_stream_world
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -55,11 +56,11 @@ def test_a_cluster_recovers_keeps_savepoints_and_ends_the_job_of_a_killed_driver
     world.produce(logs[0])
     driver = world.start(*flags)
     try:
-        wait_for(lambda: world.delivered() == world.total(), 240, driver)
+        until(lambda: world.delivered() == world.total(), 240, driver)
         assert Cluster(cluster.master).running("tandem-main") is not None
         world.produce(logs[1])
         cluster.kill_task_manager()
-        wait_for(lambda: world.delivered() == world.total(), 240, driver)
+        until(lambda: world.delivered() == world.total(), 240, driver)
         assert "restarting" not in world.out(), "Flink repairs this by itself"
         stopped = world.stop(savepoint=True)
         assert stopped.returncode == 0, stopped.stderr
@@ -69,15 +70,15 @@ def test_a_cluster_recovers_keeps_savepoints_and_ends_the_job_of_a_killed_driver
         assert Cluster(cluster.master).jobs("tandem-main") == []
         world.produce(logs[2])
         driver = world.start(*flags, "--from-savepoint", path)
-        wait_for(lambda: world.delivered() == world.total(), 240, driver)
+        until(lambda: world.delivered() == world.total(), 240, driver)
         assert "brought no state along" not in world.out()
         driver.kill()
         driver.wait()
         assert len(Cluster(cluster.master).jobs("tandem-main")) == 1, "it goes on without its driver"
         world.produce(logs[3])
         driver = world.start(*flags)
-        wait_for(lambda: "still runs at" in world.out(), 240, driver)
-        wait_for(lambda: world.delivered() == world.total(), 240, driver)
+        until(lambda: "still runs at" in world.out(), 240, driver)
+        until(lambda: world.delivered() == world.total(), 240, driver)
         assert world.stop().returncode == 0
         assert driver.wait(60) == 0
         assert Cluster(cluster.master).jobs("tandem-main") == []

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 
 from pipelines.project.config import KafkaSettings
@@ -64,16 +62,6 @@ def range_of(offsets: Any) -> Any:
     import numpy as np
 
     return np.arange(len(offsets))
-
-
-def until(done: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """Ask again and again until the answer is true; returns it."""
-    deadline = time.monotonic() + seconds
-    while not (answer := done()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {seconds} s")
-        time.sleep(0.02)
-    return answer
 
 
 class KafkaTopics:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -266,18 +266,6 @@ def events(n: int, seed: int = 0, start: int = 0, seconds: int = 6 * 3600) -> li
         json.dumps({"at": int(t), "trip": f"t{b}", "zone": f"z{a}", "fare": None if f < 3 else f}).encode()
         for t, a, b, f in zip(times.tolist(), zones.tolist(), trips.tolist(), fares.tolist())
     ]
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 120.0, process: subprocess.Popen[bytes] | None = None) -> Any:
-    """Poll until the condition holds; fails after ``seconds``, or when the process has ended."""
-    until = time.monotonic() + seconds
-    while not (value := condition()):
-        if process is not None and process.poll() is not None:
-            raise AssertionError(f"the process ended with {process.returncode}")
-        if time.monotonic() > until:
-            raise AssertionError(f"not within {seconds} s")
-        time.sleep(0.05)
-    return value
 
 
 def parts_of(pid: int) -> dict[str, list[int]]:

@@ -22,8 +22,9 @@ from pipelines.forgetting.subject import Subject
 from pipelines.streaming.state.row_log import read_rows
 from pipelines.streaming.stream_job import run_stream
 from pipelines.streaming.stream_options import StreamOptions
-from tests.integration.stream_world import StreamWorld, events, make_stream_world, wait_for
+from tests.integration.stream_world import StreamWorld, events, make_stream_world
 from tests.redis_server import RedisServer, redis_server
+from tests.waiting import until
 from transforms.errors import StoreError
 
 SQLITE = "{type: serving.online_store.sqlite.OrderedSqliteOnlineStore, path: ../data/online.db}"
@@ -96,7 +97,7 @@ def test_rows_go_whose_other_key_no_file_names(world: StreamWorld, redis: RedisS
     assert report.found == dry.found and report.remains == []
     assert not any("redis" in note for note in report.notes)
     if on_redis:
-        wait_for(lambda: not written(redis), 30)
+        until(lambda: not written(redis), 30)
     assert rows(world, "pairs", "event_count_1h") == {key: value for key, value in pairs.items() if key[0] != RIDER}
     assert rows(world, "zones", "trip_last_1h") == {key: value for key, value in zones.items() if value != RIDER}
     assert not erase(world.repo(), subject).found

@@ -27,8 +27,9 @@ from pipelines.streaming.engines.flink_rest import Cluster
 from pipelines.streaming.engines.stream_engine import EngineOptions
 from pipelines.streaming.engines.worker import start_worker
 from pipelines.streaming.engines.worker_pool import TOKEN, WorkerPool, proof_of, shared_token
-from tests.integration.ticking import KEYS, alive, counts, graph, wait_for
+from tests.integration.ticking import KEYS, alive, counts, graph
 from tests.listening import beyond_loopback, descendants, listeners
+from tests.waiting import until
 from transforms.errors import ConfigError
 from transforms.own_program import module_command
 
@@ -46,7 +47,7 @@ def out(tmp_path):
 def further(out, than=None, by=5):
     """Wait until every key was counted ``by`` further."""
     before = than or counts(out)
-    wait_for(lambda: len(now := counts(out)) == KEYS and all(now[k][0] >= before.get(k, (0, 0))[0] + by for k in now))
+    until(lambda: len(now := counts(out)) == KEYS and all(now[k][0] >= before.get(k, (0, 0))[0] + by for k in now))
     return counts(out)
 
 
@@ -66,10 +67,10 @@ def test_ticks_survives_its_workers_and_a_pause_and_ends_whole(tmp_path, out):
             folder = socket_folder(tmp_path / "flink")
             assert folder.stat().st_mode & 0o777 == 0o700 and len(list(folder.glob("*.sock"))) >= 6
         # A checkpoint is there once its folder is; what was counted before it is counted once.
-        wait_for(lambda: list((tmp_path / "flink" / "checkpoints").rglob("chk-*")))
+        until(lambda: list((tmp_path / "flink" / "checkpoints").rglob("chk-*")))
         before = counts(out)
         os.kill(worker, signal.SIGKILL)
-        wait_for(lambda: all(pid != worker for _, pid in counts(out).values()))
+        until(lambda: all(pid != worker for _, pid in counts(out).values()))
         after = further(out, before)
         assert all(after[k][0] > before[k][0] for k in before), "the state came back"
         assert any("signal 9" in line for line in said)
@@ -91,7 +92,7 @@ def test_a_graph_that_fails_ends_the_job_with_the_workers_own_line(tmp_path, out
     job = FlinkJob(FlinkOptions(tmp_path / "flink", "failing", retries=0), graph(out))
     try:
         job.start()
-        code = wait_for(lambda: job.poll())
+        code = until(lambda: job.poll())
         assert code == 1
         assert job.error().startswith("ValueError: told to fail")
     finally:
@@ -113,7 +114,7 @@ def test_an_engine_that_cannot_start_ends_its_jvm_and_says_why(tmp_path, out):
         job = OnATakenPort(FlinkOptions(tmp_path / "flink", "nowhere", retries=0), graph(out))
         try:
             job.start()
-            assert wait_for(lambda: job.poll()) == 1
+            assert until(lambda: job.poll()) == 1
             assert str(taken.getsockname()[1]) in job.error()
         finally:
             job.stop()
@@ -140,13 +141,13 @@ time.sleep(600)
 def test_nothing_is_left_when_the_driver_is_killed(tmp_path, out):
     driver = subprocess.Popen([sys.executable, "-W", "ignore", "-c", DRIVER, str(tmp_path / "flink"), str(out)], cwd=ROOT)
     try:
-        wait_for(lambda: len(counts(out)) == KEYS)
+        until(lambda: len(counts(out)) == KEYS)
         pids = [int(pid) for pid in (out / "pids").read_text().split()]
         assert len(pids) == 2 and all(alive(pid) for pid in pids)
         os.kill(pids[1], signal.SIGSTOP)  # even one that cannot notice anything
         driver.kill()
         driver.wait()
-        wait_for(lambda: not any(alive(pid) for pid in pids), 10)
+        until(lambda: not any(alive(pid) for pid in pids), 10)
     finally:
         driver.kill()
         driver.wait()
@@ -301,12 +302,12 @@ def test_a_worker_that_dies_while_it_starts_has_another_in_its_place(tmp_path):
         (first,) = pool.pids()
         assert not served.is_set()
         os.kill(first, signal.SIGKILL)
-        wait_for(lambda: pool.pids() not in ([], [first]), 20)
+        until(lambda: pool.pids() not in ([], [first]), 20)
         assert said == ["an SDK worker ended by signal 9 (SIGKILL) while it started; starting another"] and not pool.failed
         assert served.wait(60), "the second one serves"
         (second,) = pool.pids()
         os.kill(second, signal.SIGKILL)
-        wait_for(lambda: len(said) == 2, 20)
+        until(lambda: len(said) == 2, 20)
         assert said[1] == "an SDK worker ended by signal 9 (SIGKILL); the engine starts another and resumes from its last checkpoint"
         assert pool.pids() == [] and pool.started == 2
     finally:
@@ -319,7 +320,7 @@ def test_workers_that_never_get_to_work_are_a_failure_of_the_engine(tmp_path):
     pool = WorkerPool(tmp_path / "worker.log", "right", preload=("no_such_module",), say=said.append)
     try:
         assert start_worker_at(pool, proof_of("right")) == ""
-        wait_for(lambda: pool.failed, 60)
+        until(lambda: pool.failed, 60)
         assert pool.started == 5 and pool.pids() == []
         assert pool.failed == f"5 SDK workers in a row ended while they started, the last one by exit code 1; see {tmp_path / 'worker.log'}"
         assert said[-1] == pool.failed and len(said) == 5

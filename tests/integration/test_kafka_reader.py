@@ -22,7 +22,8 @@ from pipelines.sources.kafka import connection
 from pipelines.sources.kafka.connection import KafkaConnection, TopicInfo
 from pipelines.sources.kafka.kafka_client import client_options
 from pipelines.sources.kafka.partition_reader import KafkaPartitionReader
-from tests.integration.kafka_world import drain, new_topic, produce, producer, range_of, until
+from tests.integration.kafka_world import drain, new_topic, produce, producer, range_of
+from tests.waiting import until
 from transforms.errors import ConfigError, StoreError
 
 

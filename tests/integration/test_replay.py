@@ -30,9 +30,10 @@ from pipelines.services.kafka_broker import Broker
 from pipelines.sources.archive import archive, archive_schema
 from pipelines.sources.kafka.partition_reader import KafkaPartitionReader
 from serving.clock import Pace
-from tests.integration.kafka_world import new_topic, options_of, until
+from tests.integration.kafka_world import new_topic, options_of
 from tests.kafka_server import kafka_server
 from tests.schema_registry import schema_registry
+from tests.waiting import until
 from transforms.errors import ConfigError, DataError
 from transforms.reasons import REASONS
 

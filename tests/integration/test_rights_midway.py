@@ -18,9 +18,9 @@ from pipelines.streaming.stages.shard_delivery import ShardDelivery
 from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.status import StreamStatus, Tracker, line
 from tandem.testing.online_store import NOW, Bench, view
-from tests.integration.kafka_world import until
 from tests.postgres_server import postgres_server
 from tests.redis_server import redis_server
+from tests.waiting import until
 
 T = NOW - timedelta(hours=1)
 STORE = "serving.online_store.{}.Ordered{}OnlineStore"

@@ -26,6 +26,7 @@ from pipelines.services import service_state as state
 from pipelines.sources.kafka.kafka_client import KafkaBroker, client_options
 from tests.kafka_server import kafka_server
 from tests.listening import beyond_loopback, descendants, listeners
+from tests.waiting import until
 from transforms.errors import ConfigError, StoreError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,15 +56,6 @@ def processes(folder):
                 if str(folder) in line or os.readlink(entry / "cwd").startswith(str(folder)):
                     found[int(entry.name)] = line
     return found
-
-
-def until(condition, seconds=30.0, what="the condition"):
-    """Poll until it holds; returns what it gave."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"{what} did not come true within {seconds} s"
-        time.sleep(0.02)
-    return value
 
 
 def nothing_left(folder):

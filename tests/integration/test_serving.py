@@ -16,7 +16,8 @@ from fastapi.testclient import TestClient
 from serving.app import create_app
 from serving.online_store.base import Covered
 from serving.request_log import read_requests
-from tests.integration.serving_world import GOOD, NOW, PRINT, eventually, make_repo, make_world, predict, push, settings, write_rows
+from tests.integration.serving_world import GOOD, NOW, PRINT, make_repo, make_world, predict, push, settings, write_rows
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +262,7 @@ def test_a_log_that_cannot_be_written_fails_no_request(world: Path, tmp_path: Pa
     (tmp_path / "file").write_text("in the way")
     with TestClient(create_app(settings(world, request_log=tmp_path / "file", request_log_seconds=0.01))) as client:
         assert predict(client, GOOD)
-        eventually(lambda: 'tandem_request_log_dropped_rows_total{reason="write"} 1.0' in client.get("/metrics").text)
+        until(lambda: 'tandem_request_log_dropped_rows_total{reason="write"} 1.0' in client.get("/metrics").text)
         assert predict(client, GOOD)
         assert client.get("/v2/health/ready").status_code == 200
 
@@ -285,9 +286,9 @@ def test_the_replay_clock_moves_ages_and_expiry_and_the_log(world: Path, tmp_pat
         store = server.app.state.dataplane.features._store  # type: ignore[attr-defined]
         assert traffic()["ages"] == [240.0]  # as_of, while there is no file
         tell(NOW + timedelta(minutes=1))
-        eventually(lambda: traffic()["ages"] == [300.0])
+        until(lambda: traffic()["ages"] == [300.0])
         tell(NOW + timedelta(hours=6))
-        eventually(lambda: traffic()["statuses"] == ["OUTSIDE_MAX_AGE"])
+        until(lambda: traffic()["statuses"] == ["OUTSIDE_MAX_AGE"])
         assert store.clock() == round((NOW + timedelta(hours=6)).timestamp() * 1e6)
     as_of = read_requests(tmp_path / "log").column("tandem_as_of").to_pylist()
     assert as_of[0] == NOW and as_of[-1] == NOW + timedelta(hours=6)

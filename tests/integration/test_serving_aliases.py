@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from serving.aliases import ALIASES_FILE
 from serving.app import create_app
 from serving.request_log import read_requests
 from tests.integration.serving_world import GOOD, PRINT, make_world, push, settings
+from tests.waiting import until
 from transforms.own_program import module_command
 
 
@@ -52,13 +53,6 @@ def served(client: TestClient) -> int:
     answer = client.post("/v1/models/delay:predict", json={"instances": [GOOD]})
     assert answer.status_code == 200, answer.text
     return int(answer.json()["model"]["version"])
-
-
-def eventually(met: Callable[[], Any], seconds: float = 20) -> None:
-    until = time.monotonic() + seconds
-    while not met():
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 def metric(client: TestClient, line: str) -> float:
@@ -175,8 +169,8 @@ def test_the_challenger_runs_in_the_shadow_and_both_are_logged(client: TestClien
     assert (
         client.post("/get-online-features", json={"features": ["aircraft:last_delay"], "entities": {"tailnum": ["N1"]}}).status_code == 200
     )
-    eventually(lambda: metric(client, "tandem_shadow_log_rows_total") == 60)
-    eventually(lambda: metric(client, "tandem_request_log_rows_total") == 62)
+    until(lambda: metric(client, "tandem_shadow_log_rows_total") == 60)
+    until(lambda: metric(client, "tandem_request_log_rows_total") == 62)
     shadow, log = read_requests(world / "log" / "shadow"), read_requests(world / "log")
     assert shadow.num_rows == 60 and log.num_rows == 62
     assert set(shadow.column("tandem_version").to_pylist()) == {1} and set(shadow.column("tandem_shadow_version").to_pylist()) == {3}
@@ -196,11 +190,11 @@ def test_a_challenger_with_other_inputs_reads_what_is_missing(client: TestClient
     push(world, world, 4, features=["origin_traffic:mean_1h", "aircraft:last_delay", "origin_traffic:count_1h"])
     aliases(world, 1, 4)
     assert served(client) == 1
-    eventually(lambda: metric(client, 'tandem_shadow_requests_total{model="delay",version="4"}') == 1)
+    until(lambda: metric(client, 'tandem_shadow_requests_total{model="delay",version="4"}') == 1)
     push(world, world, 5, request_fields=[["distance", "float64"], ["carrier", "string"], ["weather", "string"]])
     aliases(world, 1, 5)
     assert served(client) == 1
-    eventually(lambda: metric(client, 'tandem_shadow_errors_total{model="delay",reason="model"}') == 1)
+    until(lambda: metric(client, 'tandem_shadow_errors_total{model="delay",reason="model"}') == 1)
     assert served(client) == 1
 
 
@@ -218,13 +212,13 @@ def test_a_challenger_that_fails_or_is_slow_hurts_no_answer(client: TestClient, 
     plane_of(client)._shadow._most = 5
     for _ in range(20):
         assert served(client) == 1
-    eventually(lambda: metric(client, 'tandem_shadow_dropped_total{model="delay"}') > 0)
+    until(lambda: metric(client, 'tandem_shadow_dropped_total{model="delay"}') > 0)
     release.set()
-    eventually(lambda: metric(client, 'tandem_shadow_errors_total{model="delay",reason="defect"}') > 0)
+    until(lambda: metric(client, 'tandem_shadow_errors_total{model="delay",reason="defect"}') > 0)
     del challenger.predict
     before = metric(client, "tandem_shadow_requests_total")
     assert served(client) == 1
-    eventually(lambda: metric(client, "tandem_shadow_requests_total") > before)
+    until(lambda: metric(client, "tandem_shadow_requests_total") > before)
 
 
 def test_the_shadow_can_be_turned_off(world: Path) -> None:
@@ -259,7 +253,7 @@ def test_promotions_and_rollbacks_under_load_fail_no_request(world: Path) -> Non
                     assert server.poll() is None, (world / "server.log").read_text()
                     return False
 
-            eventually(ready, 120)
+            until(ready, 120)
             answers: list[Counter[tuple[int, int]]] = []
             failures: list[str] = []
 
@@ -300,10 +294,10 @@ def test_promotions_and_rollbacks_under_load_fail_no_request(world: Path) -> Non
                 ] * 3:
                     aliases(world, champion, challenger, action)
                     begun = time.monotonic()
-                    eventually(lambda v=champion: probe.get("/v2/models/delay").json()["parameters"]["version"] == v, 60)  # type: ignore[misc]
+                    until(lambda v=champion: probe.get("/v2/models/delay").json()["parameters"]["version"] == v, 60)  # type: ignore[misc]
                     waits.append(time.monotonic() - begun)
-                    until = answered(champion) + 51
-                    eventually(lambda v=champion, n=until: answered(v) >= n, 60)  # type: ignore[misc]
+                    enough = answered(champion) + 51
+                    until(lambda v=champion, n=enough: answered(v) >= n, 60)  # type: ignore[misc]
             finally:
                 done.set()
                 for a in askers:

@@ -20,7 +20,8 @@ from fastapi.testclient import TestClient
 from serving.app import create_app
 from serving.online_store.sqlite import OrderedSqliteOnlineStore
 from tests.integration.http_server import NO_TLS, read_all, running
-from tests.integration.serving_world import GOOD, eventually, make_world, settings
+from tests.integration.serving_world import GOOD, make_world, settings
+from tests.waiting import until
 
 PREDICT = "/v1/models/delay:predict"
 BODY = {"instances": [GOOD]}
@@ -119,7 +120,7 @@ def test_bodies_that_do_not_come_give_way_to_those_that_do(world: Path) -> None:
         told = read_all(slow[3])  # it brought least, as the others, and was the youngest of those that had places
         assert told.startswith(b"HTTP/1.1 503") and b"at its limit of requests" in told
         begin(b" " * ((1 << 20) - 10))  # all bytes that one address has, but for a few
-        eventually(lambda: not any(fcntl.ioctl(slow[-1], termios.TIOCOUTQ, bytes(4))))  # they have arrived
+        until(lambda: not any(fcntl.ioctl(slow[-1], termios.TIOCOUTQ, bytes(4))))  # they have arrived
         end = time.monotonic() + 50
         while (status := httpx.post(url, json=BODY, verify=NO_TLS).status_code) != 200:
             assert status == 503 and time.monotonic() < end

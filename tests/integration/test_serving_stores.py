@@ -8,8 +8,9 @@ from pathlib import Path
 from fastapi.testclient import TestClient
 
 from serving.app import create_app
-from tests.integration.serving_world import GOOD, NOW, eventually, make_repo, make_world, predict, push, settings, write_rows
+from tests.integration.serving_world import GOOD, NOW, make_repo, make_world, predict, push, settings, write_rows
 from tests.redis_server import redis_server
+from tests.waiting import until
 
 
 def test_a_store_that_fails_is_503_and_recovers(tmp_path: Path) -> None:
@@ -64,9 +65,9 @@ def test_a_store_that_is_away_is_not_ready_and_becomes_ready_by_itself(tmp_path:
         assert "tandem_online_store_up 0.0" in client.get("/metrics").text
         online.rmdir()
         away.rename(online)
-        eventually(lambda: client.get("/v2/health/ready").status_code == 200)
+        until(lambda: client.get("/v2/health/ready").status_code == 200)
         assert predict(client, GOOD)
-        eventually(lambda: "tandem_online_store_up 1.0" in client.get("/metrics").text)
+        until(lambda: "tandem_online_store_up 1.0" in client.get("/metrics").text)
 
 
 def test_a_redis_that_is_killed_and_comes_back_empty(tmp_path: Path) -> None:
@@ -84,7 +85,7 @@ def test_a_redis_that_is_killed_and_comes_back_empty(tmp_path: Path) -> None:
             ready = client.get("/v2/health/ready")
             assert (ready.status_code, ready.json()["reasons"]) == (503, ["the online store cannot be read (ConnectionError)"])
             server.start()
-            eventually(lambda: client.get("/v2/health/ready").status_code == 200)
+            until(lambda: client.get("/v2/health/ready").status_code == 200)
             assert predict(client, GOOD)["features"]["origin_traffic"]["statuses"] == ["NOT_FOUND"]
             row = {"origin": "JFK", "event_timestamp": NOW - timedelta(minutes=1), "count_1h": 8, "mean_1h": 99.0}
             write_rows(feast, "origin_traffic", [row])

@@ -30,20 +30,11 @@ from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.row_log import RowLog, newest, read_late, read_rows
 from tests.integration.sink_world import GROUPS, HOP, SOURCE, T0, ZONE, World, events, make_world, rows
 from tests.redis_server import redis_server
+from tests.waiting import until
 from transforms.errors import FingerprintError, GraphError, OwnerError, StoreError
 from transforms.graph import TransformGraph
 
 STEPS = 36
-
-
-def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """What ``condition`` gives once that is true."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.01)
-    raise AssertionError("it did not come true in time")
 
 
 @pytest.fixture(params=["sqlite", "redis"])

@@ -22,9 +22,10 @@ from pipelines.streaming.status import Tracker
 from pipelines.streaming.stream_job import run_stream
 from pipelines.streaming.stream_options import StreamOptions
 from pipelines.streaming.supervisor import Supervisor
-from tests.integration.stream_world import ROOT, end, environment, events, is_running, make_stream_world, parts_of, wait_for
+from tests.integration.stream_world import ROOT, end, environment, events, is_running, make_stream_world, parts_of
 from tests.integration.ticking import alive
 from tests.kafka_server import kafka_server
+from tests.waiting import until
 from transforms.errors import ConfigError, DataError, GraphError
 
 pytestmark = pytest.mark.timeout(900)
@@ -83,12 +84,12 @@ def test_flink_survives_its_parts_and_its_driver(tmp_path, broker):
     world.produce(logs[0])
     driver = world.start("--metrics-port", "0")
     try:
-        wait_for(lambda: world.delivered() == world.total(), process=driver)
+        until(lambda: world.delivered() == world.total(), process=driver)
         # the worker
         (worker,) = parts_of(driver.pid)["worker"]
         world.produce(logs[1])
         os.kill(worker, signal.SIGKILL)
-        wait_for(lambda: world.delivered() == world.total(), process=driver)
+        until(lambda: world.delivered() == world.total(), process=driver)
         # the engine
         (java,) = parts_of(driver.pid)["java"]
         world.produce(logs[2])
@@ -100,7 +101,7 @@ def test_flink_survives_its_parts_and_its_driver(tmp_path, broker):
             return re.findall(r"^tandem_stream_restarts_total (\S+)$", text, re.MULTILINE)
 
         # All may have been delivered before the kill: that is no sign yet that the driver has seen it, and counted it behind what it says.
-        wait_for(lambda: restarts() == ["1.0"] and world.delivered() == world.total(), process=driver)
+        until(lambda: restarts() == ["1.0"] and world.delivered() == world.total(), process=driver)
         assert "restarting from the checkpoint" in world.out()
         # the driver, and a second one meanwhile
         second = subprocess.run(world.command("stream"), cwd=ROOT, capture_output=True, text=True, env=environment())
@@ -110,11 +111,11 @@ def test_flink_survives_its_parts_and_its_driver(tmp_path, broker):
         world.produce(logs[3])
         driver.kill()
         driver.wait()
-        wait_for(lambda: not any(alive(pid) for pid in parts), 10)
+        until(lambda: not any(alive(pid) for pid in parts), 10)
         assert not is_running(world)
         world.produce(logs[4])
         driver = world.start()
-        wait_for(lambda: world.delivered() == world.total(), process=driver)
+        until(lambda: world.delivered() == world.total(), process=driver)
         world.produce(logs[5])
         stopped = world.stop()
         assert stopped.returncode == 0, stopped.stderr
@@ -145,18 +146,18 @@ def test_a_worker_that_stands_still_is_replaced_and_a_broker_that_is_away_is_wai
     with ThreadPoolExecutor(1) as pool:
         stream = pool.submit(run_stream, world.repo(), StreamOptions(), said.append)
         try:
-            wait_for(lambda: stream.done() or world.delivered() == world.total())
+            until(lambda: stream.done() or world.delivered() == world.total())
             (worker,) = parts_of(os.getpid())["worker"]
             broker.pause()
             away = time.monotonic()
-            wait_for(lambda: stream.done() or (Tracker(world.control).look().away and time.monotonic() - away > 1.5 * limit))
+            until(lambda: stream.done() or (Tracker(world.control).look().away and time.monotonic() - away > 1.5 * limit))
             broker.resume()
             world.produce(events(500, 2, start=3600, seconds=3600))
-            wait_for(lambda: stream.done() or world.delivered() == world.total())
+            until(lambda: stream.done() or world.delivered() == world.total())
             assert parts_of(os.getpid())["worker"] == [worker] and not [line for line in said if "failed" in line], said
             os.kill(worker, signal.SIGSTOP)
             world.produce(events(500, 3, start=7200, seconds=3600))
-            wait_for(lambda: stream.done() or world.delivered() == world.total())
+            until(lambda: stream.done() or world.delivered() == world.total())
             assert not alive(worker)
             assert [line for line in said if "its workers have not reported for 40 s" in line], said
         finally:
@@ -183,15 +184,15 @@ def test_a_job_goes_on_in_another_number_of_parts_and_in_as_many_without_the_top
     world.produce(events(300, 1, start=1800, seconds=1800))
     driver = world.start(*in_parts(3))
     try:
-        wait_for(lambda: world.delivered() == world.total(), process=driver)
+        until(lambda: world.delivered() == world.total(), process=driver)
         assert sorted(world.control.load_checkpoints()) == [0, 1, 2]
         world.produce(events(600, 2, start=3600, seconds=3600))
         os.kill(parts_of(driver.pid)["worker"][0], signal.SIGKILL)
-        wait_for(lambda: world.delivered() == world.total(), process=driver)
+        until(lambda: world.delivered() == world.total(), process=driver)
         world.assert_right()
         whole = world.total()
         world.produce(events(6000, 7, start=7200))
-        wait_for(lambda: world.delivered() > whole, process=driver)
+        until(lambda: world.delivered() > whole, process=driver)
         driver.send_signal(signal.SIGTERM)
         assert driver.wait(60) == 0
         polls = [v for part, v in world.control.reports().items() if part.startswith("poll-")]

@@ -25,7 +25,8 @@ from pipelines.streaming.stages.position import Position
 from pipelines.streaming.status import Tracker
 from tests.integration.kafka_world import options_of
 from tests.integration.stages_world import HOUR, T0, World, payment, payments
-from tests.integration.stream_world import end, events, make_stream_world, wait_for
+from tests.integration.stream_world import end, events, make_stream_world
+from tests.waiting import until
 
 MINUTE = HOUR // 60
 
@@ -166,7 +167,7 @@ def test_partitions_added_to_a_hundred_are_read_within_seconds(tmp_path: Path, b
     world.produce(log[:1000])
     driver = world.start()
     try:
-        wait_for(lambda: world.delivered() == world.total(), 180, process=driver)
+        until(lambda: world.delivered() == world.total(), 180, process=driver)
         time.sleep(20)  # ticks pile up, if they do
         admin = KafkaAdminClient(**options_of(broker.bootstrap))
         admin.create_partitions({"many": 102})
@@ -176,7 +177,7 @@ def test_partitions_added_to_a_hundred_are_read_within_seconds(tmp_path: Path, b
             for n, event in enumerate(log[1000:1100]):
                 producer.send("many", event, partition=100 + n % 2)
         world.sent[100], world.sent[101] = log[1000:1100:2], log[1001:1100:2]
-        wait_for(lambda: world.delivered() == world.total(), 60, process=driver)
+        until(lambda: world.delivered() == world.total(), 60, process=driver)
         print(f"found and delivered after {time.monotonic() - begun:.1f} s")
     finally:
         end(driver)

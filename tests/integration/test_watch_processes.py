@@ -16,8 +16,8 @@ import pytest
 from pipelines.lake.process_identity import started
 from pipelines.watch.watch_job import Watch
 from tests.integration.fake_tandem import MODEL, champion
-from tests.integration.kafka_world import until
 from tests.integration.watch_world import DRIFT, InProcess, World
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -63,16 +62,6 @@ def counts(folder: Path) -> dict[str, tuple[int, int]]:
         value = json.loads(path.read_text())
         out[path.stem] = value["n"], value["pid"]
     return out
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 90.0) -> object:
-    """Poll until the condition holds; its value. Fails after ``seconds``."""
-    until = time.monotonic() + seconds
-    while not (value := condition()):
-        if time.monotonic() > until:
-            raise AssertionError(f"not within {seconds} s")
-        time.sleep(0.05)
-    return value
 
 
 def alive(pid: int) -> bool:

@@ -15,8 +15,9 @@ import pytest
 from pipelines.lake.processes import free_ports
 from pipelines.services.kafka_broker import HOST, Broker
 from tests.certificates import Authority
-from tests.integration.stream_world import StreamWorld, end, events, make_stream_world, wait_for
+from tests.integration.stream_world import StreamWorld, end, events, make_stream_world
 from tests.prove.report import Part
+from tests.waiting import until
 
 SEED = 20240801
 SAID_SECONDS = 60.0
@@ -95,7 +96,7 @@ def test_the_brokers_certificate_expires(world: StreamWorld, broker: Secure, cer
     world.produce(events(RECORDS, 0, seconds=3600))
     stream = world.start()
     try:
-        wait_for(lambda: world.delivered() == world.total(), 240, stream)
+        until(lambda: world.delivered() == world.total(), 240, stream)
         for number in range(1, trials + 1):
             begun, before, said = time.monotonic(), world.total(), len(world.out())
             certificates.issue(timedelta(seconds=-rng.uniform(1, 80_000)))
@@ -104,7 +105,7 @@ def test_the_brokers_certificate_expires(world: StreamWorld, broker: Secure, cer
             told = lambda: "certificate" in world.out()[said:].lower() and "expired" in world.out()[said:]  # noqa: B023, E731
             wrong = []
             try:
-                wait_for(told, SAID_SECONDS, stream)
+                until(told, SAID_SECONDS, stream)
             except AssertionError:
                 wrong.append(f"nothing is said of the certificate: {world.out()[said:][-300:]}")
             if world.delivered() > before:
@@ -112,7 +113,7 @@ def test_the_brokers_certificate_expires(world: StreamWorld, broker: Secure, cer
             certificates.issue(timedelta(days=30))
             broker.restart()
             blow = time.monotonic()
-            wait_for(lambda: world.delivered() == world.total(), 240, stream)
+            until(lambda: world.delivered() == world.total(), 240, stream)
             recovery = time.monotonic() - blow
             values = 0
             try:

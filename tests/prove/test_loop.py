@@ -29,6 +29,7 @@ from pipelines.project.config import parse_time
 from pipelines.project.repository import load_repo
 from serving.request_log import read_requests
 from tests.commands_here import tandem_here
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 START, END = "2013-01-01", "2013-02-01"
@@ -159,13 +160,6 @@ def answers(url: str) -> bool:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
-
-
-def until(condition: Any, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.1)
 
 
 class Clients:

@@ -20,11 +20,12 @@ from pipelines.services import kafka_broker
 from serving.object_store.cache import FOLDER
 from serving.object_store.connecting import connect
 from tests.integration.kafka_world import options_of
-from tests.integration.stream_world import ROOT, StreamWorld, end, environment, events, make_stream_world, wait_for
+from tests.integration.stream_world import ROOT, StreamWorld, end, environment, events, make_stream_world
 from tests.kafka_server import kafka_server
 from tests.object_stores import seaweed
 from tests.redis_server import redis_server
 from tests.scale.hosts import HERE, FlinkOnHosts, cut_off, hosts
+from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 SECONDS = 900
@@ -58,7 +59,7 @@ class Fleet:
 
     def all_is_delivered(self) -> None:
         begun = time.monotonic()
-        wait_for(lambda: self.world.delivered() == self.world.total(), SECONDS, self.driver)
+        until(lambda: self.world.delivered() == self.world.total(), SECONDS, self.driver)
         print(f"{self.world.total()} records delivered after {time.monotonic() - begun:.0f} s")
 
     def verify(self, *, all_counted: bool) -> None:
@@ -134,7 +135,7 @@ def repairing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet
 def test_whatever_is_killed_or_cut_off_every_row_is_right(fleet: Fleet) -> None:
     flink, world = fleet.flink, fleet.world
     assert all(flink.workers(name) for name in fleet.addresses), "a worker on each host"
-    wait_for(lambda: all(point.get("tiles") for point in world.control.load_checkpoints().values()), SECONDS, fleet.driver)
+    until(lambda: all(point.get("tiles") for point in world.control.load_checkpoints().values()), SECONDS, fleet.driver)
 
     fleet.produce()
     os.kill(flink.workers("tandem-a")[0], 9)
@@ -149,7 +150,7 @@ def test_whatever_is_killed_or_cut_off_every_row_is_right(fleet: Fleet) -> None:
     failures = world.out().count("the engine failed")
     flink.kill("job-manager")
     flink.start("job-manager")
-    wait_for(lambda: world.out().count("the engine failed") > failures, SECONDS, fleet.driver)
+    until(lambda: world.out().count("the engine failed") > failures, SECONDS, fleet.driver)
     fleet.produce()
     fleet.all_is_delivered()
 
@@ -163,7 +164,7 @@ def test_whatever_is_killed_or_cut_off_every_row_is_right(fleet: Fleet) -> None:
     fleet.driver.kill()
     fleet.driver.wait()
     fleet.start(2)
-    wait_for(lambda: "of this stream still runs at" in world.out(), SECONDS, fleet.driver)
+    until(lambda: "of this stream still runs at" in world.out(), SECONDS, fleet.driver)
     fleet.produce()
     fleet.all_is_delivered()
     fleet.stop()
@@ -207,7 +208,7 @@ def test_a_flink_that_repairs_itself_from_its_own_checkpoints(repairing: Fleet) 
 
     def another_checkpoint() -> None:
         begun, job = flink.checkpoints("completed"), flink.job()
-        wait_for(lambda: flink.job() != job or flink.checkpoints("completed") > begun, SECONDS, fleet.driver)
+        until(lambda: flink.job() != job or flink.checkpoints("completed") > begun, SECONDS, fleet.driver)
 
     def kill(name: str) -> None:
         flink.kill(name)
@@ -217,7 +218,7 @@ def test_a_flink_that_repairs_itself_from_its_own_checkpoints(repairing: Fleet) 
     another_checkpoint()
     another_checkpoint()
     kill("tandem-a")
-    wait_for(lambda: flink.checkpoints("restored") > mended, SECONDS, fleet.driver)
+    until(lambda: flink.checkpoints("restored") > mended, SECONDS, fleet.driver)
     fleet.produce()
     fleet.all_is_delivered()
     assert failed() == before, "what the stream's checkpoint vouches for is gone on from"

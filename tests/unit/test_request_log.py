@@ -6,7 +6,6 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from serving.metrics import Metrics
 from serving.models import to_model_inputs
 from serving.request_log import LogLimits, RequestLog, files_of, prune, read_requests
 from serving.request_rows import RequestRecord, sampled, to_batches
+from tests.waiting import until
 from transforms.definitions import ARROW_TYPES
 from transforms.errors import DataError
 
@@ -81,13 +81,6 @@ def started() -> Any:
     yield start
     for log in logs:
         log.close()
-
-
-def eventually(true: Callable[[], bool], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "did not come true in time"
-        time.sleep(0.01)
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float:
@@ -152,8 +145,8 @@ def test_columns_are_made_of_many_requests_at_once_and_of_few_at_a_look(
     log = started(tmp_path, seconds=1e6)
     for i in range(request_log._AT_ONCE + 1):
         log.add(asked(f"r{i}"))
-    eventually(lambda: log._kept_rows > 0)
-    eventually(lambda: len(log._waiting) <= 1)
+    until(lambda: log._kept_rows > 0)
+    until(lambda: len(log._waiting) <= 1)
     log.add(asked("later"))
     log.close()
     found = read_requests(tmp_path).column("tandem_request").to_pylist()
@@ -243,10 +236,10 @@ def test_files_close_after_rows_and_after_seconds(tmp_path: Path, started: Any) 
     by_rows = started(tmp_path / "rows", rows=10)
     for i in range(25):
         by_rows.add(asked(f"r{i}", [1.0] * 2))
-    eventually(lambda: sum(pq.ParquetFile(p).metadata.num_rows for p in files_of(tmp_path / "rows")) >= 10)
+    until(lambda: sum(pq.ParquetFile(p).metadata.num_rows for p in files_of(tmp_path / "rows")) >= 10)
     by_seconds = started(tmp_path / "seconds", seconds=0.01)
     by_seconds.add(asked())
-    eventually(lambda: len(files_of(tmp_path / "seconds")) == 1)
+    until(lambda: len(files_of(tmp_path / "seconds")) == 1)
     assert not list(tmp_path.rglob("*.tmp"))
 
 
@@ -255,7 +248,7 @@ def test_a_full_queue_drops_and_counts_and_never_waits(tmp_path: Path, started: 
     monkeypatch.setattr(RequestLog, "_file", lambda *args: gate.wait(30) and real(*args))  # a disk that takes its time
     log = started(tmp_path, metrics, rows=1)
     log.add(asked("first"))
-    eventually(lambda: not log._waiting)
+    until(lambda: not log._waiting)
     begun = time.monotonic()
     for i in range(request_log._WAITING_REQUESTS + 500):
         log.add(asked(f"r{i}"))
@@ -281,13 +274,13 @@ def test_a_folder_that_cannot_be_written_loses_rows_and_is_taken_again(tmp_path:
     folder.write_text("in the way")
     log = started(folder, metrics, seconds=0.01)
     log.add(asked("a", [1.0, 2.0]))
-    eventually(lambda: value(metrics, "tandem_request_log_dropped_rows_total", reason="write") == 2)
+    until(lambda: value(metrics, "tandem_request_log_dropped_rows_total", reason="write") == 2)
     log.add(asked("b"))
-    eventually(lambda: value(metrics, "tandem_request_log_dropped_rows_total", reason="write") == 3)
+    until(lambda: value(metrics, "tandem_request_log_dropped_rows_total", reason="write") == 3)
     assert len([r for r in caplog.records if "rows are dropped" in r.getMessage()]) == 1
     folder.unlink()
     log.add(asked("c"))
-    eventually(lambda: value(metrics, "tandem_request_log_rows_total") == 1)
+    until(lambda: value(metrics, "tandem_request_log_rows_total") == 1)
     assert read_requests(folder).column("tandem_request").to_pylist() == ["c"]
 
 
@@ -299,7 +292,7 @@ def test_a_full_disk_leaves_no_half_file(tmp_path: Path, started: Any, monkeypat
     monkeypatch.setattr(os, "fsync", full)
     log = started(tmp_path, metrics, seconds=0.01)
     log.add(asked())
-    eventually(lambda: value(metrics, "tandem_request_log_dropped_rows_total", reason="write") == 1)
+    until(lambda: value(metrics, "tandem_request_log_dropped_rows_total", reason="write") == 1)
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
@@ -308,10 +301,10 @@ def test_a_deleted_folder_is_made_again(tmp_path: Path, started: Any) -> None:
 
     log = started(tmp_path / "log", seconds=0.01)
     log.add(asked("a"))
-    eventually(lambda: len(files_of(tmp_path / "log")) == 1)
+    until(lambda: len(files_of(tmp_path / "log")) == 1)
     shutil.rmtree(tmp_path / "log")
     log.add(asked("b"))
-    eventually(lambda: len(files_of(tmp_path / "log")) == 1)
+    until(lambda: len(files_of(tmp_path / "log")) == 1)
 
 
 def test_a_request_that_makes_no_table_is_dropped_alone(tmp_path: Path, started: Any) -> None:
@@ -319,7 +312,7 @@ def test_a_request_that_makes_no_table_is_dropped_alone(tmp_path: Path, started:
     log = started(tmp_path, metrics)
     twice = {"origin": ["JFK"], "origin_traffic__mean_1h": ["x"]}
     log.add(asked("bad", columns=twice, types=dict.fromkeys(twice, pa.string())))
-    eventually(lambda: value(metrics, "tandem_request_log_dropped_rows_total", reason="defect") == 1)
+    until(lambda: value(metrics, "tandem_request_log_dropped_rows_total", reason="defect") == 1)
     log.add(asked("good"))
     log.close()
     assert read_requests(tmp_path).column("tandem_request").to_pylist() == ["good"]
@@ -330,7 +323,7 @@ def test_the_oldest_files_go_first(tmp_path: Path, started: Any) -> None:
     log = started(tmp_path, metrics, rows=1, files=3)
     for i in range(8):
         log.add(asked(f"r{i}", at=AT + i * DAY_US))
-        eventually(lambda i=i: value(metrics, "tandem_request_log_rows_total") == i + 1)  # type: ignore[misc]
+        until(lambda i=i: value(metrics, "tandem_request_log_rows_total") == i + 1)  # type: ignore[misc]
     log.close()
     assert read_requests(tmp_path).column("tandem_request").to_pylist() == ["r5", "r6", "r7"]
     assert len(list(tmp_path.iterdir())) == 3  # emptied days are gone too
