@@ -52,8 +52,8 @@ def _start(folder: Path, main_class: str, memory: str) -> subprocess.Popen[bytes
 
 
 @contextlib.contextmanager
-def flink_cluster(folder: Path, slots: int = 2, seconds: float = 120.0) -> Iterator[FlinkCluster]:
-    """A cluster whose task manager has registered."""
+def flink_cluster(folder: Path, slots: int = 2, seconds: float = 120.0, more: Mapping[str, str] | None = None) -> Iterator[FlinkCluster]:
+    """A cluster whose task manager has registered; ``more``: of its settings."""
     rpc, rest, blob = free_ports(3)
     settings = {
         "jobmanager.rpc.address": "127.0.0.1",
@@ -82,6 +82,7 @@ def flink_cluster(folder: Path, slots: int = 2, seconds: float = 120.0) -> Itera
         "classloader.resolve-order": "parent-first",
         "io.tmp.dirs": folder / "tmp",
         "state.savepoints.dir": (folder / "savepoints").as_uri(),
+        **(more or {}),
     }
     (folder / "conf").mkdir(parents=True)
     (folder / "tmp").mkdir()

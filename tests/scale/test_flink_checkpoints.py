@@ -1,0 +1,72 @@
+"""Flink's own checkpoints of a stream on Azure's store (Azurite), by Flink's plugin: a task manager that is killed goes on from them."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.streaming.engines.flink_rest import Cluster
+from tests.contract.brokers import KafkaHarness
+from tests.contract.conftest import kafka  # noqa: F401  # a fixture
+from tests.flink_cluster import FlinkCluster, flink_cluster, worker_pool
+from tests.integration.stream_world import end, environment, events, make_stream_world, wait_for
+from tests.object_stores import azurite
+from tests.scale.tools import AZURITE, flink_plugins, npm_tool
+
+PORT = 10_000
+"""Hadoop's client asks an emulator at this port of this machine and at no other."""
+
+
+@pytest.fixture
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[FlinkCluster, str]]:
+    """A cluster with the plugin, and the address of a worker pool."""
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind(("127.0.0.1", PORT))
+        except OSError:
+            pytest.skip(f"port {PORT} is taken")
+    monkeypatch.setenv("FLINK_PLUGINS_DIR", str(flink_plugins("azure")))
+    emulator = {"fs.azure.storage.emulator.account.name": "emulator"}
+    with (
+        azurite(tmp_path / "azurite", npm_tool(AZURITE, "azurite-blob"), port=PORT),
+        flink_cluster(tmp_path / "flink", more=emulator) as cluster,
+        worker_pool(tmp_path, environment()) as pool,
+    ):
+        yield cluster, pool
+
+
+def test_a_stream_goes_on_from_flinks_checkpoints_on_azure(
+    tmp_path: Path,
+    kafka: KafkaHarness,  # noqa: F811
+    started: tuple[FlinkCluster, str],
+) -> None:
+    cluster, pool = started
+    world = make_stream_world(tmp_path / "world", kafka.bootstrap_servers, topic="azure", checkpoints="wasb://tandem@emulator/flink")
+
+    def checkpoints() -> dict[str, Any]:
+        (job,) = Cluster(cluster.master).jobs("tandem-main")
+        told: dict[str, Any] = Cluster(cluster.master).ask("GET", f"jobs/{job['jid']}/checkpoints")
+        return told
+
+    world.produce(events(500, 0, start=0, seconds=3600))
+    driver = world.start("--master", cluster.master, "--worker-pool", pool)
+    try:
+        wait_for(lambda: world.delivered() == world.total(), 240, driver)
+        wait_for(lambda: checkpoints()["counts"]["completed"] > 1, 240, driver)
+        latest = checkpoints()["latest"]["completed"]
+        assert latest["external_path"].startswith("wasb://tandem@emulator/flink/") and latest["state_size"] > 0
+        cluster.kill_task_manager()
+        world.produce(events(500, 1, start=3600, seconds=3600))
+        wait_for(lambda: world.delivered() == world.total(), 240, driver)
+        assert checkpoints()["counts"]["restored"] == 1 and "restarting" not in world.out(), "Flink repairs this by itself"
+        assert world.stop().returncode == 0
+        assert driver.wait(60) == 0
+        world.assert_right()
+    finally:
+        end(driver)
+        print(world.out())
