@@ -13,9 +13,10 @@ from pipelines.streaming.engines.flink_rest import Cluster
 from tests.contract.brokers import KafkaHarness
 from tests.contract.conftest import kafka  # noqa: F401  # a fixture
 from tests.flink_cluster import FlinkCluster, flink_cluster, worker_pool
-from tests.integration.stream_world import end, environment, events, make_stream_world, wait_for
+from tests.integration.stream_world import end, environment, events, make_stream_world
 from tests.object_stores import azurite
 from tests.scale.tools import AZURITE, flink_plugins, npm_tool
+from tests.waiting import until
 
 PORT = 10_000
 """Hadoop's client asks an emulator at this port of this machine and at no other."""
@@ -56,13 +57,13 @@ def test_a_stream_goes_on_from_flinks_checkpoints_on_azure(
     world.produce(events(500, 0, start=0, seconds=3600))
     driver = world.start("--master", cluster.master, "--worker-pool", pool)
     try:
-        wait_for(lambda: world.delivered() == world.total(), 240, driver)
-        wait_for(lambda: checkpoints()["counts"]["completed"] > 1, 240, driver)
+        until(lambda: world.delivered() == world.total(), process=driver)
+        until(lambda: checkpoints()["counts"]["completed"] > 1, process=driver)
         latest = checkpoints()["latest"]["completed"]
         assert latest["external_path"].startswith("wasb://tandem@emulator/flink/") and latest["state_size"] > 0
         cluster.kill_task_manager()
         world.produce(events(500, 1, start=3600, seconds=3600))
-        wait_for(lambda: world.delivered() == world.total(), 240, driver)
+        until(lambda: world.delivered() == world.total(), process=driver)
         assert checkpoints()["counts"]["restored"] == 1 and "restarting" not in world.out(), "Flink repairs this by itself"
         assert world.stop().returncode == 0
         assert driver.wait(60) == 0
