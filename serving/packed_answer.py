@@ -38,6 +38,8 @@ _FLOATS, _WHOLE, _BOOLS = ("double_val", "float_val"), ("int64_val", "int32_val"
 _PRESENT, _NULL = (WORDS[code].encode() for code in (PRESENT, NULL))
 _END = 255
 """Between the statuses of two features: no code, and no character of a word."""
+_AT_ONCE = 20_000
+"""Values of several views that are written at once. A call that is saved is nothing beside more values than these, their memory is not."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,24 @@ def written_packed(groups: Sequence[PackedViewRows]) -> list[Written]:
     ways = [_way(group.plan.layout, group.plan.features) for group in groups]
     made: list[Written] = [_few(g, way) if g.rows.few and g.plainly else {} for g, way in zip(groups, ways)]
     many = [k for k, group in enumerate(groups) if not group.rows.few]
-    for k, written in zip(many, _many([_View(groups[k], ways[k]) for k in many]) if many else ()):
-        made[k] = written
+    for some in _parts(many, [len(group) * len(way.slots) for group, way in zip(groups, ways)]):
+        for k, written in zip(some, _many([_View(groups[k], ways[k]) for k in some])):
+            made[k] = written
     return made
+
+
+def _parts(places: Sequence[int], sizes: Sequence[int]) -> Iterator[list[int]]:
+    """``places`` in their order, cut where the ``sizes`` at them would come to more than :data:`_AT_ONCE`."""
+    part: list[int] = []
+    held = 0
+    for k in places:
+        if part and held + sizes[k] > _AT_ONCE:
+            yield part
+            part, held = [], 0
+        part.append(k)
+        held += sizes[k]
+    if part:
+        yield part
 
 
 def _few(group: PackedViewRows, way: _Way) -> Written:
@@ -163,7 +180,7 @@ class _View:
 
 
 def _many(views: Sequence[_View]) -> list[Written]:
-    """Of more rows: by numpy, all features of one sort at once, of all views."""
+    """Of more rows: by numpy, all features of one sort at once, of all these views."""
     floats, ages, odd = _floats(views)
     whole = _whole(views, np.int64, lambda way: (way.floats, way.floats + way.whole))
     bools = _whole(views, np.bool_, lambda way: (way.floats + way.whole, len(way.slots)))
@@ -250,9 +267,11 @@ def _whole(views: Sequence[_View], kind: Any, which: Callable[[_Way], tuple[int,
             masked[k] = hide
     if not masked:
         return iter(lists_json(values))
-    columns = values.tolist()
-    for k, hide in masked.items():
-        columns[k] = [None if h else v for v, h in zip(columns[k], hide.tolist())]
+    with_nulls = values[list(masked)].astype(object)  # of these alone: as objects, values cost seven times what they do as numbers
+    with_nulls[np.array(list(masked.values()))] = None
+    columns: list[Any] = list(values)
+    for k, column in zip(masked, with_nulls.tolist()):
+        columns[k] = column
     return iter(lists_json(columns))
 
 

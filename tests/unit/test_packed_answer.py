@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import math
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,13 +17,15 @@ from feast import Entity, FeatureView, Field, FileSource
 from feast.types import Array, Bool, Bytes, Float32, Float64, Int32, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
+from serving import packed_answer
 from serving.catalog import View
 from serving.online_answer import online_json
 from serving.online_store.packed import layout_of
 from serving.online_store.packed_rows import PackedRows
+from serving.packed_answer import written_packed
 from serving.packed_view_rows import PackedViewRows
 from serving.protocol import format_timestamp
-from serving.view_rows import PRESENT, ViewPlan
+from serving.view_rows import PRESENT, ViewPlan, ViewRows
 
 NOW = 1_700_000_000_000_000
 HOUR = 3_600_000_000
@@ -67,6 +70,10 @@ def _packed(n: int, ages: list[int], first: int, longest: int = 0) -> tuple[Pack
 
 
 def _right(values: dict[str, list[Any]], times: list[int], places: list[int]) -> bytes:
+    return orjson.dumps({"metadata": {"feature_names": list(KINDS)}, "results": _results(values, times, places)})
+
+
+def _results(values: dict[str, list[Any]], times: list[int], places: list[int]) -> list[dict[str, Any]]:
     results = []
     for name, (_, kind, _) in KINDS.items():
         said: list[Any] = []
@@ -88,7 +95,7 @@ def _right(values: dict[str, list[Any]], times: list[int], places: list[int]) ->
         stamps = [format_timestamp(times[place]) for place in places]
         ages = [(NOW - times[place]) / 1e6 if times[place] else None for place in places]
         results.append({"values": said, "statuses": words, "event_timestamps": stamps, "ages": ages})
-    return orjson.dumps({"metadata": {"feature_names": list(KINDS)}, "results": results})
+    return results
 
 
 @pytest.mark.parametrize("n", [1, 2, 24, 25, 61, 450])
@@ -127,6 +134,61 @@ def test_rows_of_several_reads_are_those_of_each(sizes: list[int], ages: list[in
         shown = [v if code == PRESENT else None for v, code in zip(values[name], codes.tolist())]
         assert repr(whole.column_of(name).to_pylist()) == repr(pa.array(shown, kind).to_pylist()), name
         assert codes.tolist() == whole.statuses[name].tolist()
+
+
+@pytest.mark.parametrize("at_once", [1, 25 * len(KINDS) * 2, 10**6], ids=["one view", "two views", "all"])
+def test_views_of_one_request_are_those_of_each(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    """However many are written at once; some have all their rows, some do not, and one is asked for two of its features alone."""
+    monkeypatch.setattr(packed_answer, "_AT_ONCE", at_once)
+    pairs: list[tuple[ViewRows, str]] = []
+    right: list[dict[str, Any]] = []
+    for k, (ages, names) in enumerate([([1_000], list(KINDS)), ([1_000, -1], ["text", "i64_null"]), ([1_000, 2 * HOUR], list(KINDS))] * 2):
+        rows, values, times = _packed(25, ages, k)
+        plan = ViewPlan(View.of(VIEW), tuple(names), tuple(names), None, None, layout_of(VIEW))
+        group = PackedViewRows(plan, rows, None, NOW)
+        pairs += [(group, name) for name in names]
+        found = dict(zip(KINDS, _results(values, times, list(range(25)))))
+        right += [found[name] for name in names]
+    asked = [name for _, name in pairs]
+    assert online_json(asked, {}, pairs, 25) == orjson.dumps({"metadata": {"feature_names": asked}, "results": right})
+
+
+def _whole_numbers(n: int, features: int, nulls: bool) -> PackedViewRows:
+    """N rows of whole numbers; ``nulls``: the first feature has one null."""
+    names = [f"n{i}" for i in range(features)]
+    source = FileSource(name="s", path="s.parquet", timestamp_field="event_timestamp")
+    view = FeatureView(name="wide", entities=[], source=source, schema=[Field(name=name, dtype=Int64) for name in names])
+    numbers = [np.arange(n) + 10**9 * (i + 1) for i in range(features)]
+    hide = np.arange(n) == (0 if nulls else n)
+    columns = [(name, pa.array(own, mask=hide if not i else None)) for i, (name, own) in enumerate(zip(names, numbers))]
+    layout = layout_of(view)
+    cells = layout.pack(np.full(n, NOW), columns)
+    assert cells is not None
+    rows = PackedRows.read(layout, cells.to_pylist())
+    assert rows is not None
+    return PackedViewRows(ViewPlan(View.of(view), tuple(names), tuple(names), None, None, layout), rows, None, NOW)
+
+
+def _beside_what_is_written(groups: list[PackedViewRows]) -> int:
+    """Most bytes that writing these takes at once, less those of what it gives."""
+    tracemalloc.start()
+    try:
+        made = written_packed(groups)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    parts = {id(part): len(part) for view in made for values in view.values() for part in values}  # what features share counts once
+    return most - sum(parts.values())
+
+
+def test_memory_is_that_of_one_view_and_a_null_costs_its_own_feature() -> None:
+    """Of many rows of many views: not the arrays of all at once, nor objects for features that have no null."""
+    n, features, views = 2_000, 20, 10
+    one = _beside_what_is_written([_whole_numbers(n, features, nulls=False)])
+    assert one > 8 * n * features, "an array of the view's values at least"
+    groups = [_whole_numbers(n, features, nulls=k == 0) for k in range(views)]
+    assert _beside_what_is_written(groups[:1]) < 2 * one
+    assert _beside_what_is_written(groups) < 3 * one
 
 
 def test_lists_are_left_to_arrow() -> None:
