@@ -6,9 +6,6 @@ import pyarrow as pa
 
 __all__ = ["from_ipc", "ipc_buffer", "to_ipc"]
 
-_END = 8
-"""Bytes that end a stream."""
-
 
 def to_ipc(batch: pa.RecordBatch) -> bytes:
     """A batch as an Arrow IPC stream (slices are written as what they show, not as what they hold)."""
@@ -18,10 +15,16 @@ def to_ipc(batch: pa.RecordBatch) -> bytes:
 
 def ipc_buffer(batch: pa.RecordBatch) -> pa.Buffer:
     """:func:`to_ipc`, in Arrow's memory. The memory is taken at once: a buffer that grows is copied whenever it does."""
-    made = pa.allocate_buffer(batch.schema.serialize().size + pa.ipc.get_record_batch_size(batch) + _END)
-    with pa.ipc.new_stream(pa.FixedSizeBufferWriter(made), batch.schema) as writer:
-        writer.write_batch(batch)
+    counted = pa.MockOutputStream()  # a batch's own size is not all: dictionaries, of nested columns too, are messages before it
+    _write(batch, counted)
+    made = pa.allocate_buffer(counted.size())
+    _write(batch, pa.FixedSizeBufferWriter(made))
     return made
+
+
+def _write(batch: pa.RecordBatch, sink: pa.NativeFile) -> None:
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
 
 
 def from_ipc(data: bytes) -> pa.RecordBatch:

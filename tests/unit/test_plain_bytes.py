@@ -71,6 +71,28 @@ def test_a_batch_is_the_stream_of_arrow_that_readers_and_states_of_before_have(r
     assert loads(dumps(batch)).equals(batch)
 
 
+WORDS = pa.array(["a", None, "a", "b"]).dictionary_encode()
+OF_WORDS = {
+    "words": WORDS,
+    "list": pa.ListArray.from_arrays(pa.array([0, 2, 3, 3, 4], pa.int32()), WORDS),
+    "struct": pa.StructArray.from_arrays([WORDS], ["word"]),
+    "map": pa.MapArray.from_arrays(pa.array([0, 1, 2, 3, 4], pa.int32()), pa.array(["k"] * 4), WORDS),
+    "list in a struct": pa.StructArray.from_arrays([pa.ListArray.from_arrays(pa.array([0, 1, 2, 2, 4], pa.int32()), WORDS)], ["words"]),
+    "words of words": pa.DictionaryArray.from_arrays(pa.array([0, 1, 0, 1]), pa.StructArray.from_arrays([WORDS[:2]], ["word"])),
+}
+
+
+@pytest.mark.parametrize("column", OF_WORDS.values(), ids=list(OF_WORDS))
+def test_a_batch_with_dictionaries_is_written_whole(column: pa.Array) -> None:
+    """Their messages come before the batch's, wherever in a column they are; no byte is left at the end that nobody wrote."""
+    batch = pa.record_batch([column, column], ["a", "b"])
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    assert to_ipc(batch) == sink.getvalue().to_pybytes()
+    assert loads(dumps(batch)).equals(batch)
+
+
 def test_what_is_no_plain_value_is_refused() -> None:
     for value in (object(), {1, 2}, lambda: None, np.zeros((2, 2)), type):
         with pytest.raises(TypeError, match="no plain value"):
