@@ -204,11 +204,15 @@ class Tiles(Parts):
                 if behind.any():
                     tier.add(self._coarse([tiles.filter(pa.array(behind))], size))
 
-        if self.middles and tiles.num_rows:
-            blocks = column_of(tiles, "tile_start") // (BLOCK * self.group.hop_us)
+        if not tiles.num_rows:
+            return
+        starts = column_of(tiles, "tile_start")
+        if self.middles:
+            blocks = starts // (BLOCK * self.group.hop_us)
             self.middles = {n: m for n, m in self.middles.items() if not np.any((m.lo <= blocks) & (blocks < m.hi))}
-            if column_of(tiles, "tile_start").min() < self._ahead.boundary - self.group.hop_us:
-                self._ahead = Ahead.nothing(self.group)
+        early = starts < self._ahead.boundary - self.group.hop_us
+        if early.any():
+            self._ahead = self._ahead.without(tiles.filter(pa.array(early)), self.group)
 
     def compact(self, horizon: int) -> pa.RecordBatch:
         """Fold all into one and forget the tiles that start before ``horizon``; the folded tiles."""
@@ -382,6 +386,12 @@ class Ahead(NamedTuple):
     def nothing(cls, group: FeatureGroup) -> Ahead:
         """Of no key."""
         return cls(NEVER, np.zeros(0, np.uint64), empty(tile_schema(group)))
+
+    def without(self, late: pa.RecordBatch, group: FeatureGroup) -> Ahead:
+        """The same, but of no key that has one of the tiles ``late``."""
+        lost, of = (hashes_of([tiles.column(i) for i in range(len(group.entity.keys))]) for tiles in (late, self.tiles))
+        kept = self.hashes[np.isin(self.hashes, lost, invert=True)]
+        return Ahead(self.boundary, kept, self.tiles.filter(pa.array(np.isin(of, lost, invert=True))))
 
 
 class Middle(Parts):

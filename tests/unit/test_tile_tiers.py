@@ -21,6 +21,8 @@ from transforms.aggregates import merge, rows_between, tile
 from transforms.definitions import FeatureGroup, Mean, hours
 from transforms.tile_tiers import Parts, Tiles, cover, hashes_of
 
+AS_IT_IS = {"BLOCK": tile_tiers.BLOCK, "FEW": tile_tiers.FEW, "Tiles.has_more": Tiles.has_more}
+
 
 @pytest.fixture(autouse=True, scope="module")
 def tiers_everywhere() -> Iterator[None]:
@@ -140,7 +142,7 @@ def test_tiles_that_are_forgotten_are_in_no_row() -> None:
 class Counted:
     """Tiles of one event for each key, hop by hop, and how many tiles were merged since."""
 
-    def __init__(self, group: FeatureGroup, keys: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, group: FeatureGroup, keys: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
         event = {**{f.name: None for f in group.source.fields}, "gate": 1, "flight": "f", "serial": 1, "x": 0.1, "departed_at": 0}
         self.group, self.merged = group, 0
         self.made = tile(to_batch([{**event, "origin": key} for key in keys], group.source), group)
@@ -194,6 +196,58 @@ def test_what_does_not_hang_on_a_boundarys_last_events_is_merged_before_them(mon
     assert max(late) > 2 * np.median(late)
     assert max(soon) <= len(keys)
     assert of_all <= 1.1 * whole
+
+
+def test_a_late_tile_of_a_boundary_that_was_prepared_long_ago_is_in_its_correction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that was behind prepared no later one; and of what was kept beside it, another late tile has left nothing."""
+    for name, value in AS_IT_IS.items():
+        monkeypatch.setattr(f"transforms.tile_tiers.{name}", value)
+    group = make_group([Mean("x", over=[hours(300)])], source=make_source(name="s"))
+    event = {**{f.name: None for f in group.source.fields}, "gate": 1, "flight": "f", "serial": 1}
+
+    def of_hop(hop: int, origin: str = "a", x: float = 1.0) -> pa.RecordBatch:
+        return tile(to_batch([{**event, "origin": origin, "x": x, "departed_at": hop * HOUR}], group.source), group)
+
+    def hashes(tiles: pa.RecordBatch) -> tile_tiers.U64:
+        return tile_tiers.hashes_of([tiles.column(i) for i in range(len(group.entity.keys))])
+
+    tiles, known, now = Tiles(group), [of_hop(hop) for hop in range(400)], 400
+    for each in known:
+        tiles.add(each)
+    tiles.rows((now - 1) * HOUR, now * HOUR)
+    tiles.prepare(now * HOUR)
+    for now in range(401, 419):
+        known.append(of_hop(now - 1))
+        tiles.add(known[-1])
+        tiles.rows((now - 1) * HOUR, now * HOUR)
+    for late, origin in ((403, "b"), (398, "a")):
+        known.append(of_hop(late, origin, 100.0))
+        tiles.add(known[-1])
+        got = tiles.rows(now * HOUR, now * HOUR, hashes(known[-1]), late * HOUR)
+        whole = merge(known, group)
+        theirs = whole.filter(pa.array(np.isin(hashes(whole), hashes(known[-1]))))
+        assert _bits(got) == _bits(rows_between(theirs, group, late * HOUR, now * HOUR))
+        tiles.prepare(now * HOUR)
+
+
+def test_a_late_tile_costs_others_nothing_of_what_was_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tile_tiers, "BLOCK", 8)
+    monkeypatch.setattr(Tiles, "has_more", lambda *of_rows: True)
+    group = make_group([Mean("x", over=[hours(60), hours(300)])], source=make_source(name="s"))
+    keys = [f"key{i}" for i in range(40)]
+    counted = Counted(group, keys, monkeypatch)
+    tiles, known, now = Tiles(group), [counted.of_hop(hop) for hop in range(400)], 400
+    for each in known:
+        tiles.add(each)
+    tiles.rows((now - 1) * HOUR, now * HOUR)
+    tiles.prepare(now * HOUR)
+    known += [counted.of_hop(now - 30).slice(7, 1), counted.of_hop(now)]
+    for each in known[-2:]:
+        tiles.add(each)
+    before = counted.merged
+    got = tiles.rows(now * HOUR, (now + 1) * HOUR)
+    assert counted.merged - before <= 3 * len(keys), "those of the last hop, and of one key all of its pieces"
+    assert _bits(got) == _bits(rows_between(merge(known, group), group, now * HOUR, (now + 1) * HOUR))
 
 
 def test_a_late_tile_is_in_rows_that_were_prepared_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
