@@ -41,6 +41,7 @@ RENAMES_ELSE = {
     "pipelines/tracking/mlflow.py": "a store that MLflow has open, when it is whole",
     "transforms/plain_paths.py": "a symbolic link",
     "pipelines/batch/batch_job.py": "a folder, when it is whole",
+    "pipelines/batch/work_place.py": "a folder, when it is whole",
     "pipelines/lake/staged_code.py": "a folder, when it is whole",
     "pipelines/services/kafka_broker.py": "a folder, when it is whole",
     "pipelines/sources/archive.py": "a folder, when it is whole",
