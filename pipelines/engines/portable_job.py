@@ -141,7 +141,7 @@ class JvmRunner(PipelineRunner):
                 with suppress(subprocess.TimeoutExpired):
                     return child.wait(_LOOK_SECONDS)
                 executors.read(said)
-                if why := executors.none_starts() or patience.look(executors.none_works()):
+                if why := executors.none_starts() or patience.look(executors.none_works(), executors.worked()):
                     raise DataError(f"the batch job failed on {self.program.name}: {why}; its full output is in {log}")
 
     def _describe(self, pipeline: Any, options: PipelineOptions, environment: Any) -> Path:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 __all__ = ["QueuePatience"]
 
 _FORGOTTEN_SECONDS = 60.0
-"""After so long without a word of its waiting, a job is at work: Spark says it every 15 s."""
+"""After so long without a word of its waiting, a job is at work: Spark says it every 15 s, and of executors that begin only at INFO."""
 
 
 class QueuePatience:
@@ -22,13 +22,13 @@ class QueuePatience:
         self._last = 0.0
         self._told = False
 
-    def look(self, waits: bool) -> str:
-        """Asked every few seconds; ``waits``: nothing works for the job, as far as the engine said since the last time. Why its time is
-        over, one line; empty until then."""
+    def look(self, waits: bool, worked: bool) -> str:
+        """Asked every few seconds: whether nothing works for the job now, and whether something did since the last time, which ends a wait
+        (another may have begun since). Why its time is over, one line; empty until then."""
         now = self.clock()
+        if worked or (not waits and now - self._last > _FORGOTTEN_SECONDS):
+            self._since = None
         if not waits:
-            if now - self._last > _FORGOTTEN_SECONDS:
-                self._since = None
             return ""
         self._since, self._last = now if self._since is None else self._since, now
         if now - self._since >= self.seconds:

@@ -14,10 +14,12 @@ from typing import Any
 from transforms.files import fsync_folder, replaced, sha256, write_bytes, write_json, write_text
 
 __all__ = [
-    "as_the_users", "file_version", "fsync_folder", "hide_from_others", "json_digest", "name_below", "read_json", "replaced", "sha256",
-    "sha256_of_start", "write_bytes", "write_json", "write_text",
+    "FileState", "as_the_users", "file_state", "file_version", "fsync_folder", "hide_from_others", "json_digest", "name_below", "read_json",
+    "replaced", "sha256", "sha256_of_start", "write_bytes", "write_json", "write_text",
 ]  # fmt: skip
 
+FileState = tuple[int, int, int, int, int]
+"""See :func:`file_state`."""
 _users_mask: int | None = None
 """The umask that the command was started with; None: nothing has changed it."""
 
@@ -59,6 +61,13 @@ def file_version(path: str | os.PathLike[str]) -> tuple[int, str]:
     except (FileNotFoundError, NotADirectoryError):
         return 0, ""
     return stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}"
+
+
+def file_state(path: Path) -> FileState:
+    """What is another one, on this machine, after a file was written to, or another took its place, also one of the same size that was
+    given its time of change (as ``cp -p``, ``rsync`` and ``tar`` do)."""
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def sha256_of_start(path: Path, size: int) -> str:

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipelines.lake.data_files import json_digest, sha256
+from pipelines.lake.data_files import FileState, file_state, json_digest, sha256
 from pipelines.lake.run_parts import Code, Engine, Machine, OutputFile
 from pipelines.lake.value_code import meanings, modules_of, value_files
 from serving.masking import MASK, SECRET_NAME, masked
@@ -67,8 +67,7 @@ def code_version(repo: Path, definitions: str = "features", modules: Iterable[st
     files = sorted(p for folder in ("transforms", "pipelines") for p in (engine / folder).rglob("*.py")) + sorted(repo.glob("*.py"))
     digest, each = hashlib.sha256(), {}
     for file in files:
-        stat = file.stat()
-        own = _own_digest(str(file), stat.st_mtime_ns, stat.st_size)
+        own = _own_digest(str(file), file_state(file))
         digest.update(file.name.encode() + b"\0" + own)
         inside = file.is_relative_to(engine) and file.relative_to(engine).parts[0] in ("transforms", "pipelines")
         each[file.relative_to(engine).as_posix() if inside else f"repo/{file.name}"] = own.hex()[:16]
@@ -80,7 +79,7 @@ def code_version(repo: Path, definitions: str = "features", modules: Iterable[st
 
 
 @lru_cache(4096)
-def _own_digest(path: str, changed_ns: int, size: int) -> bytes:
+def _own_digest(path: str, state: FileState) -> bytes:
     return hashlib.sha256(Path(path).read_bytes()).digest()
 
 

@@ -15,6 +15,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+from pipelines.lake.data_files import FileState, file_state
 from pipelines.lake.kept_meanings import KeptMeanings
 
 __all__ = ["ENGINE_PARTS", "engine_files", "meaning", "meanings", "modules_of", "repo_files", "repo_files_of", "syntax_tree", "value_files"]
@@ -158,12 +159,11 @@ def syntax_tree(content: bytes) -> ast.Module:
 
 def meaning(path: Path) -> str:
     """The SHA-256 of what a Python file means: of its syntax tree without docstrings. Of its bytes, where it is no Python."""
-    stat = path.stat()
-    return _meaning(str(path), stat.st_mtime_ns, stat.st_size)
+    return _meaning(str(path), file_state(path))
 
 
 @lru_cache(1024)
-def _meaning(path: str, changed_ns: int, size: int) -> str:
+def _meaning(path: str, state: FileState) -> str:
     content = Path(path).read_bytes()
     own = hashlib.sha256(content).hexdigest()
     if (kept := _kept().find(own)) is not None:

@@ -139,6 +139,24 @@ def test_code_version_follows_the_repository(tmp_path):
     assert provenance.code_version(tmp_path)["sha256"] != before
 
 
+@pytest.mark.parametrize("how", ["written", "renamed"])
+def test_another_file_of_the_same_size_and_time_is_other_code(tmp_path, how):
+    """As ``cp -p``, ``rsync`` and ``tar`` put one there, and where a clock was set back: within one process."""
+    file, other = tmp_path / "features.py", tmp_path / "other"
+    file.write_text("a = 1\n")
+    before, at = provenance.code_version(tmp_path), file.stat()
+    if how == "written":
+        file.write_text("a = 2\n")
+    else:
+        other.write_text("a = 2\n")
+        other.replace(file)
+    os.utime(file, ns=(at.st_atime_ns, at.st_mtime_ns))
+    assert (file.stat().st_mtime_ns, file.stat().st_size) == (at.st_mtime_ns, at.st_size)
+    after = provenance.code_version(tmp_path)
+    assert after["files"]["repo/features.py"] != before["files"]["repo/features.py"]
+    assert after["sha256"] != before["sha256"] and after["values"] != before["values"]
+
+
 def test_versions_name_python_and_what_computes():
     assert {"python", "apache-beam", "tensorflow", "tensorflow-transform", "pyarrow", "numpy"} <= set(provenance.library_versions())
 

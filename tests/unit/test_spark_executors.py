@@ -178,7 +178,7 @@ def waited(logs: Iterable[tuple[float, str]], minutes: float = 30) -> tuple[list
     for minute, log in logs:
         at[0] = minute * 60 + 1e6
         executors.read(io.StringIO(log))
-        if why := patience.look(executors.none_works()):
+        if why := patience.look(executors.none_works(), executors.worked()):
             ends.append(f"{minute:g}: {why}")
     return said, ends
 
@@ -216,6 +216,79 @@ def test_a_job_that_lost_all_its_executors_waits_as_long() -> None:
     gone = works(0, GOOD) + lost(0, GOOD)
     assert waited([(0, works(0, GOOD)), (100, lost(0, GOOD)), *((100 + n, "") for n in range(1, 30))]) == ([WAITS], [])
     assert [end.partition(":")[0] for end in waited([(0, gone), (29, ""), (30, "")])[1]] == ["30"]
+
+
+def idle(*numbers: int, said: str = "KILLED") -> str:
+    """Dynamic allocation gives them back."""
+    which = ",".join(map(str, numbers))
+    return (
+        f"26/11/30 20:13:00 INFO StandaloneSchedulerBackend: Actual list of executor(s) to be killed is {which.replace(',', ', ')}\n"
+        + "".join(ended(n, said) for n in numbers)
+        + f"26/11/30 20:13:00 INFO ExecutorAllocationManager: Executors {which} removed due to idle timeout.\n"
+    )
+
+
+BACKLOG = (
+    "26/11/30 20:14:00 INFO ExecutorAllocationManager: Requesting 1 new executor because tasks are backlogged (new desired total will be 1"
+    " for resource profile id: 0)\n"
+)
+
+
+@pytest.mark.parametrize("at_work", [0.05, 0.5, 0.8], ids=["between two looks", "short", "as long as it is forgotten"])
+def test_any_work_ends_the_wait(at_work: float) -> None:
+    """However short: the next wait has its whole time."""
+    begun, gone = 29.55, 29.55 + at_work
+    works_once = works(0, GOOD)
+    looks = [n / 6 for n in range(90 * 6)]
+    logs = [(m, NOTHING if m < begun else "") for m in looks]
+    for when, log in ((begun, works_once), (gone, lost(0, GOOD))):
+        at = next(i for i, (m, _) in enumerate(logs) if m >= when)
+        logs[at] = (logs[at][0], logs[at][1] + log)
+    said, ends = waited(logs)
+    assert said == [WAITS]
+    assert gone + 29.8 <= float(ends[0].partition(":")[0]) <= gone + 30.5
+
+
+@pytest.mark.parametrize("seconds", [5, 45, 75])
+def test_executors_that_work_now_and_then_are_waited_for(seconds: float) -> None:
+    """Some seconds of every 80, for ten hours; looked at every 10 s."""
+    steps = sorted(
+        [(80.0 * n, works(n, GOOD)) for n in range(450)] + [(80.0 * n + seconds, lost(n, GOOD)) for n in range(450)],
+    )
+    logs, taken = list[tuple[float, str]](), 0
+    for at in range(0, 36_000, 10):
+        upto = sum(when <= at for when, _ in steps[taken:]) + taken
+        logs.append((at / 60, "".join(log for _, log in steps[taken:upto])))
+        taken = upto
+    assert waited(logs)[1] == []
+
+
+def test_executors_that_are_given_and_can_run_no_task_end_no_wait() -> None:
+    assert [e.partition(":")[0] for e in waited([(0, works(0, GOOD)), *((n / 4, NOTHING) for n in range(1, 122))])[1]] == ["30.25"]
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        works(0, GOOD) + idle(0),
+        works(0, GOOD) + works(1, WORSE) + idle(0, 1),
+        works(0, GOOD) + works(1, WORSE) + lost(1, WORSE) + idle(0),
+        # Where executors are decommissioned, that is told first, and the process ends by itself.
+        works(0, GOOD) + idle(0, said="RUNNING") + ended(0, "EXITED (Command exited with code 0)"),
+        works(0, GOOD) + ended(0, "KILLED"),
+    ],
+    ids=["one", "two", "one was lost before", "decommissioned", "said later"],
+)
+@pytest.mark.parametrize("minutes", [0, 30])
+def test_executors_that_spark_gave_back_are_not_waited_for_until_there_is_work(before: str, minutes: float) -> None:
+    assert waited([(0, before), *((n, "") for n in range(1, 300))], minutes) == ([], [])
+    said, ends = waited([(0, before), *((n, "") for n in range(1, 100)), (100, BACKLOG), *((100 + n, "") for n in range(1, 40))], minutes)
+    assert len(said) == (minutes > 0) and ends[0].startswith(f"{100 + minutes:g}: ")
+    assert waited([(0, before), (100, BACKLOG + added(7, GOOD)), (101, registered(7, GOOD)), (300, "")], minutes) == ([], [])
+
+
+def test_one_that_is_lost_beside_those_given_back_is_waited_for() -> None:
+    assert waited([(0, works(0, GOOD) + works(1, WORSE) + idle(0)), (1, lost(1, WORSE)), (2, "")])[0] == [WAITS]
 
 
 def test_executors_that_are_slow_to_start_were_given() -> None:

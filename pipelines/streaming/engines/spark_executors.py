@@ -22,6 +22,8 @@ _STEP = re.compile(
     r"|Registered executor .* with ID (?P<registered>\d+)"
     r"|Lost executor (?P<lost>\d+) on \S+:"
     r"|Executor updated: \S+/(?P<ended>\d+) is now (?P<how>EXITED|FAILED|LOST|KILLED)(?: \((?P<reason>.+)\))?"
+    r"|Executors (?P<idle>\d+(?:,\d+)*) removed due to idle timeout"
+    r"|(?P<wanted>Requesting \d+ new executors? because tasks are backlogged)"
 )
 _LOST = re.compile(r"Lost executor (\S+) on (\S+): (.+)|Executor updated: \S+/(\d+) is now (?:EXITED|FAILED|LOST) \((.+)\)")
 _OF_ONE = re.compile(r"ExecutorLostFailure \(executor (\S+) ")
@@ -34,12 +36,13 @@ _HEAP_EXIT = 52
 
 
 class Executors:
-    """The executors of a running Spark, by their ids: :meth:`read` follows its log, :meth:`none_starts` and :meth:`none_works` say what
-    came of them."""
+    """The executors of a running Spark, by their ids: :meth:`read` follows its log; the others say what came of them."""
 
     def __init__(self) -> None:
         self._alive: set[str] = set()
-        self._worked = self._nothing_given = False
+        self._registered = self._nothing_given = False  # since the last time
+        self._lost: str | None = None  # the last one that was alive
+        self._idle: set[str] = set()  # those that Spark gave back, as it had no task for them, since it last had
         self._starting: dict[str, str] = {}  # -> the worker of Spark that starts it
         self._failed: dict[str, set[str]] = {}  # worker -> those that ended without having begun, since one was last at work
         self._reason = ""
@@ -47,6 +50,7 @@ class Executors:
 
     def read(self, log: TextIO) -> None:
         """Take in what the log says since the last time, each line once; a line that is not whole yet is left for the next time."""
+        self._registered = self._nothing_given = False
         while piece := log.read(_PIECE):
             *lines, self._rest = (self._rest + piece).split("\n")
             for line in lines:
@@ -61,26 +65,41 @@ class Executors:
         elif registered := step["registered"]:
             self._starting.pop(registered, None)
             self._alive.add(registered)
-            self._worked = True
+            self._registered, self._nothing_given = True, False
             self._failed.clear()
         elif lost := step["lost"]:  # said of those alone that were registered
-            self._alive.discard(lost)
+            self._gone(lost)
+        elif idle := step["idle"]:
+            self._idle.update(idle.split(","))
+        elif step["wanted"]:
+            self._idle.clear()
         elif (ended := step["ended"]) in self._alive:
-            self._alive.discard(ended)
+            self._gone(ended)
+            if step["how"] == "KILLED":  # Spark asked for it, and says why only after it
+                self._idle.add(ended)
         elif (worker := self._starting.pop(ended, None)) is not None and not self._alive and step["how"] != "KILLED":
             self._failed.setdefault(worker, set()).add(ended)
             self._reason = step["reason"] or step["how"]
+
+    def _gone(self, executor: str) -> None:
+        if executor in self._alive:
+            self._alive.remove(executor)
+            self._lost = executor
 
     def none_starts(self) -> str:
         """Why no executor begins to work, one line; empty where one is at work, or may still begin: Spark replaces those that it loses."""
         hopeful = any(len(self._failed.get(worker, ())) < _STARTS_OF_A_WORKER for worker in self._starting.values())
         return "" if self._alive or hopeful or sum(map(len, self._failed.values())) < _MOST_STARTS else _told("", self._reason)
 
+    def worked(self) -> bool:
+        """Whether one was at work since the time before the last :meth:`read`, as far as the log says."""
+        return (self._registered or bool(self._alive)) and not self._nothing_given
+
     def none_works(self) -> bool:
-        """Whether nothing works for the job, or is about to: no executor is being started, and Spark said since this was last asked that
-        the job has none, or all that had begun are gone."""
-        said, self._nothing_given = self._nothing_given, False
-        return not self._starting and (said or (self._worked and not self._alive))
+        """Whether the job is in want of executors and has none, nor is one being started: Spark said in what was last read that it has
+        none, or all that had begun are gone, and not because there was nothing to do."""
+        gone = self._lost is not None and not self._alive and self._lost not in self._idle
+        return not self._starting and (self._nothing_given or gone)
 
 
 def loss_behind(failure: str, log: str) -> str:
