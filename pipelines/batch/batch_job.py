@@ -25,6 +25,7 @@ from pipelines.batch.left_behind import left_behind
 from pipelines.batch.row_jobs import RowJobs
 from pipelines.batch.run_files import run_files
 from pipelines.batch.run_key import begin_of, declared, lost, run_key, sources_of, superseded
+from pipelines.batch.work_place import clear_run_folder
 from pipelines.lake import layout, provenance, runs, shared
 from pipelines.lake.graphs import carried_over, graph_for, hash_of, remember_definitions, since
 from pipelines.project import recording
@@ -171,6 +172,7 @@ def _publish(repo: Repo, run: runs.Run) -> runs.Run:
             target.parent.mkdir(parents=True, exist_ok=True)
             os.rename(made, target)
     shutil.rmtree(layout.offline(run.folder), ignore_errors=True)
+    clear_run_folder(run)
     kept = {f"offline/{n}": layout.offline_run(repo.data, n, run.id) for n in repo.groups} | {"tiles": run.folder / "tiles"}
     counts = {
         f"{what}/{n}": v for what in ("events", "filtered", "empty", "rejected", "rows") for n, v in run.manifest.get(what, {}).items()

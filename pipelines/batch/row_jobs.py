@@ -16,7 +16,7 @@ from pipelines.batch.beam_transforms import ApplyTransformGraph, ReadEventLog, W
 from pipelines.batch.job_notes import keep_spans, keep_stats, with_past
 from pipelines.batch.learn_steps import Workers
 from pipelines.batch.run_files import RunFiles
-from pipelines.batch.work_place import WorkPlace
+from pipelines.batch.work_place import WorkPlace, clear_run_folder
 from pipelines.lake import layout, runs
 from pipelines.lake.counted import counted
 from pipelines.lake.run_records import with_fields
@@ -50,6 +50,7 @@ class RowJobs:
     def make(self) -> None:
         """Run them; the run has dead letters, tiles and offline rows in its folder, and is at ``publishing`` then. Raises RejectLimitError,
         before anything is learnt, for too many rejected events: it has the dead letters then."""
+        clear_run_folder(self.run)
         shutil.rmtree(self.run.folder / "engine", ignore_errors=True)
         with WorkPlace(self.repo.data, self.run, self.engine.elsewhere).attempt() as place:
             self._windows(place)

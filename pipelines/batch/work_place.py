@@ -23,7 +23,20 @@ from pipelines.sources.event_files import EventFile
 from serving.object_store.connecting import is_url
 from transforms.errors import TandemError
 
-__all__ = ["WorkPlace"]
+__all__ = ["WorkPlace", "clear_run_folder"]
+
+_OF_ATTEMPTS = ("rows", "learn", "analyze-*", "stats.json", "spans.json", "nonfinite.json")
+"""What an attempt makes and no run keeps: below the run's own folder where a version before :func:`.layout.attempts` made it."""
+
+
+def clear_run_folder(run: runs.Run) -> None:
+    """Take from the run's folder what no run keeps, which an attempt by an earlier version has left there: rows of people, among others.
+    For who holds the run."""
+    for path in (p for name in _OF_ATTEMPTS for p in run.folder.glob(name)):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 class WorkPlace:

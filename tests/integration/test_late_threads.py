@@ -3,14 +3,16 @@ it: what a late one would write is kept, and written at each moment of the next 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipelines.batch import steps
+from pipelines.batch import batch_job, steps
 from pipelines.batch.batch_job import run_batch
+from pipelines.batch.row_jobs import RowJobs
 from pipelines.batch.work_place import WorkPlace
 from pipelines.forgetting.vacuum import vacuum
 from pipelines.lake import file_addresses, layout, runs
@@ -85,6 +87,40 @@ def test_what_a_failed_attempt_still_writes_changes_nothing(tmp_path: Path, step
     assert {p.name for p in made.folder.iterdir()} <= {"manifest.json", ".lock", "dead_letters", "tiles"}
     assert runs.find(world.data, made.id).status == "complete"
     assert [p.name for p in layout.attempts(world.data).iterdir()] == []
+
+
+class PowerCut(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("left_at", ["failed", "killed", "publishing"])
+def test_what_an_earlier_version_left_in_the_runs_folder_goes(tmp_path: Path, left_at: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It made all of a run there: rows of people would stay, twice."""
+    world = orders(tmp_path)
+    with monkeypatch.context() as patch:
+        if left_at == "failed":
+            patch.setattr(steps, "write_parquet", stopped(OSError(28, "full")))
+        elif left_at == "killed":
+            patch.setattr(RowJobs, "_windows", stopped(PowerCut()))
+        else:
+            patch.setattr(batch_job, "write_cover", stopped(PowerCut()))
+        with pytest.raises(DataError if left_at == "failed" else PowerCut):
+            run_batch(world.repo(), day(0), day(2), now=NOW)
+    (run,) = runs.list_runs(world.data)
+    assert run.stage == "publishing" if left_at == "publishing" else not (run.folder / "tiles").exists()
+    for name in ("rows/orders/0.parquet", "learn/1/a.json", "analyze-abc/tmp/x", "stats.json", "spans.json", "nonfinite.json"):
+        (run.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.folder / name).write_text("{}")
+    made = run_batch(world.repo(), day(0), day(2), now=NOW).run
+    assert made.id == run.id and made.status == "complete" and file_bytes(world, made.id)
+    assert {p.name for p in made.folder.iterdir()} <= {"manifest.json", ".lock", "dead_letters", "tiles"}
+
+
+def stopped(error: BaseException) -> Callable[..., None]:
+    def stop(*given: object) -> None:
+        raise error
+
+    return stop
 
 
 def test_what_is_left_of_attempts_is_vacuumed_once_nobody_is_at_work_on_their_run(tmp_path: Path) -> None:
