@@ -218,16 +218,26 @@ def test_a_job_that_lost_all_its_executors_waits_as_long() -> None:
     assert [end.partition(":")[0] for end in waited([(0, gone), (29, ""), (30, "")])[1]] == ["30"]
 
 
-def idle(*numbers: int, said: str = "KILLED") -> str:
+def idle(*numbers: int) -> str:
     """Dynamic allocation gives them back."""
     which = ",".join(map(str, numbers))
     return (
-        f"26/11/30 20:13:00 INFO StandaloneSchedulerBackend: Actual list of executor(s) to be killed is {which.replace(',', ', ')}\n"
-        + "".join(ended(n, said) for n in numbers)
-        + f"26/11/30 20:13:00 INFO ExecutorAllocationManager: Executors {which} removed due to idle timeout.\n"
+        f"26/12/01 00:40:23 INFO StandaloneSchedulerBackend: Actual list of executor(s) to be killed is {which.replace(',', ', ')}\n"
+        f"26/12/01 00:40:23 INFO ExecutorAllocationManager: Executors {which} removed due to idle timeout.\n"
     )
 
 
+def killed(*numbers: int) -> str:
+    return "".join(
+        f"26/12/01 00:40:28 INFO TaskSchedulerImpl: Executor {n} on {GOOD} killed by driver.\n"
+        f"26/12/01 00:40:28 INFO ExecutorMonitor: Executor {n} is removed. Remove reason statistics: (gracefully decommissioned: 0,"
+        " decommision unfinished: 0, driver killed: 1, unexpectedly exited: 0).\n"
+        f"26/12/01 00:40:28 INFO DAGScheduler: Executor lost: {n} (epoch 0)\n"
+        for n in numbers
+    )
+
+
+DECOMMISSIONED = f"26/12/01 00:40:28 INFO TaskSchedulerImpl: Executor 0 on {GOOD} is decommissioned after 0.3 s.\n"
 BACKLOG = (
     "26/11/30 20:14:00 INFO ExecutorAllocationManager: Requesting 1 new executor because tasks are backlogged (new desired total will be 1"
     " for resource profile id: 0)\n"
@@ -270,14 +280,15 @@ def test_executors_that_are_given_and_can_run_no_task_end_no_wait() -> None:
 @pytest.mark.parametrize(
     "before",
     [
-        works(0, GOOD) + idle(0),
-        works(0, GOOD) + works(1, WORSE) + idle(0, 1),
-        works(0, GOOD) + works(1, WORSE) + lost(1, WORSE) + idle(0),
-        # Where executors are decommissioned, that is told first, and the process ends by itself.
-        works(0, GOOD) + idle(0, said="RUNNING") + ended(0, "EXITED (Command exited with code 0)"),
+        works(0, GOOD) + idle(0) + killed(0),
+        works(0, GOOD) + works(1, WORSE) + idle(0, 1) + killed(1, 0),
+        works(0, GOOD) + works(1, WORSE) + lost(1, WORSE) + idle(0) + killed(0),
+        works(0, GOOD) + idle(0) + DECOMMISSIONED,
+        works(0, GOOD) + idle(0) + ended(0, "EXITED (Command exited with code 0)"),
+        works(0, GOOD) + BACKLOG + added(1, WORSE) + registered(1, WORSE) + idle(1) + killed(1) + killed(0) + idle(0),
         works(0, GOOD) + ended(0, "KILLED"),
     ],
-    ids=["one", "two", "one was lost before", "decommissioned", "said later"],
+    ids=["one", "two", "one was lost before", "decommissioned", "ends by itself", "said after it", "killed"],
 )
 @pytest.mark.parametrize("minutes", [0, 30])
 def test_executors_that_spark_gave_back_are_not_waited_for_until_there_is_work(before: str, minutes: float) -> None:
@@ -288,7 +299,9 @@ def test_executors_that_spark_gave_back_are_not_waited_for_until_there_is_work(b
 
 
 def test_one_that_is_lost_beside_those_given_back_is_waited_for() -> None:
-    assert waited([(0, works(0, GOOD) + works(1, WORSE) + idle(0)), (1, lost(1, WORSE)), (2, "")])[0] == [WAITS]
+    assert waited([(0, works(0, GOOD) + works(1, WORSE) + idle(0) + killed(0)), (1, lost(1, WORSE)), (2, "")])[0] == [WAITS]
+    assert waited([(0, works(0, GOOD)), (1, DECOMMISSIONED), (2, "")])[0] == [WAITS], "its host leaves"
+    assert waited([(0, works(0, GOOD) + idle(0)), (1, BACKLOG), (2, killed(0))])[0] == [WAITS], "there was work before it had gone"
 
 
 def test_executors_that_are_slow_to_start_were_given() -> None:

@@ -22,6 +22,7 @@ _STEP = re.compile(
     r"|Registered executor .* with ID (?P<registered>\d+)"
     r"|Lost executor (?P<lost>\d+) on \S+:"
     r"|Executor updated: \S+/(?P<ended>\d+) is now (?P<how>EXITED|FAILED|LOST|KILLED)(?: \((?P<reason>.+)\))?"
+    r"|Executor (?P<gone>\d+) on \S+ (?P<why>killed by driver|is decommissioned)"
     r"|Executors (?P<idle>\d+(?:,\d+)*) removed due to idle timeout"
     r"|(?P<wanted>Requesting \d+ new executors? because tasks are backlogged)"
 )
@@ -42,7 +43,8 @@ class Executors:
         self._alive: set[str] = set()
         self._registered = self._nothing_given = False  # since the last time
         self._lost: str | None = None  # the last one that was alive
-        self._idle: set[str] = set()  # those that Spark gave back, as it had no task for them, since it last had
+        self._idle: set[str] = set()  # those that Spark gave back, as it had no task for them
+        self._wanted = False  # said since Spark last gave one back, or was given one
         self._starting: dict[str, str] = {}  # -> the worker of Spark that starts it
         self._failed: dict[str, set[str]] = {}  # worker -> those that ended without having begun, since one was last at work
         self._reason = ""
@@ -65,26 +67,29 @@ class Executors:
         elif registered := step["registered"]:
             self._starting.pop(registered, None)
             self._alive.add(registered)
-            self._registered, self._nothing_given = True, False
+            self._registered, self._nothing_given, self._wanted = True, False, False
             self._failed.clear()
         elif lost := step["lost"]:  # said of those alone that were registered
             self._gone(lost)
+        elif gone := step["gone"]:
+            self._gone(gone, given_back=step["why"] == "killed by driver")
         elif idle := step["idle"]:
             self._idle.update(idle.split(","))
+            self._wanted = False
         elif step["wanted"]:
-            self._idle.clear()
+            self._wanted = True
         elif (ended := step["ended"]) in self._alive:
-            self._gone(ended)
-            if step["how"] == "KILLED":  # Spark asked for it, and says why only after it
-                self._idle.add(ended)
+            self._gone(ended, given_back=step["how"] == "KILLED")
         elif (worker := self._starting.pop(ended, None)) is not None and not self._alive and step["how"] != "KILLED":
             self._failed.setdefault(worker, set()).add(ended)
             self._reason = step["reason"] or step["how"]
 
-    def _gone(self, executor: str) -> None:
+    def _gone(self, executor: str, given_back: bool = False) -> None:
         if executor in self._alive:
             self._alive.remove(executor)
             self._lost = executor
+            if given_back:
+                self._idle.add(executor)
 
     def none_starts(self) -> str:
         """Why no executor begins to work, one line; empty where one is at work, or may still begin: Spark replaces those that it loses."""
@@ -98,7 +103,7 @@ class Executors:
     def none_works(self) -> bool:
         """Whether the job is in want of executors and has none, nor is one being started: Spark said in what was last read that it has
         none, or all that had begun are gone, and not because there was nothing to do."""
-        gone = self._lost is not None and not self._alive and self._lost not in self._idle
+        gone = self._lost is not None and not self._alive and (self._wanted or self._lost not in self._idle)
         return not self._starting and (self._nothing_given or gone)
 
 
