@@ -118,7 +118,7 @@ ALL = {"many": many, "fares": graph_build.function(), "per_key": per_key, "words
 
 @pytest.mark.parametrize(
     ("sizes", "functions"),
-    [([40 + 31 * i for i in range(9)], ALL), ([40, 1500, 120], {name: ALL[name] for name in ("fares", "per_key")})],
+    [([40 + 31 * i for i in range(9)], ALL), ([40, 1500, 120], {name: ALL[name] for name in ("fares", "per_key", "words")})],
     ids=["small files", "one that is cut"],
 )
 def test_the_order_in_which_shares_are_learnt_changes_no_bit(tmp_path: Path, sizes: list[int], functions: dict[str, Any]) -> None:
@@ -226,12 +226,13 @@ def test_accumulators_of_every_kind_arrive(tmp_path: Path) -> None:
 
 
 def test_what_keys_and_words_amount_to_in_shares_is_that_of_all_rows(tmp_path: Path) -> None:
-    files = [tmp_path / f"part-{i}.parquet" for i in range(5)]
-    for i, file in enumerate(files):
-        pq.write_table(pa.Table.from_batches([graph_build.rows(150, seed=i)]), file)
+    """Of files that are whole in a share, and of one that is cut into three."""
+    files = [tmp_path / f"part-{i}.parquet" for i in range(3)]
+    for i, (file, n) in enumerate(zip(files, (100, 500, 150), strict=True)):
+        pq.write_table(pa.Table.from_batches([graph_build.rows(n, seed=i)]), file)
     work: Any = {"per_key": (graph_build.GROUP, per_key, files), "words": (graph_build.GROUP, words, files)}
     found = {}
-    for name, most in (("whole", 10**9), ("shares", 150)):
+    for name, most in (("whole", 10**9), ("shares", 200)):
         prints = analyze_groups(work, tmp_path / name, share_rows=most)
         found[name] = {group: tmp_path / name / group / print_ for group, print_ in prints.items()}
     for vocabulary in ("shuffled", "placed", "covering", "weighted"):
