@@ -168,6 +168,7 @@ def materialize(repo: Repo, start: datetime, end: datetime, steps: Steps) -> Non
         more = [f"{m.dropped:,} keys deleted: the runs no longer have rows for them"] if m.dropped else []
         more += [f"{m.newer:,} keys unchanged: a stream has newer rows"] if m.newer else []
         more += [f"{m.refused:,} rows refused: they are in the future"] if m.refused else []
+        more += [f"{m.too_large:,} rows refused: they are larger than the online store takes"] if m.too_large else []
         what = f"{m.rows:,} rows" if m.rows or m.newer else "no row in this range"
         steps.say(f"{m.view}: {'; '.join([what, *more])}")
     steps.say(f"materialized {as_option(start)} to {as_option(end)} into the online store")

@@ -85,12 +85,16 @@ class DynamoServer:
             return told
 
 
-def cancelled(*codes: str) -> dict[str, Any]:
-    """What the service answers where it cancels a transaction: a reason per action."""
+PAGE: dict[str, Any] = {"status": 200, "page": "<html>Welcome</html>"}
+"""What something else answers, whatever it is asked."""
+
+
+def cancelled(*codes: str, **messages: str) -> dict[str, Any]:
+    """What the service answers where it cancels a transaction: a reason per action; ``messages``: of those codes."""
     return {
         "__type": "com.amazonaws.dynamodb.v20120810#TransactionCanceledException",
         "Message": f"Transaction cancelled, please refer cancellation reasons for specific reasons [{', '.join(codes)}]",
-        "CancellationReasons": [{"Code": code} for code in codes],
+        "CancellationReasons": [{"Code": code} | ({"Message": messages[code]} if code in messages else {}) for code in codes],
     }
 
 
@@ -143,6 +147,8 @@ def _serve(port: int) -> None:
         fault = waiting[operation].pop(0) if waiting.get(operation) else None
         if fault is not None:
             status = fault.pop("status", 400)
+            if "page" in fault:
+                return Response(fault["page"], status, mimetype="text/html")(environ, start_response)
             return Response(json.dumps(fault), status, mimetype="application/x-amz-json-1.0")(environ, start_response)
         return dynamodb(environ, start_response)
 

@@ -42,13 +42,14 @@ _ROWS_AT_ONCE = 20_000
 @dataclass(frozen=True)
 class Materialized:
     """What became of one view: ``rows`` were written, ``dropped`` are the stored ones whose keys have no row any more, ``newer`` the ones
-    that stayed, as a stream is further; ``refused`` lie ahead of the clock."""
+    that stayed, as a stream is further; ``refused`` lie ahead of the clock; ``too_large`` are larger than the store takes."""
 
     view: str
     rows: int
     dropped: int = 0
     newer: int = 0
     refused: int = 0
+    too_large: int = 0
 
 
 def materialize(
@@ -172,7 +173,7 @@ def materialize_view(store: Any, online: OrderedOnlineStore, view: Any, start: d
             written += online.write_rows(config, view, older, covered).written if older.num_rows else 0
             dropped = online.drop_superseded(config, view, first, covered)
     store.registry.apply_materialization(view, config.project, start, end)
-    return Materialized(view.name, written, dropped, result.stale, result.refused)
+    return Materialized(view.name, written, dropped, result.stale, result.refused, result.too_large)
 
 
 def take_back(

@@ -378,11 +378,20 @@ def _online(repo: Repo, subject: Subject, dry_run: bool, report: Report) -> None
         except ConfigError as error:
             report.notes.append(f"the online store is not erased: {error}")
             return
+        failed: list[StoreError] = []
         for view in store.list_feature_views():
-            if count := without_online_rows(online, store.config, view, subject, dry_run):
+            try:
+                count = without_online_rows(online, store.config, view, subject, dry_run)
+            except StoreError as error:  # the other views' rows are no less the subject's
+                failed.append(error)
+                changed.append(view)
+                continue
+            if count:
                 report.found[f"online/{view.name}"] += count
                 changed.append(view)
         if not dry_run:
             report.notes += online.compact(store.config, changed) or ()
+        if failed:
+            raise failed[0]
     except TandemError as error:
         raise StoreError(f"the online store was not erased: {error}; files are; run the same command again") from None

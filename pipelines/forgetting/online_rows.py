@@ -36,19 +36,28 @@ _KEPT |= {ValueType[f"{kind.name}_LIST"]: pa.list_(arrow) for kind, arrow in _KE
 
 def without_online_rows(store: OrderedOnlineStore, config: RepoConfig, view: FeatureView, subject: Subject, dry_run: bool = False) -> int:
     """Delete a view's rows about the subject; how many there were. What the store holds decides, and no file: the other keys of a row may
-    be nowhere else any more. ``dry_run`` deletes nothing. Raises StoreError."""
+    be nowhere else any more. ``dry_run`` deletes nothing. Raises StoreError; where a store could not name all of its rows, those that it
+    named are deleted before."""
+    failed: list[StoreError] = []
     kinds = {c.name: c.dtype.to_value_type() for c in view.entity_columns}
     if {name for name, _ in subject.keys} <= set(kinds):
-        keys = _with_its_keys(store, config, view, subject, kinds)
+        keys = _with_its_keys(store, config, view, subject, kinds, failed)
     else:
-        keys = _with_its_values(store, config, view, subject, kinds)
+        keys = _with_its_values(store, config, view, subject, kinds, failed)
     if keys and not dry_run:
         store.delete_keys(config, view, keys)
+    if failed:
+        raise failed[0]
     return len(keys)
 
 
 def _with_its_keys(
-    store: OrderedOnlineStore, config: RepoConfig, view: FeatureView, subject: Subject, kinds: dict[str, ValueType]
+    store: OrderedOnlineStore,
+    config: RepoConfig,
+    view: FeatureView,
+    subject: Subject,
+    kinds: dict[str, ValueType],
+    failed: list[StoreError],
 ) -> list[bytes]:
     """The keys of rows of which all of the subject's keys are keys."""
     try:
@@ -60,8 +69,16 @@ def _with_its_keys(
         protos = [_message(value, kinds[name]) for name, value in values.items()]
         return _stored(store, config, view, [store.entity_key(config, EntityKey(join_keys=list(values), entity_values=protos))])
     _check_layout(config, view)
-    found = store.stored_keys(config, view, max(wanted.values(), key=len))
+    found = _named(store.stored_keys(config, view, max(wanted.values(), key=len)), failed)
     return _stored(store, config, view, (key for key in found if wanted.items() <= key_parts(key, list(kinds))[0].items()))
+
+
+def _named(found: Iterator[bytes], failed: list[StoreError]) -> Iterator[bytes]:
+    """The keys, up to where the store fails, which is noted."""
+    try:
+        yield from found
+    except StoreError as error:
+        failed.append(error)
 
 
 def _message(value: str | int, kind: ValueType) -> Value:
@@ -88,7 +105,12 @@ def _stored(store: OrderedOnlineStore, config: RepoConfig, view: FeatureView, ke
 
 
 def _with_its_values(
-    store: OrderedOnlineStore, config: RepoConfig, view: FeatureView, subject: Subject, kinds: dict[str, ValueType]
+    store: OrderedOnlineStore,
+    config: RepoConfig,
+    view: FeatureView,
+    subject: Subject,
+    kinds: dict[str, ValueType],
+    failed: list[StoreError],
 ) -> list[bytes]:
     """The keys of rows whose features hold the subject's values, as the last one or among the most frequent ones: by the rule for files."""
     types = {f.name: _KEPT.get(f.dtype.to_value_type()) for f in view.features if f.name not in (REVISION, FINGERPRINT)}
@@ -97,7 +119,7 @@ def _with_its_values(
         return []
     _check_layout(config, view)
     out: dict[bytes, None] = {}
-    for keys, rows in _rows(store, config, view, list(may)):
+    for keys, rows in _rows(store, config, view, list(may), failed):
         columns = {name: pa.array([_plain(cells[i]) for cells in rows], kind) for i, (name, kind) in enumerate(may.items())}
         for name in kinds:
             columns[name] = pa.array([part_value(key_parts(key, list(kinds))[0][name]) for key in keys])
@@ -107,10 +129,10 @@ def _with_its_values(
 
 
 def _rows(
-    store: OrderedOnlineStore, config: RepoConfig, view: FeatureView, names: list[str]
+    store: OrderedOnlineStore, config: RepoConfig, view: FeatureView, names: list[str], failed: list[StoreError]
 ) -> Iterator[tuple[list[bytes], list[list[bytes | None]]]]:
     """All rows of a view, some at a time: keys, and what each has of some features."""
-    found = store.stored_keys(config, view)
+    found = _named(store.stored_keys(config, view), failed)
     while some := list(islice(found, _AT_ONCE)):
         rows = [(key, row[1]) for key, row in zip(some, store.read_stored(config, view, some, names)) if row is not None]
         yield [key for key, _ in rows], [list(cells) for _, cells in rows]

@@ -174,6 +174,10 @@ class OrderedOnlineStore(OnlineStore):
         """Who has claimed the project's rows; None where nobody did, or no mark is kept: as by default."""
         return None
 
+    def too_large(self, config: RepoConfig, table: FeatureView, rows: Rows) -> npt.NDArray[np.bool_]:
+        """Which of the rows are larger than any that the store takes: they are refused, and the others written. By default: none."""
+        return np.zeros(len(rows), np.bool_)
+
     def read_columns(self, config: RepoConfig, reads: Sequence[ColumnRead]) -> list[StoredColumns]:
         """What :meth:`read_stored` gives for each read, as columns: how a server reads, some thousand keys of all its views at once.
 
@@ -251,8 +255,8 @@ class OrderedOnlineStore(OnlineStore):
         for stamp in np.unique(stamps).tolist():  # Feast's materialize: rows of one batch run each
             some = rows if (stamps == stamp).all() else rows.take(np.flatnonzero(stamps == stamp))
             places, _ = self._chosen(config, table, some, self.latest_us(config))
-            if len(places):
-                self.write_winners(config, table, replace(some.take(places), stamp=stamp))
+            if len(made := self._fitting(config, table, some.take(places))):
+                self.write_winners(config, table, replace(made, stamp=stamp))
         if progress:
             progress(len(data))
 
@@ -289,8 +293,9 @@ class OrderedOnlineStore(OnlineStore):
         made = replace(heads, values=values, packed=packed)
         if covered is not None:
             made = replace(made, stamp=covered.stamp, upto_us=covered.upto_us)
-        written = self.write_winners(config, table, made)
-        return WriteResult(written, n - refused - written, refused)
+        fitting = self._fitting(config, table, made)
+        written, large = self.write_winners(config, table, fitting) if len(fitting) else 0, len(made) - len(fitting)
+        return WriteResult(written, n - refused - large - written, refused, large)
 
     def decisive(self, config: RepoConfig, table: FeatureView, rows: pa.RecordBatch) -> pa.RecordBatch:
         """Of rows as :meth:`write_rows` takes them those that it would look at: of rows in the order of keys and times the last one of
@@ -301,6 +306,21 @@ class OrderedOnlineStore(OnlineStore):
             return rows
         places = ends_of_runs([as_array(columns[c.name]) for c in table.entity_columns], times)
         return rows if len(places) == len(times) else rows.take(pa.array(places))
+
+    def _fitting(self, config: RepoConfig, table: FeatureView, rows: Rows) -> Rows:
+        """Those that are not too large, of which one line tells."""
+        large = self.too_large(config, table, rows)
+        if not large.any():
+            return rows
+        log.error(
+            "view %s: refused %d of %d rows that are larger than this online store takes, e.g. key %r; what it has of their keys stays;"
+            " keep fewer or shorter features in the view",
+            table.name,
+            int(large.sum()),
+            len(rows),
+            rows.keys[int(np.argmax(large))].as_py(),
+        )
+        return rows.take(np.flatnonzero(~large))
 
     def _packs(self, config: RepoConfig) -> bool:
         return self.keeps_packed and config.online_store.packed

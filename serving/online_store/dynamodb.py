@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 from feast import Entity, FeatureView, RepoConfig
+from pydantic import Field, field_validator
 
 from serving.online_store.base import Covered, OrderedOnlineStore, OrderedOnlineStoreConfig, Rows, StoredRow, unreachable
 from serving.online_store.dynamodb_items import (
     EVENT,
     ID,
+    ITEM_BYTES,
     KEY,
     ORDER,
     PACKED_COPY,
@@ -24,7 +28,7 @@ from serving.online_store.dynamodb_items import (
     id_of,
     items_of,
     order_of,
-    size_of,
+    sizes_of,
     stored_row,
 )
 from serving.online_store.order import Order, check_owner, row_wins
@@ -35,7 +39,7 @@ from transforms.errors import ConfigError, StoreError
 try:
     from botocore.exceptions import BotoCoreError, ClientError
 
-    from serving.online_store.dynamodb_link import Link, ThrottledError, cut, fix_of, is_missing, refuses
+    from serving.online_store.dynamodb_link import ForeignAnswerError, Link, ThrottledError, cut, fix_of, is_missing, refuses
     from serving.online_store.dynamodb_state import State, read_open
 except ImportError as missing:
     raise ConfigError(
@@ -54,6 +58,7 @@ a second try, so it is a quarter of them, and the checks are a tenth of what it 
 _PROJECT_TABLE = "tandem.state"
 """In the place of a view's name, in which there is no point: whose the project's rows are, and generation markers."""
 _VIEW_STATE, _OWNER_STATE, _MARK = "tandem state", "tandem owner", "tandem mark"
+_NO_MARK: Item = {"kept": {"N": "-1"}}
 _IS_ROW = f"attribute_exists({EVENT})"
 
 
@@ -67,23 +72,42 @@ class OrderedDynamoDBOnlineStoreConfig(OrderedOnlineStoreConfig):
     tags: dict[str, str] | None = None
     consistent_reads: bool = True
     """Without it, reads cost half and may give the row of a moment before."""
-    connect_timeout: float = 5.0
-    read_timeout: float = 10.0
-    total_max_retry_attempts: int | None = None
+    connect_timeout: float = Field(5.0, gt=0)
+    read_timeout: float = Field(10.0, gt=0)
+    total_max_retry_attempts: int | None = Field(None, ge=1)
     """How often a request is sent at most; by default 3 times."""
     retry_mode: Literal["legacy", "standard", "adaptive"] | None = None
-    max_pool_connections: int = 10
+    max_pool_connections: int = Field(10, ge=1)
     """As many requests of one call are under way at once."""
-    retry_seconds: float = 30.0
+    retry_seconds: float = Field(30.0, ge=0)
     """How long a call goes on while others write the same rows, or a table has no capacity left."""
 
+    @field_validator("endpoint_url")
+    @classmethod
+    def _has_scheme(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise ValueError("it begins with http:// or https://, as in http://localhost:8000")
+        return url
+
+    @field_validator("table_name_template")
+    @classmethod
+    def _tells_apart(cls, template: str) -> str:
+        """The tables of two projects, and of two views, are two."""
+        try:
+            made = {template.format(project=project, table_name=name) for project in "ab" for name in "cd"}
+        except (AttributeError, IndexError, KeyError, ValueError):
+            made = set()
+        if len(made) < 4:
+            raise ValueError("it has {project} and {table_name} in it, and nothing else in braces")
+        return template
+
     def limit_waits(self, seconds: float) -> None:
-        """The timeouts together, one attempt, and the time of retries, where the file sets none."""
+        """The time of retries, and that of the last attempt, which may begin at its end, where the file sets none."""
         limits = {
-            "connect_timeout": seconds / 2,
-            "read_timeout": seconds / 2,
+            "connect_timeout": seconds / 4,
+            "read_timeout": seconds / 4,
             "total_max_retry_attempts": 1,
-            "retry_seconds": seconds,
+            "retry_seconds": seconds / 2,
         }
         for name, limit in limits.items():
             if name not in self.model_fields_set:
@@ -121,7 +145,7 @@ class OrderedDynamoDBOnlineStore(OrderedOnlineStore):
             if held is None or held[0] != os.getpid():
                 self.__dict__["_held"] = held = (os.getpid(), Link(config.online_store))
             yield held[1]
-        except (BotoCoreError, ClientError, ThrottledError) as e:
+        except (BotoCoreError, ClientError, ForeignAnswerError, ThrottledError) as e:
             raise unreachable(self._where(config), e, fix_of(e), refuses(e)) from e
 
     @staticmethod
@@ -140,20 +164,21 @@ class OrderedDynamoDBOnlineStore(OrderedOnlineStore):
         return State(link, self._table(config, _PROJECT_TABLE), _OWNER_STATE)
 
     def _read(
-        self, link: Link, config: RepoConfig, view: str, ids: Sequence[str] = (), decided: bool = False
+        self, link: Link, config: RepoConfig, view: str, ids: Sequence[str] = (), decided: bool = False, until: float | None = None
     ) -> tuple[_Judged, list[Item | None]]:
         """What rows of a view are judged by, and what is stored of these ids, as :attr:`writer`. Raises OwnerError, and StoreError for a
         table of another view."""
         table = self._table(config, view)
         states = [State(link, table, _VIEW_STATE), *([] if self.writer is None else [self._owner_state(link, config)])]
-        held, found = read_open(link, states, [(table, i) for i in ids], (EVENT, ORDER), decided)
+        held, found = read_open(link, states, [(table, i) for i in ids], (EVENT, ORDER), decided, until)
         if self.writer is not None:
             check_owner(config.project, held[1].values.get("owner"), self.writer)
         _check_view(config, view, held[0].values)
+        turn = next(link.turns)
         judged = _Judged(
             held[0].values.get("fingerprint"),
             _covered(held[0].values),
-            [state.check(copy) for state, copy in zip(states, held)],
+            [state.check(copy, turn) for state, copy in zip(states, held)],
         )
         return judged, [found.get((table, i)) for i in ids]
 
@@ -161,16 +186,21 @@ class OrderedDynamoDBOnlineStore(OrderedOnlineStore):
         """Do what is chosen for these ids of a view, in one transaction with the check of what it was chosen by; the number of actions.
         Where that or a row has changed meanwhile, it is read and chosen anew."""
         table = self._table(config, view)
-        for n, _ in enumerate(link.tries()):
-            judged, stored = self._read(link, config, view, ids, decided=n > 0)
+        until = link.until()
+        for n, _ in enumerate(link.tries(until)):
+            judged, stored = self._read(link, config, view, ids, n > 0, until)
             actions = [
                 {kind: {"TableName": table, **given, **as_read(item)}}
                 for item, chosen in zip(stored, choose(judged, stored))
                 for kind, given in (chosen or {}).items()
             ]
-            if not actions or link.transact([*actions, *judged.checks]):
+            if not actions or link.transact([*actions, *judged.checks], until):
                 return len(actions)
         raise AssertionError("unreachable")
+
+    def too_large(self, config: RepoConfig, table: FeatureView, rows: Rows) -> npt.NDArray[np.bool_]:
+        """Those whose item would be larger than 400 KB, without its packed copy."""
+        return sizes_of(rows, [f.name for f in table.features]) > ITEM_BYTES
 
     def write_winners(self, config: RepoConfig, table: FeatureView, rows: Rows) -> int:
         def write(part: Sequence[tuple[Order, Item]]) -> int:
@@ -185,14 +215,18 @@ class OrderedDynamoDBOnlineStore(OrderedOnlineStore):
 
             return self._settle(link, config, table.name, [item[ID]["S"] for _, item in part], winners)
 
+        self._written(config).add(self._table(config, table.name))
         with self._linked(config) as link:
             return sum(link.at_once(write, list(_parts(items_of(rows, [f.name for f in table.features])))))
 
     def read_stored(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes], names: Sequence[str]) -> list[StoredRow | None]:
-        places = [(self._table(config, table.name), id_of(key)) for key in keys]
         with self._linked(config) as link:
-            found = link.get(places, (EVENT, ORDER, VALUES), config.online_store.consistent_reads)
-        rows = {place: stored_row(item, names) for place, item in found.items()}
+            return self._stored(link, config, ColumnRead(table, keys, tuple(names)), link.until())
+
+    def _stored(self, link: Link, config: RepoConfig, read: ColumnRead, until: float) -> list[StoredRow | None]:
+        places = [(self._table(config, read.table.name), id_of(key)) for key in read.keys]
+        found = link.get(places, (EVENT, ORDER, VALUES), config.online_store.consistent_reads, until)
+        rows = {place: stored_row(item, read.names) for place, item in found.items()}
         return [rows.get(place) for place in places]
 
     def read_columns(self, config: RepoConfig, reads: Sequence[ColumnRead]) -> list[StoredColumns]:
@@ -201,15 +235,16 @@ class OrderedDynamoDBOnlineStore(OrderedOnlineStore):
             return super().read_columns(config, reads)
         places = [[(self._table(config, read.table.name), id_of(key)) for key in read.keys] for read in reads]
         with self._linked(config) as link:
-            found = link.get((one for some in places for one in some), (PACKED_COPY,), config.online_store.consistent_reads)
-        return [self._columns_of(config, read, [found.get(place) for place in some]) for read, some in zip(reads, places)]
+            until = link.until()
+            found = link.get((one for some in places for one in some), (PACKED_COPY,), config.online_store.consistent_reads, until)
+            return [self._columns_of(link, config, read, [found.get(at) for at in some], until) for read, some in zip(reads, places)]
 
-    def _columns_of(self, config: RepoConfig, read: ColumnRead, items: Sequence[Item | None]) -> StoredColumns:
+    def _columns_of(self, link: Link, config: RepoConfig, read: ColumnRead, items: Sequence[Item | None], until: float) -> StoredColumns:
         if all(item is None or PACKED_COPY in item for item in items):
             cells = [None if item is None else item[PACKED_COPY]["B"] for item in items]
             if (packed := PackedRows.read(read.layout, cells, read.names)) is not None:
                 return PackedColumns(packed, read.names)
-        return by_columns(self.read_stored(config, read.table, read.keys, read.names), len(read.names))
+        return by_columns(self._stored(link, config, read, until), len(read.names))
 
     def apply_fingerprint(self, config: RepoConfig, view: str, fingerprint: str) -> None:
         def applied(values: Mapping[str, str]) -> Mapping[str, str]:
@@ -236,7 +271,7 @@ class OrderedDynamoDBOnlineStore(OrderedOnlineStore):
                 return []
             (held,), _ = read_open(link, [owner := self._owner_state(link, config)])
             check_owner(config.project, held.values.get("owner"), self.writer)
-            return [owner.check(held)]
+            return [owner.check(held, next(link.turns))]
 
         with self._linked(config) as link:
             self._change(link, config, self._view_state(link, config, view), covering, owned)
@@ -289,7 +324,7 @@ class OrderedDynamoDBOnlineStore(OrderedOnlineStore):
             kept = "it keeps what was deleted for up to 35 days, and backups longer: delete or expire those"
             try:
                 with self._linked(config) as link:
-                    found = link.client.describe_continuous_backups(TableName=name)["ContinuousBackupsDescription"]
+                    found = link.ask(link.client.describe_continuous_backups, {"TableName": name})["ContinuousBackupsDescription"]
                 recovery = found.get("PointInTimeRecoveryDescription", {}).get("PointInTimeRecoveryStatus")
                 if recovery == "ENABLED":
                     lines.append(f"dynamodb table {name}: point-in-time recovery is on; {kept}")
@@ -299,17 +334,39 @@ class OrderedDynamoDBOnlineStore(OrderedOnlineStore):
         return lines or None
 
     def mark_generation(self, config: RepoConfig, name: str, value: int, at_least: int | None = None) -> bool:
-        table = self._table(config, _PROJECT_TABLE)
-        condition: Mapping[str, Any] = {}
-        if at_least is not None:
-            condition = {"ConditionExpression": "kept >= :least", "ExpressionAttributeValues": {":least": {"N": str(at_least)}}}
-        item = {ID: {"S": f"{_MARK} {name}"}, "kept": {"N": str(value)}}
+        """Tables are lost and restored one by one, so each view's that this process has written has a copy of the marker beside its rows;
+        which tables have one stands in that of the project's table."""
+        marks, views = (self._table(config, _PROJECT_TABLE), f"{_MARK} {name}"), set(self._written(config))
         with self._linked(config) as link:
+            if at_least is not None:
+                before = link.get([marks]).get(marks)
+                if before is None or int(before["kept"]["N"]) < at_least:
+                    return False
+                marked = set(before.get("tables", {}).get("SS", ()))
+                found = link.get([(table, marks[1]) for table in marked])
+                if any(int(found.get((table, marks[1]), _NO_MARK)["kept"]["N"]) < at_least for table in marked):
+                    return False
+                views |= marked
+            there = [table for table in link.at_once(partial(_marked, link, marks[1], value), sorted(views)) if table]
+            if len(there) < len(views):
+                if at_least is not None:
+                    return False
+                self._written(config).intersection_update(there)  # what is lost is told once
+            tables = {"tables": {"SS": there}} if there else {}
+            condition: Mapping[str, Any] = {}
+            if at_least is not None:
+                condition = {"ConditionExpression": "kept >= :least", "ExpressionAttributeValues": {":least": {"N": str(at_least)}}}
+            item = {ID: {"S": marks[1]}, "kept": {"N": str(value)}, **tables}
             try:
-                self._in_table(link, config, table, partial(link.put, table, item, condition))
+                self._in_table(link, config, marks[0], partial(link.put, marks[0], item, condition))
             except link.errors.ConditionalCheckFailedException:
                 return False
         return True
+
+    def _written(self, config: RepoConfig) -> set[str]:
+        """The tables of the views of a project that this object has written."""
+        held: dict[str, set[str]] = self.__dict__.setdefault("_tables_written", {})
+        return held.setdefault(config.project, set())
 
     def claim(self, config: RepoConfig, owner: str, take: bool = False) -> str:
         def claimed(values: Mapping[str, str]) -> Mapping[str, str]:
@@ -371,6 +428,7 @@ class OrderedDynamoDBOnlineStore(OrderedOnlineStore):
                 with contextlib.suppress(_OthersTable):  # another's table is not ours to drop
                     _check_view(config, view, self._view_state(link, config, view).read().values)
                     link.drop(self._table(config, view))
+                    self._written(config).discard(self._table(config, view))
 
     def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
         """Take the tables of these views away, and that of the project's marks."""
@@ -393,20 +451,28 @@ def _check_view(config: RepoConfig, view: str, values: Mapping[str, str]) -> Non
         )
 
 
+def _marked(link: Link, marker: str, value: int, table: str) -> str:
+    """The table, with the marker in it; '' where it is not there."""
+    try:
+        link.put(table, {ID: {"S": marker}, "kept": {"N": str(value)}}, {})
+    except link.errors.ResourceNotFoundException:
+        return ""
+    return table
+
+
 def _covered(values: Mapping[str, str]) -> Covered | None:
     return Covered(int(values["stamp"]), int(values["upto_us"])) if "stamp" in values else None
 
 
-def _parts(rows: Iterable[tuple[Order, Item]]) -> Iterator[Sequence[tuple[Order, Item]]]:
+def _parts(rows: Iterable[tuple[Order, Item, int]]) -> Iterator[Sequence[tuple[Order, Item]]]:
     """Pieces of a transaction's size."""
     part: list[tuple[Order, Item]] = []
     size = 0
-    for row in rows:
-        more = size_of(row[1])
+    for order, item, more in rows:
         if part and (len(part) == _ROWS or size + more > _BYTES):
             yield part
             part, size = [], 0
-        part.append(row)
+        part.append((order, item))
         size += more
     if part:
         yield part

@@ -12,6 +12,10 @@ from datetime import datetime
 from typing import Any
 
 import mmh3
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from serving.online_store.order import Order, Rows, StoredRow
 from transforms.instants import instant, micros_of
@@ -19,6 +23,7 @@ from transforms.instants import instant, micros_of
 __all__ = [
     "EVENT",
     "ID",
+    "ITEM_BYTES",
     "KEY",
     "ORDER",
     "PACKED_COPY",
@@ -28,7 +33,7 @@ __all__ = [
     "id_of",
     "items_of",
     "order_of",
-    "size_of",
+    "sizes_of",
     "stored_row",
 ]
 
@@ -37,6 +42,8 @@ Item = Mapping[str, Any]
 
 ID, EVENT, VALUES = "entity_id", "event_ts", "values"
 ORDER, KEY, PACKED_COPY = "tandem_order", "tandem_key", "tandem_packed"
+ITEM_BYTES = 400_000
+"""What an item may have, its attributes' names included: the service's 400 KB, counted small."""
 _OVERHEAD = 3
 """What the service counts for each element of a map, at most, beside its name and value."""
 
@@ -46,12 +53,14 @@ def id_of(key: bytes) -> str:
     return mmh3.hash_bytes(key).hex()
 
 
-def items_of(rows: Rows, names: Sequence[str]) -> Iterator[tuple[Order, Item]]:
-    """Each row with its order; ``names`` are those of its features."""
+def items_of(rows: Rows, names: Sequence[str]) -> Iterator[tuple[Order, Item, int]]:
+    """Each row: its order, its item, and that one's size (:func:`sizes_of`); ``names`` are those of its features. An item that is too large
+    by its packed copy is without it."""
     orders = zip(rows.event_us.tolist(), rows.revision.tolist(), rows.fingerprint.to_pylist())
     cells = zip(*(column.to_pylist() for column in rows.values)) if names else iter([()] * len(rows))
     packed = [None] * len(rows) if rows.packed is None else rows.packed.to_pylist()
-    for (at, revision, fingerprint), key, values, copy in zip(orders, rows.keys.to_pylist(), cells, packed):
+    sizes = sizes_of(rows, names).tolist()
+    for (at, revision, fingerprint), key, values, copy, size in zip(orders, rows.keys.to_pylist(), cells, packed, sizes):
         order = (at, revision, fingerprint, rows.stamp)
         item = {
             ID: {"S": id_of(key)},
@@ -60,15 +69,19 @@ def items_of(rows: Rows, names: Sequence[str]) -> Iterator[tuple[Order, Item]]:
             KEY: {"B": key},
             ORDER: _encoded(order),
         }
-        yield order, item if copy is None else {**item, PACKED_COPY: {"B": copy}}
+        if copy is None or size + len(copy) > ITEM_BYTES:
+            yield order, item, size
+        else:
+            yield order, {**item, PACKED_COPY: {"B": copy}}, size + len(copy)
 
 
-def size_of(item: Item) -> int:
-    """The bytes that the service counts for an item of :func:`items_of`, or a few more."""
-    values = item[VALUES]["M"]
-    size = sum(len(name.encode()) + len(value["B"]) + _OVERHEAD for name, value in values.items())
-    binary = sum(len(item[name]["B"]) for name in (KEY, PACKED_COPY) if name in item)
-    return size + binary + 300  # names of attributes, the hash, the time, and the order with its fingerprint of 64 characters
+def sizes_of(rows: Rows, names: Sequence[str]) -> npt.NDArray[np.int64]:
+    """The bytes that the service counts for each row's item without its packed copy, or a few more: int64 [N]."""
+    sizes = np.zeros(len(rows), np.int64)
+    for column in (rows.keys, rows.fingerprint, *rows.values):
+        sizes += np.asarray(pc.fill_null(pc.binary_length(column), 0).cast(pa.int64()))
+    # Beside the features' names: those of the attributes and of the order's elements, the hash, the time, and numbers.
+    return sizes + sum(len(name.encode()) + _OVERHEAD for name in names) + 240
 
 
 def order_of(item: Item) -> Order:

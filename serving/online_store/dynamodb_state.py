@@ -10,7 +10,6 @@ it has decided the change, and anybody can finish it, so that nothing waits for 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,6 @@ __all__ = ["COPIES", "Held", "State", "read_open"]
 COPIES = 16
 """For good: whoever knew of fewer would not see all changes."""
 _ATTRIBUTES = ("version", "closed", "held")
-_turns = itertools.count(random.randrange(COPIES))
 
 
 @dataclass(frozen=True)
@@ -63,10 +61,10 @@ class State:
         values = {name: value["S"] for name, value in item["held"]["M"].items()}
         return Held(copy, int(item["version"]["N"]), values, item["closed"]["BOOL"])
 
-    def check(self, held: Held) -> dict[str, Any]:
-        """The action of a transaction that a copy is as the one that was read, and open: as long as one is, all that are open are. It is
-        another copy each time, so that transactions that are under way at once have copies of their own."""
-        place = self.place(next(_turns) % COPIES)[1]
+    def check(self, held: Held, turn: int) -> dict[str, Any]:
+        """The action of a transaction that a copy is as the one that was read, and open: as long as one is, all that are open are. With
+        another ``turn`` of the link's for each transaction, those that are under way at once have copies of their own."""
+        place = self.place(turn % COPIES)[1]
         return {"ConditionCheck": {"TableName": self.table, "Key": {ID: {"S": place}}, **_unchanged(held)}}
 
     def change(
@@ -75,7 +73,8 @@ class State:
         """Put what ``make`` makes of the values in their place, in one atomic step with the checks ``also``; the values then. When this
         returns, no transaction succeeds any more that was judged by others. Both may be called again, where something has changed
         meanwhile. Raises what they raise."""
-        for _ in self.link.tries():
+        until = self.link.until()
+        for _ in self.link.tries(until):
             held = self.read()
             if held.closed:
                 self.finish(held)
@@ -85,7 +84,7 @@ class State:
                 return new
             closed = Held(0, max(now_us(), held.version + 1), new, closed=True)  # never a number of a table that was dropped
             put = {"Put": {"TableName": self.table, "Item": self._item(closed), **_unchanged(held)}}
-            if self.link.transact([put, *also()]):
+            if self.link.transact([put, *also()], until):
                 self.finish(closed)
                 return new
         raise AssertionError("unreachable")
@@ -126,13 +125,15 @@ def read_open(
     places: Sequence[tuple[str, str]] = (),
     attributes: Sequence[str] = (),
     decided: bool = False,
+    until: float | None = None,
 ) -> tuple[list[Held], dict[tuple[str, str], Item]]:
     """(an open copy of each state, the items of other places with these attributes), all by one request. Any copy, or with ``decided`` copy
     0, for who was refused by another. A change that somebody was killed in is carried out."""
-    for _ in link.tries():
+    until = link.until() if until is None else until
+    for _ in link.tries(until):
         copies = [0 if decided else random.randrange(COPIES) for _ in states]
         asked = [state.place(copy) for state, copy in zip(states, copies)]
-        found = link.get([*asked, *places], (*_ATTRIBUTES, *attributes))
+        found = link.get([*asked, *places], (*_ATTRIBUTES, *attributes), until=until)
         held = [state.held(copy, found.pop(place, None)) for state, copy, place in zip(states, copies, asked)]
         closed = [state for state, copy in zip(states, held) if copy.closed]
         if not closed:

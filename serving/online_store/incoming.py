@@ -30,11 +30,12 @@ _NAT = -(2**63)
 @dataclass(frozen=True)
 class WriteResult:
     """What became of rows: ``written``; ``stale``, as an equal or greater row was there or a materialization covers them;
-    ``refused``, as too far in the future."""
+    ``refused``, as too far in the future; ``too_large``, as the store takes no row of that size."""
 
     written: int
     stale: int
     refused: int
+    too_large: int = 0
 
 
 def rows_of_messages(

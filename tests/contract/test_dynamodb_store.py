@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -13,6 +14,7 @@ from unittest.mock import MagicMock
 
 import pyarrow as pa
 import pytest
+import yaml
 from fastapi.testclient import TestClient
 from feast import Field
 from feast.infra.online_stores.helpers import compute_entity_id, get_online_store_from_config
@@ -21,13 +23,14 @@ from feast.types import String
 
 from serving.app import create_app
 from serving.online_store.base import ColumnRead, Covered
+from serving.registry_place import feast_config
 from tandem.testing import online_store, store_bench
 from tandem.testing.online_store import NOW, US, Bench, OnlineStoreContract, at_us, key, view
 from tandem.testing.store_bench import configuration
-from tests.dynamodb_server import REGION, DynamoServer, cancelled, dynamodb_server, refused
+from tests.dynamodb_server import PAGE, REGION, DynamoServer, cancelled, dynamodb_server, refused
 from tests.integration.serving_world import GOOD, make_repo, push, settings
 from tests.redis_server import free_port
-from transforms.errors import FingerprintError, OwnerError, RightsError, StoreError
+from transforms.errors import ConfigError, FingerprintError, OwnerError, RightsError, StoreError
 
 pytest.importorskip("boto3")
 pytest.importorskip("moto")
@@ -35,6 +38,11 @@ pytest.importorskip("moto")
 DYNAMODB = "serving.online_store.dynamodb.OrderedDynamoDBOnlineStore"
 T = NOW - timedelta(hours=1)
 COPIES = 16
+TOO_LARGE = "Item size to update has exceeded it; .*larger than the 400 KB"
+OPERATIONS = (
+    *("PutItem", "BatchGetItem", "BatchWriteItem", "TransactWriteItems", "Scan"),
+    *("DescribeContinuousBackups", "CreateTable", "DeleteTable", "DescribeTable"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +58,13 @@ def dynamodb() -> Iterator[DynamoServer]:
 def bench(dynamodb: DynamoServer) -> Iterator[Bench]:
     """A store that gives up at the first refusal; no faults are left for the next one."""
     yield Bench.open({"type": DYNAMODB, **dynamodb.settings, "retry_seconds": 0}, view(), {"type": "dynamodb", **dynamodb.settings})
-    for operation in ("PutItem", "BatchGetItem", "BatchWriteItem", "TransactWriteItems", "DescribeContinuousBackups"):
+    for operation in OPERATIONS:
         dynamodb.faults(operation)
 
 
-def patient(bench: Bench) -> Bench:
+def patient(bench: Bench, **more: Any) -> Bench:
     """The same rows by a store that tries again for a minute, as another process would see them."""
-    given = {**bench.config.online_store.model_dump(), "retry_seconds": 60}
+    given = {**bench.config.online_store.model_dump(), "retry_seconds": 60, **more}
     config = configuration(bench.config.project, given)
     store: Any = get_online_store_from_config(config.online_store)
     store.clock = bench.store.clock
@@ -212,12 +220,154 @@ def test_conflicts_and_throttling_are_waited_for(bench: Bench, dynamodb: DynamoS
     assert calm.x() is None
 
 
+def each_operation(bench: Bench) -> dict[str, Callable[[], Any]]:
+    """Of each operation of the service's a call that makes requests of it."""
+    store, config, table = bench.store, bench.config, bench.table
+    return {
+        "BatchGetItem": lambda: bench.x(),
+        "TransactWriteItems": lambda: bench.write(("EWR", T, 1, 1.0)),
+        "PutItem": lambda: store.apply_fingerprint(config, "traffic", "new"),
+        "Scan": lambda: list(store.stored_keys(config, table)),
+        "BatchWriteItem": lambda: store.delete_keys(config, table, [store.entity_key(config, key(origin="EWR"))]),
+        "DescribeContinuousBackups": lambda: store.compact(config, [table]),
+        "DescribeTable": lambda: bench.of(view(name="another")),
+        "CreateTable": lambda: bench.of(view(name="new")),
+        "DeleteTable": lambda: store.update(config, [view(name="gone")], [], [], [], False),
+    }
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_whatever_is_asked_a_busy_service_is_asked_again(bench: Bench, dynamodb: DynamoServer, operation: str) -> None:
+    bench = patient(bench, total_max_retry_attempts=1).of(view(name="gone"))
+    do = each_operation(replace(bench, table=view()))[operation]
+    do()  # which is told nothing of
+    busy = [
+        refused("ProvisionedThroughputExceededException"),
+        refused("ThrottlingException"),
+        refused("RequestLimitExceeded"),
+        {**refused("InternalServerError"), "status": 500},
+        {**refused("ServiceUnavailable"), "status": 503},
+    ]
+    bench = bench.of(view(name="gone"))
+    if operation == "CreateTable":
+        bench.store.update(bench.config, [view(name="new")], [], [], [], False)
+    if operation == "PutItem":
+        bench.store.apply_fingerprint(bench.config, "traffic", "old")
+    if operation == "TransactWriteItems":
+        do = lambda: bench.write(("JFK", T, 1, 1.0))  # noqa: E731
+        bench = replace(bench, table=view())
+    dynamodb.counts()
+    dynamodb.faults(operation, *busy)
+    do()
+    assert dynamodb.counts()[operation] > len(busy)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_what_stays_busy_or_is_no_dynamodb_is_one_line(bench: Bench, dynamodb: DynamoServer, operation: str) -> None:
+    do = each_operation(patient(bench, total_max_retry_attempts=1, retry_seconds=0))[operation]
+    for answer, why in (
+        (refused("ThrottlingException"), "raise the capacity of its tables"),
+        ({**refused("InternalServerError"), "status": 500}, "it fails at the moment"),
+        (PAGE, "what answers there is no DynamoDB; correct endpoint_url"),
+    ):
+        bench.of(view(name="gone"))
+        dynamodb.faults(operation, answer)
+        if operation == "DescribeContinuousBackups":
+            assert "cannot be asked" in "".join(do())
+            continue
+        with pytest.raises(StoreError, match=why) as error:
+            do()
+        assert type(error.value) is StoreError and "\n" not in str(error.value)
+
+
+def test_a_transaction_whose_answer_was_lost_is_not_done_twice(bench: Bench, dynamodb: DynamoServer) -> None:
+    """Asked again it has the token of before, by which the service knows it."""
+    bench, tokens = patient(bench, total_max_retry_attempts=1), []
+    meanwhile(bench, lambda: None)
+    events = bench.store.__dict__["_held"][1].client.meta.events
+    events.register("provide-client-params.dynamodb.TransactWriteItems", lambda params, **_: tokens.append(params["ClientRequestToken"]))
+    dynamodb.faults("TransactWriteItems", {**refused("InternalServerError"), "status": 500})
+    assert bench.write(("EWR", T, 1, 1.0)).written == 1
+    assert bench.write(("EWR", T, 2, 1.0)).written == 1
+    assert tokens[0] == tokens[1] != tokens[2]
+
+
+def test_the_pieces_of_a_read_have_one_deadline(bench: Bench, dynamodb: DynamoServer) -> None:
+    """Three requests, of which each would be asked again for the time that a read may take."""
+    bench = patient(bench, total_max_retry_attempts=1, max_pool_connections=1, retry_seconds=0.5)
+    bench.x()  # which makes its client
+    link: Any = bench.store.__dict__["_held"][1]
+    ask, deadlines = link.ask, []
+    link.ask = lambda *given: (deadlines.append(given[-1]), ask(*given))[1]
+    keys = [bench.store.entity_key(bench.config, key(origin=f"K{n}")) for n in range(300)]
+    bench.store.read_columns(bench.config, [ColumnRead(bench.table, keys, ("x",))])
+    assert len(deadlines) == 3 and len(set(deadlines)) == 1
+    dynamodb.faults("BatchGetItem", *[refused("ThrottlingException")] * 1000)
+    with pytest.raises(StoreError, match="raise the capacity"):
+        bench.store.read_columns(bench.config, [ColumnRead(bench.table, keys, ("x",))])
+
+
+def test_limits_of_a_request_hold_for_the_last_attempt_too(bench: Bench) -> None:
+    settings = configuration("p", {"type": DYNAMODB, "region": REGION}).online_store
+    settings.limit_waits(2.0)
+    assert settings.retry_seconds + settings.connect_timeout + settings.read_timeout <= 2.0
+    assert settings.total_max_retry_attempts == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("endpoint_url", "localhost:8000"),
+        ("table_name_template", "{nope}"),
+        ("table_name_template", "{table_name}"),
+        ("table_name_template", "{project}"),
+        ("table_name_template", "{project.x}.{table_name}"),
+        ("table_name_template", "{project}.{table_name"),
+        ("connect_timeout", 0),
+        ("read_timeout", -1),
+        ("max_pool_connections", 0),
+        ("retry_seconds", -5),
+        ("total_max_retry_attempts", -1),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_where_it_is_read(setting: str, value: Any, tmp_path: Path) -> None:
+    given = {"project": "p", "registry": "r.db", "provider": "local", "online_store": {"type": DYNAMODB, "region": REGION, setting: value}}
+    (tmp_path / "feature_store.yaml").write_text(yaml.safe_dump(given))
+    with pytest.raises(ConfigError, match=setting) as error:
+        feast_config(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_transactions_at_once_check_all_copies_also_where_two_states_are_checked(bench: Bench) -> None:
+    bench.store.writer = "one"
+    assert bench.store.claim(bench.config, "one") == "one"
+    checked: list[list[str]] = []
+
+    def look(params: Mapping[str, Any], **_: Any) -> None:
+        checked.append([a["ConditionCheck"]["Key"]["entity_id"]["S"] for a in params["TransactItems"] if "ConditionCheck" in a])
+
+    held: Any = bench.store.__dict__["_held"]
+    held[1].client.meta.events.register("provide-client-params.dynamodb.TransactWriteItems", look)
+    for n in range(COPIES):
+        assert bench.write(("EWR", T + n * US, 1, 1.0)).written == 1
+    assert len(checked) == COPIES and {len(each) for each in checked} == {2}
+    for state in range(2):
+        assert len({each[state] for each in checked}) == COPIES
+
+
 @pytest.mark.parametrize(
     ("operation", "answer", "why", "kind"),
     [
         ("TransactWriteItems", cancelled("None", "TransactionConflict"), "others write the same .*raise its capacity", StoreError),
         ("TransactWriteItems", refused("AccessDeniedException"), "grant its role that", RightsError),
-        ("TransactWriteItems", cancelled("ValidationError: Item size to update has exceeded"), "others write|400 KB", StoreError),
+        (
+            "TransactWriteItems",
+            cancelled("None", "ValidationError", ValidationError="Item size to update has exceeded\nit"),
+            TOO_LARGE,
+            StoreError,
+        ),
+        ("TransactWriteItems", cancelled("AccessDenied", AccessDenied="no kms:Decrypt"), "no kms:Decrypt; grant its role", RightsError),
+        ("TransactWriteItems", refused("ValidationException", "aggregate size of the items exceeds 4 MB"), "see what it says", StoreError),
         ("BatchGetItem", refused("UnrecognizedClientException"), "correct its credentials", RightsError),
         ("BatchGetItem", refused("ExpiredTokenException"), "renew its credentials", RightsError),
         ("BatchGetItem", refused("ValidationException", "Item size has exceeded\nthe maximum"), "400 KB", StoreError),
@@ -241,7 +391,7 @@ def test_a_table_that_is_not_there_says_what_makes_it(bench: Bench, dynamodb: Dy
 
 
 def test_without_credentials_it_says_where_they_come_from(dynamodb: DynamoServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+    for name in [name for name in os.environ if name.startswith("AWS_") and name != "AWS_EC2_METADATA_DISABLED"]:
         monkeypatch.delenv(name)
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
         monkeypatch.setenv(name, str(tmp_path / "none"))
@@ -283,9 +433,31 @@ def test_large_rows_are_fewer_per_transaction(dynamodb: DynamoServer) -> None:
     dynamodb.counts()
     assert bench.store.write_rows(bench.config, bench.table, rows).written == n
     assert dynamodb.counts()["TransactWriteItems"] == 2
-    wide = rows.set_column(1, "x", pa.array(["y" * 420_000] * n))
-    with pytest.raises(StoreError, match="larger than the 400 KB that an item may have"):
-        bench.store.write_rows(bench.config, bench.table, wide.set_column(2, "tandem_revision", pa.array([2] * n)))
+
+
+@pytest.mark.parametrize("entry", ["rows", "feast"])
+def test_a_row_that_no_item_holds_is_refused_alone_and_told(dynamodb: DynamoServer, caplog: pytest.LogCaptureFixture, entry: str) -> None:
+    """Up to the size that an item may have every row is written; its packed copy is left out where it has no room."""
+    settings = {"type": DYNAMODB, **dynamodb.settings}
+    bench = Bench.open(settings, view(features=[Field(name="x", dtype=String)], name="large"))
+    lengths = {"small": 10, "half": 220_000, "full": 400_000 - 600, "over": 400_000, "far": 900_000}
+    if entry == "rows":
+        n = len(lengths)
+        columns = {"origin": list(lengths), "x": ["y" * length for length in lengths.values()], "tandem_revision": [1] * n}
+        rows = pa.table(
+            {**columns, "tandem_fingerprint": ["f" * 64] * n, "event_timestamp": pa.array([T] * n, pa.timestamp("us", tz="UTC"))}
+        )
+        result = bench.store.write_rows(bench.config, bench.table, rows)
+        assert (result.written, result.stale, result.refused, result.too_large) == (3, 0, 0, 2)
+    else:
+        given = [(key(origin=k), {"x": Value(string_val="y" * length)}, T, None) for k, length in lengths.items()]
+        bench.store.online_write_batch(bench.config, bench.table, given, None)
+    assert "refused 2 of 5 rows that are larger than this online store takes" in caplog.text
+    keys = [key(origin=k) for k in lengths]
+    found = [values["x"].string_val if values else None for _, values in bench.store.online_read_stored(bench.config, bench.table, keys)]
+    assert found == ["y" * 10, "y" * 220_000, "y" * (400_000 - 600), None, None]
+    items = dynamodb.client.scan(TableName=table_of(bench))["Items"]
+    assert sorted("tandem_packed" in item for item in items if "event_ts" in item) == [False, False, True]
 
 
 def test_tables_that_a_template_makes_one_are_refused(dynamodb: DynamoServer, bench: Bench) -> None:
@@ -306,6 +478,42 @@ def test_tables_that_a_template_makes_one_are_refused(dynamodb: DynamoServer, be
             refused_one()
     other.store.update(other.config, [other.table], [], [], [], False)
     assert one.x() == 1.0
+
+
+@pytest.mark.parametrize("loss", ["gone", "made again", "an old copy"])
+@pytest.mark.parametrize("place", ["view", "project"])
+def test_a_marker_does_not_outlive_the_rows_of_any_table(bench: Bench, dynamodb: DynamoServer, loss: str, place: str) -> None:
+    """Tables are lost and restored one by one. Who looks is another process, too; whatever was marked first, it is found once."""
+    mark = bench.store.mark_generation
+    bench.write(("EWR", T, 1, 1.0))
+    assert mark(bench.config, "main/0", 4) and mark(bench.config, "main/0", 5, at_least=4)
+    table = table_of(bench) if place == "view" else f"{bench.config.project}.tandem.state"
+    old = dynamodb.client.scan(TableName=table)["Items"]
+    assert mark(bench.config, "main/0", 6, at_least=5)
+    dynamodb.client.delete_table(TableName=table)
+    if loss != "gone":
+        bench.store.update(bench.config, [], [bench.table], [], [], False)
+    for item in old if loss == "an old copy" else []:
+        dynamodb.client.put_item(TableName=table, Item=item)
+    after = patient(bench)
+    assert not after.store.mark_generation(after.config, "main/0", 7, at_least=6)
+    assert not mark(bench.config, "main/0", 7, at_least=6), "nothing was kept"
+    assert mark(bench.config, "main/0", 8) and mark(bench.config, "main/0", 9, at_least=8)
+    assert after.store.mark_generation(after.config, "main/0", 10, at_least=9)
+
+
+def test_a_view_that_is_written_for_the_first_time_is_not_taken_for_lost(bench: Bench) -> None:
+    """Also where the marker is one of before there were copies of it."""
+    mark = bench.store.mark_generation
+    assert mark(bench.config, "main/0", 4)
+    bench.write(("EWR", T, 1, 1.0))
+    other = bench.of(view(name="other"))
+    assert mark(bench.config, "main/0", 5, at_least=4)
+    other.write(("EWR", T, 1, 1.0))
+    assert mark(bench.config, "main/0", 6, at_least=5) and mark(bench.config, "main/0", 7, at_least=6)
+    bench.store.update(bench.config, [other.table], [bench.table], [], [], False)
+    assert not mark(bench.config, "main/0", 8, at_least=7)
+    assert mark(bench.config, "main/0", 8) and mark(bench.config, "main/0", 9, at_least=8)
 
 
 def test_an_erasure_tells_of_recovery_that_keeps_what_was_deleted(bench: Bench, dynamodb: DynamoServer) -> None:

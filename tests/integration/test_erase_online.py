@@ -128,6 +128,25 @@ def test_killed_before_the_store_is_cleaned_and_run_again(world: StreamWorld, mo
     assert not [key for key in rows(world, "pairs", "event_count_1h") if key[0] == RIDER]
 
 
+def test_where_a_store_cannot_name_all_rows_of_a_view_the_others_go(world: StreamWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that it named before, and those of the other views: then it is said that it is not done."""
+    online = type(ordered_store(open_store(world.repo())))
+    named = online.stored_keys
+
+    def untold(self: Any, config: Any, table: Any, holding: bytes = b"") -> Iterator[bytes]:
+        yield from named(self, config, table, holding)
+        raise StoreError(f"some rows of {table.name} have no key")
+
+    subject = Subject.parse([f"trip={RIDER}"])
+    with monkeypatch.context() as patch:
+        patch.setattr(online, "stored_keys", untold)
+        with pytest.raises(StoreError, match=r"was not erased: some rows of .* have no key"):
+            erase(world.repo(), subject)
+    assert not [key for key in rows(world, "pairs", "event_count_1h") if key[0] == RIDER]
+    assert RIDER not in rows(world, "zones", "trip_last_1h").values()
+    assert not erase(world.repo(), subject).found
+
+
 def kept(data: Path) -> dict[str, bytes | str]:
     """What files hold: their bytes, and of SQLite's the rows, since it writes into its log and index when it is read, too."""
     files = {str(p): p.read_bytes() for p in data.rglob("*") if p.is_file() and "runs" not in p.parts and "online.db" not in p.name}

@@ -15,6 +15,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -370,6 +371,26 @@ def test_rows_too_far_in_the_future_are_refused_counted_and_said(world: World) -
     assert world.control.reports()["sink-0"]["refused"] == made["zone_fares"].num_rows
     assert "rows lie too far in the future and were refused" in said(world)
     assert world.online(ZONE, [{"zone": "z1"}])[0]["at"] < ahead
+    deliver.close()
+
+
+def test_a_row_that_the_store_has_no_room_for_stops_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused, counted and told, and not waited for: neither until it fits nor for a clock."""
+    deliver = world.deliver()
+    assert deliver.store is not None
+    only = [True]
+
+    def first(config: Any, table: Any, rows: Any) -> Any:
+        """The first row of the first write."""
+        return np.array([only.pop() if only else False, *[False] * (len(rows) - 1)])
+
+    monkeypatch.setattr(deliver.store.online, "too_large", first)
+    deliver.deliver(output(0))
+    deliver.deliver(output(1))
+    report = world.control.reports()["sink-0"]
+    assert report["refused"] == 1 and report["outages"] == 0 and report["restored"] == 0
+    assert "are larger than the online store takes and were refused" in said(world)
+    assert world.control.load_checkpoints()[0]["early"] == 0
     deliver.close()
 
 

@@ -274,6 +274,12 @@ class StreamSink:
                 f"{name}: {result.refused} of {rows.num_rows} rows lie too far in the future and were refused by the online store: was the"
                 f" clock set back? They wait in the row log until it is {instant(latest):%Y-%m-%d %H:%M:%S} UTC"
             )
+        if result.too_large:
+            counts.refused += result.too_large
+            self.job_state.say(
+                f"{name}: {result.too_large} of {rows.num_rows} rows are larger than the online store takes and were refused: keep fewer or"
+                " shorter features in the group"
+            )
         if took > _SLOW_SECONDS:
             self.job_state.say(f"online store is slow: {took:.1f} s for {rows.num_rows} rows of {name}; the stream is waiting for it")
 
