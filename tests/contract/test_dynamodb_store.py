@@ -240,7 +240,6 @@ def each_operation(bench: Bench) -> dict[str, Callable[[], Any]]:
 def test_whatever_is_asked_a_busy_service_is_asked_again(bench: Bench, dynamodb: DynamoServer, operation: str) -> None:
     bench = patient(bench, total_max_retry_attempts=1).of(view(name="gone"))
     do = each_operation(replace(bench, table=view()))[operation]
-    do()  # which is told nothing of
     busy = [
         refused("ProvisionedThroughputExceededException"),
         refused("ThrottlingException"),
@@ -248,14 +247,6 @@ def test_whatever_is_asked_a_busy_service_is_asked_again(bench: Bench, dynamodb:
         {**refused("InternalServerError"), "status": 500},
         {**refused("ServiceUnavailable"), "status": 503},
     ]
-    bench = bench.of(view(name="gone"))
-    if operation == "CreateTable":
-        bench.store.update(bench.config, [view(name="new")], [], [], [], False)
-    if operation == "PutItem":
-        bench.store.apply_fingerprint(bench.config, "traffic", "old")
-    if operation == "TransactWriteItems":
-        do = lambda: bench.write(("JFK", T, 1, 1.0))  # noqa: E731
-        bench = replace(bench, table=view())
     dynamodb.counts()
     dynamodb.faults(operation, *busy)
     do()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -12,7 +11,7 @@ from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteOnlineStor
 from feast.utils import _convert_arrow_to_proto
 from redis.exceptions import RedisError
 
-from serving.online_store.base import OrderedOnlineStore
+from serving.online_store.base import OrderedOnlineStore, WriteResult
 from transforms.errors import StoreError
 
 __all__ = ["StockRedisOnlineStore", "StockSqliteOnlineStore"]
@@ -25,7 +24,7 @@ class _Stock:
         table = pa.Table.from_batches([rows])
         keys = {c.name: c.dtype.to_value_type() for c in view.entity_columns}
         self.online_write_batch(config, view, _convert_arrow_to_proto(table, view, keys), None)  # type: ignore[attr-defined]
-        return SimpleNamespace(written=rows.num_rows, stale=0, refused=0)
+        return WriteResult(rows.num_rows, 0, 0)
 
     def apply_fingerprint(self, config: Any, view: str, fingerprint: str) -> None:
         """Stock stores know of none."""
@@ -89,7 +88,7 @@ class _Dropping(_Stock):
         try:
             return super().write_rows(config, view, rows)
         except (StoreError, RedisError, sqlite3.Error, OSError):
-            return SimpleNamespace(written=0, stale=0, refused=0)
+            return WriteResult(0, 0, 0)
 
 
 class DroppingSqliteOnlineStoreConfig(SqliteOnlineStoreConfig):
