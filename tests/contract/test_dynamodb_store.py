@@ -288,8 +288,14 @@ def test_the_pieces_of_a_read_have_one_deadline(bench: Bench, dynamodb: DynamoSe
     bench = patient(bench, total_max_retry_attempts=1, max_pool_connections=1, retry_seconds=0.5)
     bench.x()  # which makes its client
     link: Any = bench.store.__dict__["_held"][1]
-    ask, deadlines = link.ask, []
-    link.ask = lambda *given: (deadlines.append(given[-1]), ask(*given))[1]
+    ask: Callable[..., Any] = link.ask
+    deadlines: list[float] = []
+
+    def noted(*given: Any) -> Any:
+        deadlines.append(given[-1])
+        return ask(*given)
+
+    link.ask = noted
     keys = [bench.store.entity_key(bench.config, key(origin=f"K{n}")) for n in range(300)]
     bench.store.read_columns(bench.config, [ColumnRead(bench.table, keys, ("x",))])
     assert len(deadlines) == 3 and len(set(deadlines)) == 1
@@ -441,7 +447,7 @@ def test_a_row_that_no_item_holds_is_refused_alone_and_told(dynamodb: DynamoServ
         result = bench.store.write_rows(bench.config, bench.table, rows)
         assert (result.written, result.stale, result.refused, result.too_large) == (3, 0, 0, 2)
     else:
-        given = [(key(origin=k), {"x": Value(string_val="y" * length)}, T, None) for k, length in lengths.items()]
+        given: list[Any] = [(key(origin=k), {"x": Value(string_val="y" * length)}, T, None) for k, length in lengths.items()]
         bench.store.online_write_batch(bench.config, bench.table, given, None)
     assert "refused 2 of 5 rows that are larger than this online store takes" in caplog.text
     keys = [key(origin=k) for k in lengths]
