@@ -21,7 +21,7 @@ URL = "s3://bucket/lake"
 
 
 def backend(tmp_path: Path, name: str) -> ObjectStore:
-    """What is behind the network; ``tests/scale/test_kills_on_s3.py`` has a server there."""
+    """What is behind the network; ``tests/scale/test_kills_on_stores.py`` has a server there."""
     return LocalFolder(tmp_path / "stores" / name)
 
 

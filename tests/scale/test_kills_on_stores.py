@@ -1,5 +1,5 @@
-"""A kill at each step on a real S3 server (SeaweedFS): the suites that cut the network after each write in turn, whose store is otherwise a
-folder."""
+"""A kill at each step on a real S3 server (SeaweedFS) and on the emulators of Google's and Azure's stores: the suites that cut the network
+after each write in turn, whose store is otherwise a folder."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tests.integration.sink_world import World
 from tests.integration.test_log_on_store import world  # noqa: F401  # a fixture
 from tests.network import machines
 from tests.object_stores import seaweed
+from tests.scale.test_object_stores import azure, google  # noqa: F401  # fixtures
 from tests.unit import test_shared_data as runs
 
 See = Callable[..., Path]
@@ -27,18 +28,26 @@ Objects = dict[str, bytes]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def amazon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     with seaweed(tmp_path_factory.mktemp("seaweed")) as env:
         yield env
 
 
+@pytest.fixture(scope="module", params=["s3", "gs", "az"])
+def server(request: pytest.FixtureRequest) -> tuple[str, dict[str, str]]:
+    """The scheme of a store's URLs, and the environment by which it is found."""
+    return request.param, request.getfixturevalue({"s3": "amazon", "gs": "google", "az": "azure"}[request.param])
+
+
 @pytest.fixture(autouse=True)
-def stores(server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ObjectStore]]:
+def stores(server: tuple[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ObjectStore]]:
     """Those of the test, by their names, each below a prefix of its own. What sets the folders of machines back sets them back, too."""
     made: dict[str, ObjectStore] = {}
     kills = 0
-    top, kept, folders = f"s3://tandem/{uuid4().hex}", dict[str, Objects](), forgetting.as_it_was
-    for name, value in server.items():
+    scheme, env = server
+    top, kept, folders = f"{scheme}://tandem/{uuid4().hex}", dict[str, Objects](), forgetting.as_it_was
+    connect.cache_clear()
+    for name, value in env.items():
         monkeypatch.setenv(name, value)
 
     def backend(tmp_path: Path, name: str) -> ObjectStore:
