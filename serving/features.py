@@ -103,6 +103,7 @@ class OnlineFeatures:
         self._store: OnlineStore | None = None
         self._catalog: Catalog | None = None
         self._read = b""
+        """What the registry's file held when it was compiled last."""
         self._plans: tuple[Catalog | None, dict[Any, ReadPlan]] = (None, {})
         self._asides: set[str] = set()
         """What was told of reads that no answer needs: each once."""

@@ -198,15 +198,12 @@ class Tiles(Parts):
     def add(self, tiles: pa.RecordBatch) -> None:
         """Append tiles (of any events not yet in)."""
         super().add(tiles)
-        for size, tier, sealed in zip(self.sizes, self.tiers, self.sealed, strict=True):
-            if sealed != NEVER and tiles.num_rows:
-                behind = column_of(tiles, "tile_start") < sealed
-                if behind.any():
-                    tier.add(self._coarse([tiles.filter(pa.array(behind))], size))
-
         if not tiles.num_rows:
             return
         starts = column_of(tiles, "tile_start")
+        for size, tier, sealed in zip(self.sizes, self.tiers, self.sealed, strict=True):
+            if sealed != NEVER and (behind := starts < sealed).any():
+                tier.add(self._coarse([tiles.filter(pa.array(behind))], size))
         if self.middles:
             blocks = starts // (BLOCK * self.group.hop_us)
             self.middles = {n: m for n, m in self.middles.items() if not np.any((m.lo <= blocks) & (blocks < m.hi))}
