@@ -18,7 +18,19 @@ from typing import Any
 from pipelines.lake.data_files import FileState, file_state
 from pipelines.lake.kept_meanings import KeptMeanings
 
-__all__ = ["ENGINE_PARTS", "engine_files", "meaning", "meanings", "modules_of", "repo_files", "repo_files_of", "syntax_tree", "value_files"]
+__all__ = [
+    "ENGINE_PARTS",
+    "engine_files",
+    "imports_of",
+    "meaning",
+    "meaning_of",
+    "meanings",
+    "modules_of",
+    "repo_files",
+    "repo_files_of",
+    "syntax_tree",
+    "value_files",
+]
 
 ENGINE_PARTS = (
     "transforms",
@@ -132,6 +144,13 @@ def _files_of(repo: Path, module: str) -> list[Path]:
 
 
 def _named(tree: ast.Module, file: Path, repo: Path) -> tuple[list[str], bool]:
+    """The modules that a file may import or names as ``"module:function"``, and whether it imports others by computed names."""
+    names, dynamic = imports_of(tree, file, repo)
+    texts = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    return names + [match[1] for text in texts if (match := _REFERENCE.fullmatch(text))], dynamic
+
+
+def imports_of(tree: ast.Module, file: Path, repo: Path) -> tuple[list[str], bool]:
     """The modules that a file may import, and whether it imports others by computed names."""
     package = list(file.relative_to(repo).parent.parts)
     names: list[str] = []
@@ -145,8 +164,6 @@ def _named(tree: ast.Module, file: Path, repo: Path) -> tuple[list[str], bool]:
             names += [".".join([*base, alias.name]) for alias in node.names] + ([".".join(base)] if base else [])
         elif isinstance(node, ast.Name):
             dynamic |= node.id in _DYNAMIC
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and (match := _REFERENCE.fullmatch(node.value)):
-            names.append(match[1])
     return names, dynamic or any(name.split(".")[0] in _DYNAMIC for name in names)
 
 
@@ -172,13 +189,18 @@ def _meaning(path: str, state: FileState) -> str:
         tree = syntax_tree(content)
     except (SyntaxError, ValueError):
         return own
+    found = meaning_of(tree)
+    _kept().keep(own, found)
+    return found
+
+
+def meaning_of(tree: ast.Module) -> str:
+    """The SHA-256 of a syntax tree without docstrings, which it loses."""
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
             node.body = [statement for statement in body if not _stands_alone(statement)]  # type: ignore[attr-defined]
-    found = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-    _kept().keep(own, found)
-    return found
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
 @cache

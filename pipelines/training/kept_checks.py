@@ -1,7 +1,7 @@
 """What ``tandem check`` found right stays right while nothing that it looked at is another: answers kept by a hash of all of that.
 
 As a compiler keeps what it compiled. Tracing a preprocessing function means to import TensorFlow first, seconds for an answer that is known
-as long as the function's files, its group's columns, the rows it is run on, Tandem and the installed packages are what they were. Only what
+as long as the function's code, its group's columns, the rows it is run on, Tandem and the installed packages are what they were. Only what
 was right is kept; and nothing of code whose text shows that it reads files, the clock or the environment (:mod:`.self_contained`).
 """
 
@@ -20,7 +20,8 @@ from typing import Any
 from pipelines.lake import caches
 from pipelines.lake.data_files import json_digest, write_json
 from pipelines.lake.provenance import engine_root
-from pipelines.lake.value_code import repo_files_of
+from pipelines.lake.value_code import repo_files, repo_files_of
+from pipelines.training.function_text import function_meaning
 from pipelines.training.self_contained import why_not
 from transforms.instants import now_us
 from transforms.source_imports import LIBRARIES
@@ -52,9 +53,10 @@ class KeptChecks:
         self.refused: dict[str, str] = {}
         """What is asked anew each time -> why."""
 
-    def key(self, what: str, modules: Iterable[str], facts: Any, importing: bool = False) -> str | None:
+    def key(self, what: str, modules: Iterable[str], facts: Any, importing: bool = False, function: str | None = None) -> str | None:
         """The hash of all that an answer about ``what`` follows from: ``facts`` (as JSON), and the code of the repository's ``modules`` and
-        of what they import. None where it follows from more than that."""
+        of what they import; of the module of ``function`` (``"module:function"``) what that function is made of. None where it follows from
+        more than that."""
         if self.folder is None:
             return None
         wanted = sorted(set(modules))
@@ -66,7 +68,15 @@ class KeptChecks:
             self.refused[what] = why
             return None
         code = {f.relative_to(self.repo).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
-        return json_digest([FORMAT, what, wanted, code, facts, self._world])
+        if function is not None and (part := function_meaning(self.repo, function, self._defining)) is not None:
+            file, meaning = part
+            code[file.relative_to(self.repo).as_posix()] = meaning
+        return json_digest([FORMAT, what, wanted, function, code, facts, self._world])
+
+    @cached_property
+    def _defining(self) -> list[Path]:
+        """The files that the repository's definitions are made of."""
+        return repo_files(self.repo, self.definitions)
 
     def _has(self, module: str) -> bool:
         place = self.repo.joinpath(*module.split("."))

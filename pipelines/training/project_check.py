@@ -157,7 +157,7 @@ class _Asked:
     def traced(self, group: FeatureGroup) -> dict[str, Any] | None:
         """What was said of a group's function; looked for once."""
         if group.name not in self._traced:
-            key = self.kept.key(f"preprocessing of {group.name}", _modules(group), ["traced", group.definition_hash()])
+            key = self._key(group, "traced")
             found = self.kept.find(key)
             self._traced[group.name] = key, found if found and isinstance(found.get("outputs"), dict) else None
         return self._traced[group.name][1]
@@ -172,7 +172,12 @@ class _Asked:
         with pa.ipc.new_stream(sink, rows.schema) as writer:
             writer.write_batch(rows)
         digest = hashlib.sha256(sink.getvalue()).hexdigest()
-        return self.kept.key(f"preprocessing of {group.name}", _modules(group), ["analyzed", group.definition_hash(), digest])
+        return self._key(group, "analyzed", digest)
+
+    def _key(self, group: FeatureGroup, *facts: str) -> str | None:
+        function = group.preprocessing_fn or ""
+        modules = modules_of(group) | {function.partition(":")[0]}
+        return self.kept.key(f"preprocessing of {group.name}", modules, [*facts, group.definition_hash()], function=function)
 
     def loaded(self, references: tuple[str, ...]) -> None:
         """Load functions, or know that they load."""
@@ -182,10 +187,6 @@ class _Asked:
             for reference in references:
                 load_function(self.repo.path, reference)
             self.kept.keep(key, "loaded")
-
-
-def _modules(group: FeatureGroup) -> set[str]:
-    return modules_of(group) | {(group.preprocessing_fn or "").partition(":")[0]}
 
 
 def _contract(repo: Repo, source: EventSource, some: dict[str, pa.RecordBatch], name: str, say: Callable[[str], None]) -> str:

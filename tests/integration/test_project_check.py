@@ -234,9 +234,13 @@ def test_what_was_right_is_kept_while_all_that_it_follows_from_is_the_same(tmp_p
     for _ in range(2):
         found, traced, _ = again()
         assert len(found) == 1 and "KeyError: 'count_7h'" in found[0]
-    assert traced == ["card_activity"]
+        assert traced == ["card_activity"]
     change(folder, "preprocessing.py", '_log(inputs["count_7h"])', '_log(inputs["count_1h"])')
     assert again()[1] == []
+    change(folder, "preprocessing.py", 'bucketize(inputs["amount_sum_24h"], 8)', 'bucketize(inputs["amount_sum_24h"], 4)')
+    assert again()[1] == ["card_activity", "rows of card_activity"]  # the other function of the file is what it was
+    change(folder, "preprocessing.py", "tf.math.log1p(", "1.0 + tf.math.log1p(")  # in what both call
+    assert again()[1] == everything
     change(folder, "preprocessing.py", "import tensorflow as tf", "import os\nimport tensorflow as tf")
     again()
     _, traced, said = again()
