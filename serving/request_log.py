@@ -96,10 +96,11 @@ log = logging.getLogger("tandem.serving")
 _LOOK_SECONDS = 1.0
 """How long what is logged waits at most before it becomes columns, unless there is as much as is taken at once."""
 _SHORTEST_LOOK_SECONDS = 0.05
-_AT_ONCE = 200
-"""Requests that become one batch: a short step, as it holds up the threads that answer."""
-_ROWS_AT_ONCE = 4_000
-"""Rows, about: what they become then stays near the processor."""
+_AT_ONCE = 1_000
+"""Requests that become one batch. Each of its columns takes some calls that give up the interpreter and ask for it again, which holds up the
+threads that answer: fewer, larger steps do so less."""
+_ROWS_AT_ONCE = 16_000
+"""Rows, about."""
 _WAITING_REQUESTS = 2_000
 _WAITING_ROWS = 100_000
 _WAITING_BYTES = 64 << 20
@@ -109,6 +110,8 @@ _KEPT_BYTES = 64 << 20
 _LARGE_BYTES = 1 << 30
 _BOUNDED = ["tandem_at", "tandem_request"]
 """Columns whose bounds a file keeps: what rows are looked for by. Those of all would be a fifth of its cost."""
+_SELDOM_REPEATED = "__tandem_age"
+"""Columns of values that differ with every instant: a dictionary of them would cost more than them, in time and in bytes."""
 _DESCRIPTION = b"ARROW:schema"
 """The name, in a footer, of what only Arrow's readers look at: the types that columns had in memory."""
 _CLOSE_SECONDS = 10.0
@@ -268,7 +271,14 @@ class RequestLog:
         self._number += 1
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{self._server}-{self._number:06d}.parquet"
         made = pa.BufferOutputStream()
-        pq.write_table(table.unify_dictionaries(), made, compression="zstd", coerce_timestamps="us", write_statistics=_BOUNDED)
+        pq.write_table(
+            _with_needed(table.unify_dictionaries()),
+            made,
+            compression="zstd",
+            coerce_timestamps="us",
+            use_dictionary=[column for column in table.column_names if not column.endswith(_SELDOM_REPEATED)],
+            write_statistics=_BOUNDED,
+        )
         with replaced(folder / name, durable=True) as sink:  # which makes the folder every time: somebody may have deleted it
             for part in _of_plain_types(made.getvalue()):
                 sink.write(part)
@@ -281,6 +291,12 @@ class RequestLog:
                 "request log: rows are dropped, requests are still answered (%s)", problem, exc_info=error if reason == "defect" else None
             )
             self._problem = problem
+
+
+def _with_needed(table: pa.Table) -> pa.Table:
+    """The table with those columns that lack no value said to be such: the file then has no level for each value of them."""
+    fields = [field.with_nullable(column.null_count > 0) for field, column in zip(table.schema, table.columns)]
+    return pa.Table.from_arrays(table.columns, schema=pa.schema(fields))
 
 
 def _of_plain_types(file: pa.Buffer) -> list[memoryview | bytes]:
