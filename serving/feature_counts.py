@@ -16,8 +16,8 @@ from serving.view_rows import PRESENT, STATUSES, ViewRows
 __all__ = ["FeatureCounts"]
 
 _AGES = (1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 3 * 3600.0, 6 * 3600.0, 86400.0, 7 * 86400.0)
-_REQUESTS, _ROWS = 1_000, 5_000
-"""What is kept before it is added up: a step of some milliseconds, of which a thousand rows are as much as one request by itself."""
+_REQUESTS, _ROWS = 200, 5_000
+"""What is kept before it is added up: a step of one or two milliseconds, during which the event loop answers nobody."""
 
 
 class _View:

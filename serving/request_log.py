@@ -96,9 +96,9 @@ log = logging.getLogger("tandem.serving")
 _LOOK_SECONDS = 1.0
 """How long what is logged waits at most before it becomes columns, unless there is as much as is taken at once."""
 _SHORTEST_LOOK_SECONDS = 0.05
-_AT_ONCE = 1_000
-"""Requests that become one batch. Each of its columns takes some calls that give up the interpreter and ask for it again, which holds up the
-threads that answer: fewer, larger steps do so less."""
+_AT_ONCE = 400
+"""Requests that become one batch. Each of its columns takes some calls that give up the interpreter and ask for it again, which holds up
+the threads that answer: fewer, larger steps do so less."""
 _ROWS_AT_ONCE = 16_000
 """Rows, about."""
 _WAITING_REQUESTS = 2_000

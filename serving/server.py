@@ -32,6 +32,8 @@ _BACKLOG = 128
 """Connections that wait to be taken. They are taken all at once, so it is also how far their number may pass its limit for a moment."""
 
 
+_OBJECTS = 20_000
+"""New lists and the like between two looks for garbage; Python's own: 700, which the answers of Redis to a few requests are."""
 _TURN_SECONDS = 0.001
 """How long a thread (of the request log, say) may keep the interpreter while the event loop waits for it; Python's own: 0.005."""
 
@@ -79,6 +81,7 @@ class _Server(uvicorn.Server):
         # What is loaded by now stays: a look through all of it for garbage takes a tenth of a second, during which nobody is answered.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(_OBJECTS)
         sys.setswitchinterval(_TURN_SECONDS)
 
 

@@ -111,6 +111,26 @@ def test_what_was_answered_is_read_back_bit_by_bit(tmp_path: Path, started: Any)
     assert [p.parent.name for p in files_of(tmp_path)] == ["date=2024-10-04"]
 
 
+def test_a_file_spends_nothing_on_nulls_and_repetitions_that_it_has_not(tmp_path: Path, started: Any) -> None:
+    """What is null in one file and not in another is one column to who reads both."""
+    for i, values in enumerate(([1.5, 2.5], [None, 2.5])):
+        log = started(tmp_path / f"log{i}")
+        log.add(asked(f"r{i}", values, at=AT + i))
+        log.close()
+    for i, nullable in enumerate((False, True)):
+        (path,) = files_of(tmp_path / f"log{i}")
+        file = pq.ParquetFile(path)
+        assert file.schema_arrow.field("origin_traffic__mean_1h").nullable == nullable
+        assert not file.schema_arrow.field("tandem_request").nullable
+        chunks = [file.metadata.row_group(0).column(i) for i in range(file.metadata.num_columns)]
+        (age,) = [chunk for chunk in chunks if chunk.path_in_schema == "origin_traffic__tandem_age"]
+        assert not any("DICTIONARY" in encoding for encoding in age.encodings)
+    path.rename(path.parent.parent.parent / "log0" / path.parent.name / path.name)
+    both = read_requests(tmp_path / "log0")
+    assert both.column("origin_traffic__mean_1h").to_pylist() == [1.5, 2.5, None, 2.5]
+    assert both.column("origin_traffic__tandem_age").to_pylist() == [240.000001] * 4
+
+
 def test_words_are_strings_to_every_reader(tmp_path: Path, started: Any) -> None:
     """They are written by their numbers: neither that nor which batch a row came with is to be seen, whatever a column is called."""
     log = started(tmp_path)
