@@ -38,7 +38,7 @@ from transforms.data_folder import SPEC_FILE
 from transforms.errors import GraphError
 from transforms.fingerprint import model_hashes, read_proto, sha
 from transforms.graph_columns import LANES, GraphColumn, input_width, to_arrow, with_width
-from transforms.graph_plan import checked_plan
+from transforms.graph_plan import checked_plan, plan_on
 from transforms.graph_row import RowReader
 from transforms.plain_paths import plain_path
 from transforms.tensorflow_reach import reaching, stays_below
@@ -184,13 +184,33 @@ class TransformGraph:
         except Exception as error:
             raise GraphError(f"transform graph {model} does not load: {str(error).splitlines()[0]}; build it again") from None
         function = function.concrete_functions[0] if hasattr(function, "concrete_functions") else function
+        row = self._use(function, tf)
+        self._plan, self.plan_problem = checked_plan(self._function, self.input_schema, self._arrays, self._called, row)
+        if self._plan is None:
+            log.info("transform graph %s: small batches go through TensorFlow: %s", self.fingerprint[:12], self.plan_problem)
+
+    @classmethod
+    def of_traced(cls, function: Any, input_schema: pa.Schema, rows: pa.RecordBatch) -> TransformGraph:
+        """The graph of a concrete function that was not saved, to apply it to ``rows``: without a fingerprint, with a plan that was held
+        against TensorFlow on these rows alone. Raises GraphError where :meth:`load` would, once it was saved."""
+        import tensorflow as tf
+
+        graph = cls(None, "", input_schema, pa.schema([]))
+        graph._use(function, tf)
+        graph.output_schema = _output_schema(graph)
+        arrays = graph._arrays(rows)
+        graph._plan = plan_on(graph._function, arrays, graph._called(arrays))
+        return graph
+
+    def _use(self, function: Any, tf: Any) -> RowReader:
+        """Apply this concrete function; returns what reads a single row."""
         self._specs = dict(function.structured_input_signature[0][0])
         missing = sorted(set(self._specs) - set(self.input_schema.names))
         if missing:
             raise GraphError(f"the graph reads {', '.join(missing)}, which its input schema lacks; add the columns")
         self._columns = [GraphColumn(self.input_schema.field(name), self._specs[name], tf) for name in sorted(self._specs)]
-        self._row = RowReader(self._columns)
-        self._fixed = self._row.fixed
+        row = self._row = RowReader(self._columns)
+        self._fixed = row.fixed
         width = sum(3 if c.sparse else 1 for c in self._columns)
         arguments = [tf.TensorSpec(t.shape, t.dtype) for t in function.inputs[:width]]
         parts: dict[str, int] = {}
@@ -208,9 +228,7 @@ class TransformGraph:
 
         self._function = tf.function(flat, input_signature=arguments, autograph=False).get_concrete_function()
         self._parts = parts
-        self._plan, self.plan_problem = checked_plan(self._function, self.input_schema, self._arrays, self._called, self._row)
-        if self._plan is None:
-            log.info("transform graph %s: small batches go through TensorFlow: %s", self.fingerprint[:12], self.plan_problem)
+        return row
 
     def _arrays(self, batch: pa.RecordBatch) -> list[np.ndarray[Any, Any]]:
         rows = batch.num_rows + LANES + -batch.num_rows % LANES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ import pyarrow as pa
 from transforms.graph_columns import input_width
 from transforms.graph_row import RowReader
 from transforms.plan import Plan, SampleRow, checked
+from transforms.plan.compiler import compiled
 from transforms.plan.samples import SEED, fractions, wholes, words
 
-__all__ = ["checked_plan"]
+__all__ = ["checked_plan", "plan_on"]
 
 Array = npt.NDArray[Any]
 _ROWS = 512
@@ -44,6 +46,14 @@ def checked_plan(
     return checked(
         function, lambda plan: _sample(inputs, plan), lambda batch, start, n: arrays_of(batch.slice(start, n)), call, _ROWS, alone
     )
+
+
+def plan_on(function: Any, arrays: list[Array], expected: list[Array]) -> Plan | None:
+    """The plan of a concrete function that gives the bits ``expected`` for ``arrays``, which TensorFlow gave; None where there is none."""
+    with suppress(Exception):  # whatever a graph has that plans do not know
+        plan = compiled(function)
+        return None if plan.first_difference(arrays, expected) else plan
+    return None
 
 
 def _sample_of_kinds(inputs: pa.Schema, plan: Plan) -> pa.RecordBatch:

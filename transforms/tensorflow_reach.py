@@ -10,12 +10,12 @@ also by a dataset, as TF-Transform reads a vocabulary of ``file_format="tfrecord
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from functools import cache
 from pathlib import PurePosixPath
 from typing import Any
 
-__all__ = ["reaching", "stays_below"]
+__all__ = ["only_computes", "reaching", "stays_below"]
 
 _STATEFUL = re.compile(
     r"(Assign|AssignAdd|AssignSub)VariableOp|Variable(V2)?|VariableShape|VarHandleOp|VarIsInitializedOp|ReadVariableOp|DisableCopyOnRead"
@@ -53,6 +53,15 @@ def reaching(saved_model: Any) -> list[str]:
     """The operations of a ``SavedModel`` (the message) that reach beyond it, by name."""
     modern = len(saved_model.meta_graphs) == 1 and saved_model.meta_graphs[0].HasField("object_graph_def")
     return sorted({name for meta in saved_model.meta_graphs for name in _Graph(meta, modern).reaching()})
+
+
+def only_computes(graph: Any, but: Container[str] = ()) -> bool:
+    """Whether a ``GraphDef`` has no functions, and no operations ``but`` some that have a state or do more than compute on what they are
+    given."""
+    from tensorflow.python.framework import op_def_registry
+
+    operations = {node.op for node in graph.node if node.op not in but}
+    return not graph.library.function and all(_inward(one) and not op_def_registry.get(one).is_stateful for one in operations)
 
 
 @cache

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -45,6 +44,7 @@ __all__ = [
     "graph_inputs",
     "outputs_of",
     "to_tft_batch",
+    "what_of",
     "wrap_preprocessing_fn",
 ]
 
@@ -178,15 +178,15 @@ def outputs_of(group: FeatureGroup, function: PreprocessingFn) -> dict[str, str]
     """The outputs that a group's function gives, with their types (float32, int64, string), by a call on symbolic tensors: no data is
     needed. Raises GraphError for whatever is wrong with the function."""
     inputs, found = graph_inputs(group), dict[str, str]()
-    _trace(group, inputs, _noting(wrap_preprocessing_fn(function, inputs, _what(group, function)), found))
+    _trace(group, inputs, _noting(wrap_preprocessing_fn(function, inputs, what_of(group, function)), found))
     return found
 
 
 def begin_analysis(group: FeatureGroup, function: PreprocessingFn, folder: Path) -> tuple[dict[str, str], Analysis | None]:
-    """What :func:`outputs_of` gives, and the analysis that :func:`analyze_groups` can go on with: both of one trace. ``folder`` is the
+    """What :func:`outputs_of` gives, and the analysis that can be gone on with: both of one trace. ``folder`` is the
     analysis' own until it has ended. None for one that Beam is needed for. Raises GraphError for whatever is wrong with the function."""
     inputs, found = graph_inputs(group), dict[str, str]()
-    begun = _begun(group, _noting(wrap_preprocessing_fn(function, inputs, _what(group, function)), found), inputs, folder)
+    begun = _begun(group, _noting(wrap_preprocessing_fn(function, inputs, what_of(group, function)), found), inputs, folder)
     return found or outputs_of(group, function), begun
 
 
@@ -212,7 +212,7 @@ def _noting(function: PreprocessingFn, found: dict[str, str]) -> PreprocessingFn
     return noted
 
 
-def _what(group: FeatureGroup, function: PreprocessingFn, name: str = "") -> str:
+def what_of(group: FeatureGroup, function: PreprocessingFn, name: str = "") -> str:
     """Group and function, for errors; ``name``: what whoever asks calls the group (default: its own name)."""
     return f"group {(name or group.name)!r}: preprocessing_fn {group.preprocessing_fn or getattr(function, '__name__', 'function')!r}"
 
@@ -259,15 +259,13 @@ def analyze_groups(
     temp_dir: str | os.PathLike[str] | None = None,
     share_rows: int = SHARE_ROWS,
     workers: Learners | None = None,
-    begun: Mapping[str, Analysis] = MappingProxyType({}),
 ) -> dict[str, str]:
     """Build the graph of every group; save each as ``graphs_dir/<group>/<fingerprint>``.
 
     ``groups`` maps a name to (group, its function or None, Parquet files of feature rows). Returns name -> fingerprint.
     ``temp_dir`` is where the job keeps its files while it runs (workers elsewhere must see it; default: the system's). Groups of more than
     ``share_rows`` rows are learnt in shares of no more. ``workers`` (None: all is learnt here) learn what is wanted of
-    groups that have more than ``share_rows`` rows together: this process itself reads no more than that. ``begun``: analyses
-    that :func:`begin_analysis` made, which are gone on with.
+    groups that have more than ``share_rows`` rows together: this process itself reads no more than that.
     Raises GraphError that names group and function: for a mistake in a function, for a group without any rows, and for
     outputs of a row that depend on the other rows of its batch.
     """
@@ -281,7 +279,7 @@ def analyze_groups(
             path = save_graph(None, root / name / "{fingerprint}", group.definition_hash(), inputs)
             done[name] = TransformGraph.load(path).fingerprint
             continue
-        what = _what(group, function, name)
+        what = what_of(group, function, name)
         rows = {f: pq.read_metadata(f).num_rows for f in files}
         shares = shares_of(rows, share_rows)
         if not shares:
@@ -296,12 +294,12 @@ def analyze_groups(
         say(f"analyzing {len(work)} group{'s' if len(work) > 1 else ''}: {', '.join(work)}")
         here: dict[str, Analysis] = {}
         if in_this_process(pipeline_options):
-            made = {n: begun[n] if n in begun else _begun(w.group, w.function, w.inputs, Path(temp) / n) for n, w in work.items()}
+            made = {n: _begun(w.group, w.function, w.inputs, Path(temp) / n) for n, w in work.items()}
             here = {n: a for n, a in made.items() if a is not None}
         _analyze_by_beam({n: w for n, w in work.items() if n not in here}, temp, pipeline_options)
         _learn(here, work, workers, share_rows)
         for name, w in work.items():
-            model = here[name].model if name in here else Path(temp) / name / "transform_fn"
+            model = here[name].written() if name in here else Path(temp) / name / "transform_fn"
             path = save_graph(model, root / name / "{fingerprint}", w.group.definition_hash(), w.inputs, w.check)
             done[name] = path.name
             outputs = json.loads((path / SPEC_FILE).read_text("utf-8"))["outputs"]

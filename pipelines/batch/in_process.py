@@ -60,23 +60,22 @@ class Analysis:
         self._answers: dict[str, Iterable[Any]] = {}
         self._wanted: list[Fold] = []
         self.vocabularies: dict[str, Path] = {}
-        self.model: Path | None = None
-        """The folder of the SavedModel of the function with what was learnt; None until nothing is wanted any more."""
+        self.learnt: Sequence[Any] = ()
+        """(tensor, value, type) of all that was learnt, once nothing is wanted any more."""
         self._traverse(lambda operation, values: (None,) * operation.num_outputs)  # what is unknown is known before any work
 
     def save(self) -> Path:
         """Run all phases over the rows as one share, and write the SavedModel; returns its folder."""
         while wanted := self.wanted():
             self.give([[one] for one in accumulate(self.phases, wanted, self.read())])
-        assert self.model is not None
-        return self.model
+        return self.written()
 
     def wanted(self) -> list[Fold]:
-        """What must be accumulated next; none: the SavedModel is written."""
+        """What must be accumulated next; none: all is learnt."""
         self._wanted = []
         found = self._traverse(self._operated)
         if found is not LATER:
-            self.model = found
+            self.learnt = found
         return self._wanted
 
     def give(self, answers: Sequence[Iterable[Any]]) -> None:
@@ -124,24 +123,48 @@ class Analysis:
 
         return self._nodes.Traverser(Visitor()).visit_value_node(self._last)
 
-    def written(self, bindings: Sequence[Any]) -> Path:
-        """The SavedModel of the whole function."""
+    def written(self) -> Path:
+        """Write the SavedModel of the function with what was learnt; returns its folder."""
         target = self.folder / "transform_fn"
-        learnt = learnt_constants(bindings)
         if self.metadata:
+            learnt = learnt_constants(self.learnt)
             _helper().trace_and_write_v2_saved_model(
                 str(target), self.function, self.specs, str(self.folder), self.analyzers, learnt, {}, None
             )
             return target
-        import tensorflow as tf
-        from tensorflow_transform import graph_context, tf2_utils
         from tensorflow_transform.saved import saved_transform_io_v2
 
-        context = graph_context.TFGraphContext(tf.Module(), str(self.folder), learnt)
-        function = _helper().get_traced_transform_fn(self.function, self.specs, context, {})
-        graph = saved_transform_io_v2.write_v2_saved_model(context.module_to_export, function, "transform_fn", str(target), None).graph
-        _helper()._validate_analyzers_fingerprint(self.analyzers, graph, tf2_utils.get_structured_inputs_from_func_graph(graph))
+        context, function = self._with_learnt()
+        made = saved_transform_io_v2.write_v2_saved_model(context.module_to_export, function, "transform_fn", str(target), None)
+        self._validate(made.graph)
         return target
+
+    def traced(self) -> tuple[Any, list[Any]]:
+        """The function with what was learnt, as it is traced for the SavedModel: a concrete function, and the tables and other resources
+        that were made meanwhile, which are to be held as long as it is used."""
+        from tensorflow.python.trackable import resource
+        from tensorflow_transform import annotators as typed_annotators
+
+        annotators: Any = typed_annotators
+        context, function = self._with_learnt()
+        tracker = resource.ResourceTracker()
+        with resource.resource_tracker_scope(tracker), annotators.object_tracker_scope(annotators.ObjectTracker()):
+            made = function.get_concrete_function()
+        self._validate(made.graph)
+        return made, [context, *tracker.resources]
+
+    def _with_learnt(self) -> tuple[Any, Any]:
+        import tensorflow as tf
+        from tensorflow_transform import graph_context
+
+        context = graph_context.TFGraphContext(tf.Module(), str(self.folder), learnt_constants(self.learnt))
+        return context, _helper().get_traced_transform_fn(self.function, self.specs, context, {})
+
+    def _validate(self, graph: Any) -> None:
+        """Raise RuntimeError where the function has other analyzers than when it was traced first."""
+        from tensorflow_transform import tf2_utils
+
+        _helper()._validate_analyzers_fingerprint(self.analyzers, graph, tf2_utils.get_structured_inputs_from_func_graph(graph))
 
 
 def _helper() -> Any:

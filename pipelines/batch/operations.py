@@ -40,9 +40,6 @@ class _Analysis(Protocol):
     def accumulated(self, fold: Fold) -> Any:
         """The shares' accumulators, or LATER."""
 
-    def written(self, bindings: Sequence[Any]) -> Path:
-        """The SavedModel with what was learnt."""
-
 
 Values = Sequence[Any]
 
@@ -141,7 +138,7 @@ class _All:
 
 def _graph(analysis: _Analysis, operation: Any, bindings: Values) -> Values:
     if operation.label == "CreateSavedModel":  # the last one, which nothing is computed with
-        return (analysis.written(bindings),)
+        return (bindings,)
     return (Phase(operation.label, {key: tensor.name for key, tensor in operation.output_signature.items()}, bindings),)
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipelines.batch import analysis
 from pipelines.batch.in_process import Analysis
@@ -24,6 +23,7 @@ from pipelines.lake.value_code import modules_of
 from pipelines.project.mistakes import one_line
 from pipelines.project.repository import Repo
 from pipelines.sources.event_files import EventFile, events, inventory, passed_over_line
+from pipelines.training import trial
 from pipelines.training.definition import Model
 from pipelines.training.kept_checks import KeptChecks
 from pipelines.training.model_check import KnownFeatures, check_features, check_named, check_names, check_services, read_services
@@ -265,12 +265,8 @@ def _analyzed(asked: _Asked, say: Callable[[str], None]) -> str:
     keys = {name: asked.analyzed(groups[name], made) for name, made in rows.items()}
     waiting = [name for name, key in keys.items() if asked.kept.find(key) is None]
     if waiting:
-        work: dict[str, Any] = {}
-        for name in waiting:
-            path = asked.folder / f"{name}.rows.parquet"
-            pq.write_table(pa.Table.from_batches([rows[name]]), path)
-            work[name] = (groups[name], asked.repo.preprocessing_fn(groups[name]), [str(path)])
-        analysis.analyze_groups(work, asked.folder / "graphs", progress=say, begun=asked.begun)
+        work = {name: (groups[name], function, rows[name]) for name in waiting if (function := asked.repo.preprocessing_fn(groups[name]))}
+        trial.try_groups(work, asked.folder, asked.begun, say)
         for name in waiting:
             asked.kept.keep(keys[name], "runs")
     before = [name for name in rows if name not in waiting]

@@ -13,6 +13,7 @@ import pytest
 from pipelines.batch import analysis
 from pipelines.demo.scaffold import scaffold
 from pipelines.project.repository import load_repo
+from pipelines.training import trial
 from pipelines.training.kept_checks import KeptChecks
 from pipelines.training.project_check import check_project
 
@@ -197,19 +198,20 @@ def test_all_that_a_model_cannot_take_is_named_with_what_leaves_it_out(tmp_path:
 def test_what_was_right_is_kept_while_all_that_it_follows_from_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Issue 10.7: a function is traced and run again when its code, its group or its rows are others; a mistake is never kept."""
     folder, asked = shop(tmp_path / "shop"), list[str]()
-    real_begin, real_analysis = analysis.begin_analysis, analysis.analyze_groups
+    real_begin, real_trial = analysis.begin_analysis, trial.try_groups
 
     def begin_analysis(group: Any, function: Any, folder: Path) -> Any:
         asked.append(group.name)
         return real_begin(group, function, folder)
 
-    def analyze_groups(work: Any, *args: Any, **named: Any) -> dict[str, str]:
+    def try_groups(work: Any, *args: Any) -> None:
         asked.extend(f"rows of {name}" for name in work)
-        return real_analysis(work, *args, **named)
+        real_trial(work, *args)
 
     monkeypatch.setattr(analysis, "begin_analysis", begin_analysis)
     monkeypatch.setattr(analysis, "outputs_of", lambda group, function: pytest.fail("traced once more"))
-    monkeypatch.setattr(analysis, "analyze_groups", analyze_groups)
+    monkeypatch.setattr(trial, "try_groups", try_groups)
+    monkeypatch.setattr(trial, "begin_analysis", lambda *args: pytest.fail("traced once more"))
 
     def again(anew: bool = False) -> tuple[list[str], list[str], list[str]]:
         for stem in [p.stem for p in folder.glob("*.py")]:
