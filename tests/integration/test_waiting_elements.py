@@ -133,6 +133,26 @@ def test_what_is_far_behind_is_folded_when_the_last_of_it_came(tmp_path: Path, m
     assert plain(world.rows()) == expected(world)
 
 
+def test_the_end_of_a_partition_waits_for_another_one_that_promised_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fold for each partition that ends, where one is enough; once nothing is promised, the checkpoint that was asked for is saved."""
+    monkeypatch.setattr(fold_shard, "CHECKPOINT_SECONDS", 1e9)
+    monkeypatch.setattr(fold_shard, "BEHIND_SECONDS", 1e9)
+    world = world_of(tmp_path, 80)
+    worker, collect = Worker(world), Collect(tmp_path)
+    items = polled(world)
+    mine, theirs = ([item for item in items if decode(item[1]).span.partition == n] for n in (0, 1))
+    (end,) = {n for n, (_, data) in enumerate(mine) if decode(data).flush and n % SHARDS == 0}
+    promised = [item for item in theirs if decode(item[1]).more]
+    for item in [*promised, *mine[: end + SHARDS]]:
+        assert worker.take(item) == []
+    rest = theirs[len(promised) :]
+    outputs = [output for item in rest[:SHARDS] for output in worker.take(item)]
+    assert [(output.shard, bool(output.checkpoint)) for output in outputs] == [(n, True) for n in range(SHARDS)]
+    for output in [*outputs, *(output for item in rest[SHARDS:] for output in worker.take(item))]:
+        collect.process(output)
+    assert plain(world.rows()) == expected(world)
+
+
 def test_a_promise_of_more_is_kept_whatever_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for the next element must not wait for a broker that went away, or for a person where the stream paused."""
     world = world_of(tmp_path, 100)

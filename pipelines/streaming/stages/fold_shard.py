@@ -6,7 +6,7 @@ in between. The instances of a job in one process share it, as an engine gives a
 
 A fold costs milliseconds whatever it folds. So an element from which nothing follows yet waits in Beam's state for those after it, up to
 :data:`CHECKPOINT_SECONDS`: polls that are short, or shards that are many, make no more folds. Of a partition that is far behind any element
-waits for the next one, which its poll promises, up to :data:`BEHIND_SECONDS` and :data:`MOST_WAITING`.
+waits for the next one, which its poll promises, up to :data:`BEHIND_SECONDS` and :data:`MOST_WAITING`; and so does the end of another one.
 """
 
 from __future__ import annotations
@@ -125,14 +125,14 @@ class FoldShard(beam.DoFn):
         """Whether an element goes on where those end that wait, and can wait with them; then it is counted among them."""
         span, where, waits = element.span, (element.span.source, element.span.partition), kept.waits
         at = kept.shard.partitions[span.source].get(span.partition)
-        if waits is None or span.first != waits.get(where, span.start if at is None else at.expected) or element.flush:
+        if waits is None or span.first != waits.get(where, span.start if at is None else at.expected):
             return False
         events = sum(batch.num_rows for batch in element.events.values())
         promised = {(each.span.source, each.span.partition): each.more for each in (*(e for _, e in kept.pending), element)}
         more = any(promised.values())  # by the last element of each partition
         if self._due(number, more, first=False) or kept.events + events > MOST_WAITING:
             return False
-        if not more and self._brings_something(kept, element):
+        if not more and (element.flush or any(e.flush for _, e in kept.pending) or self._brings_something(kept, element)):
             return False
         self.memory.due.setdefault(number, time.monotonic())
         waits[where] = span.next
