@@ -48,7 +48,7 @@ from transforms.tensors import tensors_of
 if TYPE_CHECKING:
     from transforms.plan import Plan
 
-__all__ = ["TransformGraph", "graph_fingerprint", "input_width", "save_graph", "with_width"]
+__all__ = ["TransformGraph", "check_files", "graph_fingerprint", "input_width", "save_graph", "with_width"]
 
 log = logging.getLogger("tandem.graph")
 
@@ -141,15 +141,7 @@ class TransformGraph:
         With ``fingerprint`` the graph must be that one. Raises GraphError if anything is missing, damaged or another.
         """
         root = Path(path)
-        manifest = _read_manifest(root)
-        for name, expected in manifest["files"].items():
-            file = root / name
-            if not stays_below(name) or not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != expected:
-                raise GraphError(f"transform graph {root}: {name} is missing or damaged; restore the folder or build it again")
-        for file in sorted((root / MODEL).rglob("*")):  # TensorFlow knows a graph by several names, so one more may be taken for it
-            name = file.relative_to(root).as_posix()
-            if name not in manifest["files"] and (file.is_symlink() or not file.is_dir()):
-                raise GraphError(f"transform graph {root}: {name} does not belong to it; restore the folder or build it again")
+        manifest = _checked_manifest(root)
         try:
             inputs, outputs = _schema_of(manifest["inputs"]), _schema_of(manifest["outputs"])
             model = root / MODEL if manifest["files"] else None
@@ -299,6 +291,28 @@ def _read_manifest(root: Path) -> dict[str, Any]:
     return manifest
 
 
+def check_files(path: str | os.PathLike[str], fingerprint: str) -> None:
+    """Whether the files saved in folder ``path`` are those of the graph ``fingerprint``, by their hashes: without TensorFlow, and without
+    what they compute, of which :meth:`TransformGraph.load` makes sure, too. Raises GraphError as it does."""
+    said = _checked_manifest(Path(path)).get("fingerprint")
+    if said != fingerprint:
+        raise GraphError(f"transform graph {path} is {str(said)[:12]}, but {fingerprint[:12]} is wanted; choose the folder of that graph")
+
+
+def _checked_manifest(root: Path) -> dict[str, Any]:
+    """The manifest, whose files are there, as it says, and nothing beside them. Raises GraphError."""
+    manifest = _read_manifest(root)
+    for name, expected in manifest["files"].items():
+        file = root / name
+        if not stays_below(name) or not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != expected:
+            raise GraphError(f"transform graph {root}: {name} is missing or damaged; restore the folder or build it again")
+    for file in sorted((root / MODEL).rglob("*")):  # TensorFlow knows a graph by several names, so one more may be taken for it
+        name = file.relative_to(root).as_posix()
+        if name not in manifest["files"] and (file.is_symlink() or not file.is_dir()):
+            raise GraphError(f"transform graph {root}: {name} does not belong to it; restore the folder or build it again")
+    return manifest
+
+
 def _versions() -> dict[str, str]:
     out = {}
     for name in ("tensorflow", "tensorflow-transform", "pyarrow", "numpy"):
@@ -339,8 +353,8 @@ def save_graph(
 ) -> Path:
     """Save a TF-Transform SavedModel folder (None: an empty graph) as the folder ``path``, in one atomic step.
 
-    ``{fingerprint}`` in ``path`` is replaced. If the folder is there already with the same fingerprint, it is kept. ``check`` is called
-    with the graph before anything is saved; what it raises leaves nothing.
+    ``{fingerprint}`` in ``path`` is replaced. If the folder is there already with the same fingerprint, it is kept; one whose files are
+    damaged is replaced. ``check`` is called with the graph before anything is saved; what it raises leaves nothing.
     Returns the path. Raises GraphError if the model is no transform graph or does not fit ``input_schema``.
     """
     model = Path(transform_fn) if transform_fn is not None else None
@@ -349,11 +363,10 @@ def save_graph(
     fingerprint = graph.fingerprint = graph_fingerprint(model, definition_hash, input_schema, outputs)
     check(graph)
     target = Path(str(path).replace("{fingerprint}", fingerprint))
-    if (target / SPEC_FILE).is_file():
-        TransformGraph.load(target, fingerprint)
+    if _is_whole(target, fingerprint):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    work = target.parent / f".graph-{os.urandom(8).hex()}"
+    work, aside = (target.parent / f".graph-{os.urandom(8).hex()}" for _ in range(2))
     work.mkdir()
     try:
         if model is not None:
@@ -371,8 +384,22 @@ def save_graph(
         (work / SPEC_FILE).write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
         try:
             work.rename(target)
-        except OSError:  # somebody else saved the same graph meanwhile
-            TransformGraph.load(target, fingerprint)
+        except OSError:  # it is there: damaged, or saved by somebody else meanwhile
+            if not _is_whole(target, fingerprint):
+                with suppress(FileNotFoundError):
+                    target.rename(aside)
+                with suppress(OSError):
+                    work.rename(target)
+                TransformGraph.load(target, fingerprint)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
     return target
+
+
+def _is_whole(folder: Path, fingerprint: str) -> bool:
+    try:
+        TransformGraph.load(folder, fingerprint)
+    except GraphError:
+        return False
+    return True

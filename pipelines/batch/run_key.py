@@ -14,6 +14,7 @@ from typing import Any
 
 from pipelines.lake import layout, provenance, shared
 from pipelines.lake.data_files import sha256
+from pipelines.lake.graphs import graph_damage
 from pipelines.lake.run_parts import Code, InputFile
 from pipelines.lake.runs import Run, range_of
 from pipelines.lake.value_code import engine_files, meanings, modules_of, repo_files_of
@@ -98,16 +99,15 @@ def superseded(earlier: Run, complete: Iterable[Run], groups: Collection[str], s
 
 
 def lost(data: Path, run: Run) -> bool:
-    """Whether rows or a graph that a batch run made are not there any more: it is to be made anew. One that an erasure has marked lacks
-    rows that its inputs ask for (a log that was put back). Of others a complete one, in a plain data folder, is looked at."""
+    """Whether rows or a graph that a batch run made are not there any more, or the graph's files are damaged: it is to be made anew. One
+    that an erasure has marked lacks rows that its inputs ask for (a log that was put back). Of others a complete one, in a plain data
+    folder, is looked at."""
     if run.record.more.get("erased"):
         return True
     if run.status != "complete" or shared.is_shared(data):
         return False
     made = run.record.fingerprints.items()
-    return not all(
-        (layout.graph(data, n, f) / layout.SPEC_FILE).is_file() and layout.offline_run(data, n, run.id).is_dir() for n, f in made
-    )
+    return not all(layout.offline_run(data, n, run.id).is_dir() and not graph_damage(data, n, f) for n, f in made)
 
 
 def engine_code(recorded: Code | None = None) -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipelines.feature_store.put_back import HalfApplied
 from pipelines.feature_store.store import apply as feast_apply
-from pipelines.feature_store.store import registry_file
+from pipelines.feature_store.store import registry_file, registry_in
 from pipelines.lake import graphs, shared
 from pipelines.project.repository import Repo
 from transforms.errors import StoreError
@@ -110,13 +110,7 @@ def _end(repo: Repo, intent: Mapping[str, str]) -> None:
 
 
 def _set_aside_a_torn_registry(repo: Repo) -> None:
-    """Feast writes its registry's file in place: one that a kill left in part is no registry, and the apply makes it anew, whole."""
-    from feast.protos.feast.core.Registry_pb2 import Registry
-    from google.protobuf.message import DecodeError
-
+    """What a kill left in part is no registry: the apply makes it anew, whole."""
     place = registry_file(repo.path)
-    if place is not None and place.is_file():
-        try:
-            Registry.FromString(place.read_bytes())
-        except DecodeError:
-            place.replace(place.with_name(f"{place.name}.damaged"))
+    if place is not None and place.is_file() and registry_in(place) is None:
+        place.replace(place.with_name(f"{place.name}.damaged"))

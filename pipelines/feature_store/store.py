@@ -25,7 +25,7 @@ from transforms.errors import ConfigError, StoreError, TandemError, ours_in
 if TYPE_CHECKING:
     from serving.online_store.base import OrderedOnlineStore
 
-__all__ = ["apply", "checked_online", "open_store", "ordered_store", "registry_file", "whole_registry_files"]
+__all__ = ["apply", "checked_online", "open_store", "ordered_store", "registry_file", "registry_in", "whole_registry_files"]
 
 
 def open_store(repo: Repo) -> Any:
@@ -89,6 +89,18 @@ def registry_file(repo: Path) -> Path | None:
     given = config if isinstance(config, dict) else {"path": config}
     place, kind = given.get("path"), given.get("registry_type", "file")
     return repo / place if isinstance(place, str) and place and kind == "file" and "://" not in place else None
+
+
+def registry_in(file: Path) -> Any:
+    """Feast's registry that a file holds; None where it is damaged: Feast writes it in place, and a kill may leave it in part. Raises
+    OSError."""
+    from feast.protos.feast.core.Registry_pb2 import Registry
+    from google.protobuf.message import DecodeError
+
+    try:
+        return Registry.FromString(file.read_bytes())
+    except DecodeError:
+        return None
 
 
 def apply(repo: Repo, fingerprints: Mapping[str, str], take_over: bool = False) -> None:

@@ -16,10 +16,11 @@ from transforms.acceptance import accepts_more
 from transforms.data_folder import APPLYING, applied_graph, under_way
 from transforms.definitions import FeatureGroup
 from transforms.errors import GraphError
+from transforms.graph import check_files
 
 __all__ = [
-    "apply_graph", "applied_graph", "applied_graphs", "applying", "begin_apply", "carried_over", "end_apply", "folder", "graph_for",
-    "hash_of", "remember_definitions", "since",
+    "apply_graph", "applied_graph", "applied_graphs", "applying", "begin_apply", "carried_over", "end_apply", "folder", "graph_damage",
+    "graph_for", "hash_of", "remember_definitions", "since",
 ]  # fmt: skip
 
 
@@ -92,6 +93,18 @@ def hash_of(data: Path, group: str, fingerprint: str) -> str:
     """The hash of the definition that a graph was made of. Raises OSError, ValueError, KeyError or TypeError where its head is damaged."""
     made: str = json.loads((layout.graph(data, group, fingerprint) / layout.SPEC_FILE).read_text())["definition_hash"]
     return made
+
+
+def graph_damage(data: Path, group: str, fingerprint: str) -> str:
+    """What is wrong with the files of a graph, in one line; empty where nothing is. A cache of an object store need not hold it."""
+    place = layout.graph(data, group, fingerprint)
+    if shared.is_shared(data) and not place.exists():
+        return ""
+    try:
+        check_files(place, fingerprint)
+    except (GraphError, OSError) as error:
+        return str(error)
+    return ""
 
 
 def remember_definitions(data: Path, groups: Iterable[FeatureGroup]) -> None:

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.feature_store.sql_registry import database_of, registered
-from pipelines.feature_store.store import registry_file
+from pipelines.feature_store.store import registry_file, registry_in
 from pipelines.project.config import data_for_feast
 from pipelines.project.repository import Repo, load_module
 from serving.feast_objects import DEFINITION, feast_objects, load_outputs
 from serving.registry_place import feast_config, has_store
 from transforms.definitions import FINGERPRINT, duration_name
-from transforms.errors import TandemError
 
 __all__ = ["FeastChange", "Registry", "feast_changes", "registry_of"]
 
@@ -39,12 +38,14 @@ class Registry:
     entities: Mapping[str, Mapping[str, Any]]
     views: Mapping[str, Mapping[str, Any]]
     services: Mapping[str, Mapping[str, Any]]
+    damaged: str = ""
+    """Its file, where that is no registry: apply sets it aside and makes it anew."""
 
 
 def registry_of(repo: Repo, groups: Collection[str] = ()) -> Registry | None:
     """What Feast's registry holds, of feature services what they ask of ``groups`` (none: all); None without a ``feature_store.yaml``, and
-    where it is neither a file of this machine nor a database, or cannot be read. One that is not there holds nothing. Raises ConfigError
-    for a ``feature_store.yaml`` that apply would refuse."""
+    where it is neither a file of this machine nor a database, or cannot be read. One that is not there, or is damaged, holds nothing.
+    Raises ConfigError for a ``feature_store.yaml`` that apply would refuse."""
     if not has_store(repo.path):
         return None
     feast_config(repo.path)
@@ -57,7 +58,6 @@ def registry_of(repo: Repo, groups: Collection[str] = ()) -> Registry | None:
     from feast.protos.feast.core.Entity_pb2 import Entity as EntityProto
     from feast.protos.feast.core.FeatureService_pb2 import FeatureService as ServiceProto
     from feast.protos.feast.core.FeatureView_pb2 import FeatureView as ViewProto
-    from feast.protos.feast.core.Registry_pb2 import Registry as Proto
 
     try:
         if database is not None:
@@ -67,14 +67,16 @@ def registry_of(repo: Repo, groups: Collection[str] = ()) -> Registry | None:
             views: Iterable[Any] = map(ViewProto.FromString, found["feature_views"])
             services: Iterable[Any] = map(ServiceProto.FromString, found["feature_services"])
         elif path is not None:
-            held = Proto.FromString(path.read_bytes())
+            held = registry_in(path)
+            if held is None:
+                return Registry({}, {}, {}, damaged=str(path.resolve()))
             entities, views, services = held.entities, held.feature_views, held.feature_services
         return Registry(
             {e.name: _entity(e) for e in map(Entity.from_proto, entities)},
             {v.name: _view(v) for v in map(FeatureView.from_proto, views)},
             _services(map(FeatureService.from_proto, services), groups),
         )
-    except Exception:  # torn or of another Feast: apply makes it anew
+    except Exception:  # of another Feast, say
         return None
 
 
@@ -82,10 +84,7 @@ def defined(repo: Repo, groups: Collection[str] = ()) -> Registry:
     """What the definitions make of it, with the graphs that are applied now; of services as :func:`registry_of`."""
     from feast import FeatureService
 
-    try:
-        outputs = load_outputs(repo.data, repo.groups.values())
-    except TandemError:  # a graph's head is damaged
-        outputs = {}
+    outputs = load_outputs(repo.data, repo.groups.values(), damaged=True)
     made = feast_objects(repo.groups.values(), data_for_feast(repo.path), outputs)
     module = vars(load_module(repo.path, repo.settings.definitions)).values()
     services = _services((s for s in module if isinstance(s, FeatureService)), groups)

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from pipelines.batch.run_key import begin_of, code_of, declared
+from pipelines.lake.graphs import graph_damage
 from pipelines.lake.run_records import BatchRecord
 from pipelines.planning.definition_changes import Change, definition_changes
 from pipelines.planning.definition_words import span
@@ -44,6 +45,8 @@ class Judged:
     redefined: bool = False
     new: bool = False
     fits: bool = False
+    damaged: str = ""
+    """What is wrong with the files of its graph: that of ``run``, else the applied one; a run saves it anew."""
     pending: bool = False
     same_rows: bool = True
     """Whether a run would learn from the rows that ``run`` learnt from."""
@@ -55,7 +58,7 @@ class Judged:
     @property
     def stale(self) -> bool:
         """Whether a batch run must make it anew."""
-        return bool(self.new or self.learn or self.rows) and not self.pending
+        return bool(self.new or self.learn or self.rows or self.damaged) and not self.pending
 
 
 def judge(present: Present, group: FeatureGroup, asked: tuple[datetime, datetime] | None) -> Judged:
@@ -65,7 +68,11 @@ def judge(present: Present, group: FeatureGroup, asked: tuple[datetime, datetime
     applied = present.applied.get(group.name)
     if not runs:
         plain = fits and group.preprocessing_fn is None  # applied without a run, for a stream alone
-        return Judged(group, None, asked, new=applied is None, fits=fits, learn=() if plain or applied is None else (_LOST,))
+        damaged = graph_damage(present.data, group.name, applied) if applied is not None else ""
+        plain = plain or (bool(damaged) and group.preprocessing_fn is None)
+        return Judged(
+            group, None, asked, new=applied is None, fits=fits, damaged=damaged, learn=() if plain or applied is None else (_LOST,)
+        )
     found: Judged | None = None
     for n, run in enumerate(runs[:_LOOKED_AT]):
         one = _against(present, group, run, runs, asked, fits, newest=n == 0)
@@ -112,6 +119,7 @@ def _against(
     if not newest and not learn:
         rows.insert(0, _OLDER)
     fingerprint = run.fingerprints[name]
+    damaged = graph_damage(present.data, name, fingerprint)
     return Judged(
         group,
         run,
@@ -122,7 +130,8 @@ def _against(
         redefined=redefined or any("none" in c.what for c in function),
         new=name not in present.applied,
         fits=fits,
-        pending=not learn and not rows and present.applied.get(name) != fingerprint,
+        damaged=damaged,
+        pending=not learn and not rows and not damaged and present.applied.get(name) != fingerprint,
         same_rows=not rows or rows == [_OLDER],
         extends=extends,
         unseen=present.table_news(group.source)[1],

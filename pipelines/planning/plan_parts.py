@@ -91,6 +91,8 @@ class Plan:
     topics: tuple[TopicPlan, ...] = ()
     also: tuple[str, ...] = ()
     """Groups that nobody asked for and that are planned too, as apply would refuse them."""
+    registry_damaged: str = ""
+    """The file of Feast's registry, if it is damaged: apply makes it anew."""
 
     @property
     def changes(self) -> bool:

@@ -40,7 +40,10 @@ def lines(plan: Plan, options: str = "") -> Iterator[str]:
     if plan.feast is None:
         yield from _block("Feast", ["its registry cannot be read here; run 'feast plan' in the repository to see what apply changes"])
     else:
-        yield from _block("Feast, on apply", (f"{c.sign} {c.kind} {c.name}{f': {c.words}' if c.words else ''}" for c in plan.feast))
+        found = [f"{c.sign} {c.kind} {c.name}{f': {c.words}' if c.words else ''}" for c in plan.feast]
+        if plan.registry_damaged:
+            found.insert(0, f"{plan.registry_damaged} is damaged: it is set aside and made anew")
+        yield from _block("Feast, on apply", found)
     yield from _block("To run, in this order", (f"{command} {options}".rstrip() for command in plan.commands))
     yield summary(plan)
 
@@ -76,6 +79,8 @@ def _group(g: GroupPlan) -> Iterator[str]:
     if j is None:
         yield ""
         return
+    if j.damaged:
+        yield f"    {j.damaged}"
     for change in (*j.learn, *j.rows, *j.free):
         yield f"    {change}"
     if j.unseen:
@@ -100,6 +105,8 @@ def _verdict(g: GroupPlan) -> str:
         return "new" if g.recomputed or j.run is not None else "new, applied without a run"
     if j.learn:
         return "its graph is analyzed and its rows are recomputed"
+    if j.damaged:
+        return "its graph's files are damaged; it is saved anew" + (", and its rows are recomputed" if g.recomputed else "")
     if j.rows:
         return "its rows are recomputed" if g.recomputed else "its rows exist"
     if g.recomputed:
@@ -255,6 +262,7 @@ def to_dict(plan: Plan) -> dict[str, Any]:
         ],
         "training_sets": [s.id for s in plan.training_sets],
         "feast": None if plan.feast is None else [vars(c) for c in plan.feast],
+        "registry_damaged": plan.registry_damaged or None,
         "commands": list(plan.commands),
     }
 
@@ -277,6 +285,7 @@ def _group_dict(g: GroupPlan) -> dict[str, Any]:
         "bytes": _expected_dict(g.bytes),
         "keys": _expected_dict(g.keys),
         "rejected_before": g.refused,
+        "graph_damaged": (j.damaged if j is not None else "") or None,
         "table_unseen": (j.unseen if j is not None else "") or None,
     }  # fmt: skip
 

@@ -67,10 +67,14 @@ def _plan(present: Present, registry: Registry | None, groups: Collection[str], 
     feast = None if registry is None else feast_changes(defined(chosen, groups), _only(registry, repo, groups), regraphed)
     gone = _removed(present, repo, registry) if not groups else []
     if feast is not None:
+        # Which columns a damaged graph gives, it does not tell: its view stays as it is, unless its definition changed.
+        same_view = {n for n, j in judged.items() if j.damaged and not j.redefined and not j.free and n not in regraphed}
+        feast = [c for c in feast if c.kind != "view" or c.sign != "~" or c.name not in same_view]
         touched = {c.name for c in feast if c.kind == "view"}
         planned = [replace(g, sign="~") if g.sign == "=" and g.name in touched else g for g in planned]
     planned += [GroupPlan(name, "-") for name in gone]
-    applies = bool(gone) or bool(feast) or bool(regraphed) or any(j.new or j.pending for j in judged.values())
+    torn = registry.damaged if registry is not None else ""
+    applies = bool(gone or feast or torn or regraphed) or any(j.new or j.pending or j.damaged for j in judged.values())
     streams = tuple((s, _stream_words(s, judged, planned)) for s in present.streams)
     models = _models(present, planned)
     sets = tuple(s for s in present.training_sets if _leaves(s.fingerprints, planned, present))
@@ -78,7 +82,7 @@ def _plan(present: Present, registry: Registry | None, groups: Collection[str], 
     commands = _commands(present, planned, batches, applies, streams, models, redefined)
     planned_feast = None if feast is None else tuple(feast)
     topics = topic_plans((s for s in sources_of(chosen.groups.values()).values() if s.topic), repo.settings.kafka)
-    return Plan(repo, tuple(planned), tuple(batches), planned_feast, models, sets, streams, commands, redefined, topics)
+    return Plan(repo, tuple(planned), tuple(batches), planned_feast, models, sets, streams, commands, redefined, topics, (), torn)
 
 
 def _only(registry: Registry, repo: Repo, groups: Collection[str]) -> Registry:
@@ -92,7 +96,7 @@ def _only(registry: Registry, repo: Repo, groups: Collection[str]) -> Registry:
 
 def _removed(present: Present, repo: Repo, registry: Any) -> list[str]:
     """The groups that are applied and not defined any more: by the registry, else by the last apply."""
-    if registry is not None:
+    if registry is not None and not registry.damaged:
         return sorted(n for n, v in registry.views.items() if v["definition"] is not None and n not in repo.groups)
     last = present.latest("apply")
     return sorted(set(last.fingerprints if last else ()) - set(repo.groups))
@@ -115,7 +119,7 @@ def _batches(present: Present, repo: Repo, judged: dict[str, Judged], asked: tup
 
 def _holds(present: Present, j: Judged) -> bool:
     """Whether the applied graph is what the group is defined to have, so that a run may go on with it."""
-    right = j.run is not None and j.run.fingerprints[j.group.name] == present.applied.get(j.group.name)
+    right = not j.damaged and j.run is not None and j.run.fingerprints[j.group.name] == present.applied.get(j.group.name)
     return right and j.fits and not j.learn
 
 

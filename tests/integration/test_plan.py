@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -236,6 +237,63 @@ def test_what_the_plan_says_is_what_happens(world: World, kind: str) -> None:
     assert {m.version.version for m in plan.models if not m.dropped} == refused
     assert {m.version.version for m in plan.models if m.dropped} == ({1, 2} if kind == "a removed group" else set())
     assert not world.plan().changes, world.plan().commands
+
+
+DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "missing": ("tandem.json", Path.unlink),
+    "empty": ("tandem.json", lambda file: file.write_bytes(b"")),
+    "truncated": ("tandem.json", lambda file: file.write_bytes(file.read_bytes()[:-40])),
+    "of another graph": (
+        "tandem.json",
+        lambda file: file.write_text(re.sub('"fingerprint": "...', '"fingerprint": "000', file.read_text())),
+    ),
+    "the whole folder": (".", shutil.rmtree),
+    "one file more": ("tandem.json", lambda file: shutil.copytree(file.parent, file.parent / "transform_fn")),
+}
+
+
+def check_mended(world: World, group: str) -> None:
+    """The plan names the graph of one group as damaged, the commands of it give the same graph, and then there is nothing to do."""
+    before = applied_graphs(world.data)
+    plan = world.plan()
+    said = list(lines(plan))
+    assert plan.changes and [g.name for g in plan.groups if g.sign != "="] == [group] == [g.name for g in plan.groups if g.recomputed]
+    assert f"~ {group}: its graph's files are damaged; it is saved anew, and its rows are recomputed" in said
+    assert any(before[group] in line and line.startswith("    ") for line in said) and not plan.feast and not plan.models
+    assert [c.split()[1] for c in plan.commands] == ["batch", "apply", "materialize"] and f"--group {group}" in plan.commands[0]
+    world.follow(plan)
+    assert applied_graphs(world.data) == before and not world.plan().changes, list(lines(world.plan()))
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_graph_is_named_and_the_commands_mend_it(world: World, kind: str) -> None:
+    world.write(FEATURES)
+    name, harm = DAMAGES[kind]
+    harm(world.data / "graphs/city_orders" / applied_graphs(world.data)["city_orders"] / name)
+    check_mended(world, "city_orders")
+
+
+def test_a_learnt_graph_of_which_a_byte_changed(world: World) -> None:
+    world.write(FEATURES.replace("    aggregates=[Count(over=[", '    preprocessing_fn="scaling:shops",\n    aggregates=[Count(over=[', 1))
+    world.follow(world.plan())
+    assert not world.plan().changes
+    graph = world.data / "graphs/shop_orders" / applied_graphs(world.data)["shop_orders"]
+    file = graph / "transform_fn/saved_model.pb"
+    file.write_bytes(file.read_bytes()[:-1] + bytes([file.read_bytes()[-1] ^ 1]))
+    check_mended(world, "shop_orders")
+
+
+def test_a_pointer_and_a_registry_that_are_damaged_are_mended_by_apply(world: World) -> None:
+    world.write(FEATURES)
+    before = applied_graphs(world.data)
+    (world.data / "graphs/city_orders/CURRENT").write_bytes(b"\xff\xfe")
+    registry = next(f for f in world.path.rglob("registry.db"))
+    registry.write_bytes(registry.read_bytes()[:-7])
+    plan = world.plan()
+    assert f"    {registry.resolve()} is damaged: it is set aside and made anew" in lines(plan)
+    assert "tandem apply" in plan.commands and not any(g.recomputed for g in plan.groups)
+    world.follow(plan)
+    assert applied_graphs(world.data) == before and not world.plan().changes
 
 
 def test_events_that_a_wider_contract_takes_in(world: World) -> None:

@@ -125,7 +125,8 @@ class Shop:
             place = self.data / "graphs" / n / graphs[n]
             place.mkdir(parents=True, exist_ok=True)
             if not (place / "tandem.json").exists():
-                (place / "tandem.json").write_text(json.dumps({"definition_hash": g.definition_hash(), "outputs": []}))
+                made = {"definition_hash": g.definition_hash(), "outputs": [], "files": {}, "fingerprint": graphs[n]}
+                (place / "tandem.json").write_text(json.dumps(made))
             outputs.append({"name": f"offline/{n}/x.parquet", "path": "x", "bytes": 10_000, "sha256": ""})
         code = value_files(provenance.engine_root(), repo.path, "features", {m for g in repo.groups.values() for m in modules_of(g)})
         run.save(
