@@ -29,6 +29,7 @@ from pipelines.lake.processes import start_child, stop_child, tail
 from pipelines.lake.staged_code import EMBEDDED
 from pipelines.services.jars import ADD_OPENS, classpath, java
 from pipelines.services.own_jar import JAR, MAIN
+from pipelines.streaming.engines.flink_checkpoints import CheckpointWatch
 from pipelines.streaming.engines.flink_keys import MAX_PARALLELISM
 from pipelines.streaming.engines.flink_rest import Cluster, check_flags
 from pipelines.streaming.engines.job_jar import write_job_jar
@@ -78,6 +79,11 @@ class FlinkOptions:
     def __post_init__(self) -> None:
         check_flags(self.master, self.worker_pool, self.savepoint, self.worker)
 
+    @property
+    def keeps_checkpoints(self) -> bool:
+        """Whether Flink makes checkpoints."""
+        return self.master is None or self.stored or bool(self.checkpoints)
+
     def beam_options(self, pool: str, token: str) -> PipelineOptions:
         """Beam's options of the job; ``pool`` is the address of the SDK workers' pool, which asks for a proof of ``token``."""
         flags = {
@@ -99,7 +105,7 @@ class FlinkOptions:
             "object_reuse": "true",
             "enable_metrics": "false",
         }
-        if self.master is not None and not self.stored and not self.checkpoints:
+        if not self.keeps_checkpoints:
             for name in ("checkpointing_interval", "state_backend", "state_backend_storage_path"):
                 del flags[name]
             flags["number_of_execution_retries"] = 0
@@ -141,6 +147,10 @@ class FlinkJob(EngineJob):
         self._sockets: Path | None = None
         self.log = options.folder / "flink.log"
         self.cluster = Cluster(options.master) if options.master else None
+        self._checkpoints: CheckpointWatch | None = None
+        if options.master is not None and options.keeps_checkpoints:
+            once = Cluster(options.master, timeout=5.0, election_seconds=0.0)
+            self._checkpoints = CheckpointWatch(once, options.name, max(options.checkpoint_seconds, 5.0))
         self.ends_hung_workers = self.cluster is None  # they are our children, which are killed
 
     def start(self) -> None:
@@ -181,6 +191,8 @@ class FlinkJob(EngineJob):
                 str(self._configure()),
             ]
             self._java = start_child(command, self.log, {**without_secrets(os.environ), "CLASSPATH": os.pathsep.join(path)}, new_log=True)
+            if self._checkpoints is not None:
+                self._checkpoints.start()
         except BaseException:
             self.stop()
             raise
@@ -230,6 +242,8 @@ class FlinkJob(EngineJob):
         assert self._java is not None
         if self._pool is not None and self._pool.failed and self._java.poll() is None:
             stop_child(self._java, 0)  # it would wait for a worker without end
+        for line in self._checkpoints.told() if self._checkpoints is not None else ():
+            self.say(line)
         return self._java.poll()
 
     @property
@@ -274,6 +288,8 @@ class FlinkJob(EngineJob):
 
     def stop(self) -> None:
         """End the job and all that was started for it. What was delivered is durable; nothing else counts."""
+        if self._checkpoints is not None:
+            self._checkpoints.stop()
         if self.cluster is not None and self._java is not None and self._java.poll() is None:
             self.cluster.cancel_jobs(self.options.name)
         if self._pool is not None:
