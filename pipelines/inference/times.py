@@ -190,16 +190,20 @@ def _of_sap(word: str) -> bool:
 
 
 def _perhaps_time(name: str) -> bool:
-    """Whether a name does not say that it is no time: none at all, or a begin and an end, which may be of anything."""
-    return name.startswith("column_") or bool({"start", "end", "begin", "started", "ended", "updated", "modified"} & set(words(name)))
+    """Whether a name does not say that it is no time: none at all, one letter, or a begin and an end, which may be of anything."""
+    return (
+        name.startswith("column_")
+        or len(name) == 1
+        or bool({"start", "end", "begin", "started", "ended", "updated", "modified"} & set(words(name)))
+    )
 
 
 def epoch(column: Column, values: list[Any]) -> None:
-    """Integers of a time, by their size and name."""
+    """Numbers of a time, by their size and name."""
     name = column.called
     timed = time_like(name) or "$date" in column.steps or _of_moment(column.steps) or (_perhaps_time(name) and _rising(values))
     unit_named = _UNIT_NAMES.get(words(name)[-1]) if words(name) else None  # event_ms: a time only if it is one in that unit
-    timed |= column.asked
+    timed |= column.asked or name.lower() == "t"  # a temperature is no epoch
     if not (timed or unit_named) or not isinstance(column.low, (int, float)):
         return
     if _serial(column, values):

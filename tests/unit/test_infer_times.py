@@ -25,15 +25,44 @@ def test_a_time_by_its_unit_and_one_that_is_said_to_be_it() -> None:
     """A number whose name ends in a unit is a time if it is one in that unit; any other is one if whoever asks says so."""
     at = 1_714_557_660
     payloads: list[bytes | None] = [
-        json.dumps({"event_ms": (at + i) * 1_000, "dwell_ms": i, "clock_us": (at + i) * 1_000, "t": at + i, "id": i}).encode()
+        json.dumps({"event_ms": (at + i) * 1_000, "dwell_ms": i, "clock_us": (at + i) * 1_000, "reading": at + i, "id": i}).encode()
         for i in range(300)
     ]
     found = {c.called: (c.dtype, c.parse) for c in propose(sample_payloads(payloads)[0]).columns}
-    assert found["dwell_ms"] == found["clock_us"] == found["t"] == ("int64", "")
+    assert found["dwell_ms"] == found["clock_us"] == found["reading"] == ("int64", "")
     made = propose(sample_payloads(payloads)[0])
     assert (made.event_time.called, made.event_time.parse) == ("event_ms", 'Epoch("ms")')
-    made = propose(sample_payloads(payloads)[0], event_time="t")
-    assert (made.event_time.called, made.event_time.parse, made.offset) == ("t", 'Epoch("s")', False)
+    made = propose(sample_payloads(payloads)[0], event_time="reading")
+    assert (made.event_time.called, made.event_time.parse, made.offset) == ("reading", 'Epoch("s")', False)
+
+
+@pytest.mark.parametrize("name", ["t", "T", "x", "column_3"])
+@pytest.mark.parametrize(("scale", "parse"), [(1, 'Epoch("s")'), (1.0, 'Epoch("s")'), (1e3, 'Epoch("ms")'), (1_000_000, 'Epoch("us")')])
+def test_a_name_that_says_nothing_is_a_time_by_its_values(tmp_path: Path, name: str, scale: float, parse: str) -> None:
+    """What is written for it takes every record, at the moment that it says."""
+    at = [1_714_557_660 + i + (0.125 * (i % 8) if isinstance(scale, float) else 0) for i in range(300)]
+    records = [{name: second * scale, "amount": n % 7 + 0.5, "id": f"e{n}"} for n, second in enumerate(at)]
+    text, made = of_records(tmp_path, records)
+    assert f'event_time=Field("{name.lower()}", "timestamp"' in text and f"parse={parse}" in text
+    checked = check_json([json.dumps(record).encode() for record in records], made["things"], 2 * 10**15, 0)
+    assert checked.valid.column(0).cast(pa.int64()).to_pylist() == [round(second * 1_000_000) for second in at]
+
+
+@pytest.mark.parametrize(
+    "values", [[20.5 + i % 9 for i in range(300)], [i * 1_000 for i in range(300)], [(i * 7919) % 300 + 2e9 for i in range(300)]]
+)
+def test_a_letter_is_no_time_of_other_values(values: list[float]) -> None:
+    """A temperature, a counter, and an x that does not go on as a clock does."""
+    name = "x" if values[0] >= 2e9 else "t"
+    payloads: list[bytes | None] = [json.dumps({name: v, "at": 1_714_557_660 + i, "id": i}).encode() for i, v in enumerate(values)]
+    made = propose(sample_payloads(payloads)[0])
+    assert made.event_time.called == "at" and {c.called: c.parse for c in made.columns}[name] == ""
+
+
+def test_a_t_of_records_out_of_order_is_a_time() -> None:
+    payloads: list[bytes | None] = [json.dumps({"t": 1_714_557_660.5 + (i * 7919) % 300, "id": i}).encode() for i in range(300)]
+    made = propose(sample_payloads(payloads)[0])
+    assert (made.event_time.called, made.event_time.parse) == ("t", 'Epoch("s")')
 
 
 def test_no_event_lies_before_1970() -> None:
