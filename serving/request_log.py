@@ -110,8 +110,8 @@ _KEPT_BYTES = 64 << 20
 _LARGE_BYTES = 1 << 30
 _BOUNDED = ["tandem_at", "tandem_request"]
 """Columns whose bounds a file keeps: what rows are looked for by. Those of all would be a fifth of its cost."""
-_SELDOM_REPEATED = "__tandem_age"
-"""Columns of values that differ with every instant: a dictionary of them would cost more than them, in time and in bytes."""
+_LOOKED_AT, _FEW = 256, 64
+"""Of so many floats, so many different ones at most: a dictionary of others costs more than them, in time and in bytes."""
 _DESCRIPTION = b"ARROW:schema"
 """The name, in a footer, of what only Arrow's readers look at: the types that columns had in memory."""
 _CLOSE_SECONDS = 10.0
@@ -276,7 +276,7 @@ class RequestLog:
             made,
             compression="zstd",
             coerce_timestamps="us",
-            use_dictionary=[column for column in table.column_names if not column.endswith(_SELDOM_REPEATED)],
+            use_dictionary=[name for name, column in zip(table.column_names, table.columns) if _repeats(column)],
             write_statistics=_BOUNDED,
         )
         with replaced(folder / name, durable=True) as sink:  # which makes the folder every time: somebody may have deleted it
@@ -291,6 +291,11 @@ class RequestLog:
                 "request log: rows are dropped, requests are still answered (%s)", problem, exc_info=error if reason == "defect" else None
             )
             self._problem = problem
+
+
+def _repeats(column: pa.ChunkedArray) -> bool:
+    """Whether a column is written by the numbers of its values in a dictionary: all but floats that seldom repeat."""
+    return not pa.types.is_floating(column.type) or len(column.slice(0, _LOOKED_AT).unique()) <= _FEW
 
 
 def _with_needed(table: pa.Table) -> pa.Table:

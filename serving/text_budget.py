@@ -51,13 +51,23 @@ class TextBudget:
 
 def size_of(record: RequestRecord) -> int:
     """About how many bytes a request takes until it is written: texts and features as they are, 16 per other value."""
-    texts = sum(sys.getsizeof("".join(filter(None, values))) + _TEXT_HEAD * len(values) for values in _texts(record.columns).values())
-    features: int = sum(group.size for group in record.groups.values())
-    return 1024 + texts + features + 16 * record.rows * (len(record.columns) + 8 * len(record.groups))
+    size: int = 1024 + 16 * record.rows * (len(record.columns) + 8 * len(record.groups))
+    for group in record.groups.values():
+        size += group.size
+    for values in record.columns.values():
+        if _are_texts(values):
+            size += sys.getsizeof("".join(filter(None, values))) + _TEXT_HEAD * len(values)
+    return size
 
 
 def _texts(columns: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[str | None]]:
-    return {name: values for name, values in columns.items() if isinstance(next((v for v in values if v is not None), None), str)}
+    return {name: values for name, values in columns.items() if _are_texts(values)}
+
+
+def _are_texts(values: Sequence[Any]) -> bool:
+    if values and values[0] is not None:
+        return isinstance(values[0], str)  # most begin with a value
+    return isinstance(next((v for v in values if v is not None), None), str)
 
 
 def _cut(value: str | None) -> str | None:
