@@ -108,7 +108,7 @@ def inventory(
         if source.table is not None:
             raise DataError(f"source {source.name!r} is a table of which there is no snapshot yet; 'tandem batch' takes one")
         raise DataError(f"source {source.name!r}: there is no folder {top}; put its events there, or correct files= or data")
-    found: list[Path] = []
+    found: list[tuple[bool, Path, str]] = []  # led to by a link, its path, the path of the file itself
     passed: list[PassedOver] = []
 
     def walk(folder: Path, within: tuple[str, ...]) -> None:
@@ -128,14 +128,15 @@ def inventory(
                 elif enters(entry.name, start_us, end_us):
                     walk(path, (*within, real))
             elif (why := _why_not(entry, merged, source)) is None:
-                found.append(path)
+                file = os.path.realpath(path) if entry.is_symlink() else os.path.join(real, entry.name)
+                found.append((file != os.path.abspath(path), path, file))
             elif why:
                 passed.append(PassedOver(_name(path, root), why))
 
     walk(top, ())
     files: dict[str, Path] = {}
-    for path in sorted(found, key=lambda p: (os.path.realpath(p) != os.path.abspath(p), p)):  # the file itself before links to it
-        first = files.setdefault(os.path.realpath(path), path)
+    for _, path, file in sorted(found):  # the file itself before links to it
+        first = files.setdefault(file, path)
         if first is not path:
             passed.append(PassedOver(_name(path, root), f"a link to the same file as {_name(first, root)}"))
     with ThreadPoolExecutor(os.cpu_count() if hashes else 1) as pool:  # a hash holds no lock of Python's while it reads
