@@ -114,7 +114,7 @@ def test_what_was_answered_is_read_back_bit_by_bit(tmp_path: Path, started: Any)
 
 def test_a_file_spends_nothing_on_nulls_and_repetitions_that_it_has_not(tmp_path: Path, started: Any) -> None:
     """A column has levels where it has nulls, and one of floats a dictionary where few values repeat; to who reads it, it is the same."""
-    some = {
+    some: dict[str, list[float | None]] = {
         "own": [i / 7 for i in range(1000)],
         "few": [float(i % 5) for i in range(1000)],
         "null": [None] * 500 + [i / 7 for i in range(500)],
