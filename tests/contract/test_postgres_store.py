@@ -17,23 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi.testclient import TestClient
 from feast import FeatureStore, RepoConfig
 from feast.protos.feast.types.Value_pb2 import Value
 
-from serving.app import create_app
 from serving.online_store.base import ColumnRead
 from serving.online_store.store_columns import PackedColumns
-from tandem.testing.online_store import NOW, Bench, OnlineStoreContract, key, view
+from tandem.testing.online_store import Bench, OnlineStoreContract, key, view
 from tandem.testing.store_bench import MINUTE, configuration
+from tests.contract.postgres_bench import POSTGRES, T, own_process, trigger_of_before
 from tests.integration.offline_world import T0, Repo, row
-from tests.integration.serving_world import GOOD, make_repo, push, settings
-from tests.postgres_server import PASSWORD, USER, PostgresServer, postgres_server
+from tests.postgres_server import PASSWORD, PostgresServer, postgres_server
 from tests.redis_server import free_port
-from transforms.errors import OwnerError, RightsError, StoreError
-
-POSTGRES = "serving.online_store.postgres.OrderedPostgresOnlineStore"
-T = NOW - timedelta(hours=1)
+from transforms.errors import RightsError, StoreError
 
 
 @pytest.fixture(scope="module")
@@ -93,17 +88,6 @@ def test_a_user_who_may_not_write_and_a_lock_that_nobody_gives_back_are_called_t
         reading.write(("EWR", T, 2, 1.0))
 
 
-def _trigger_of_before(bench: Bench, admin: Any) -> None:
-    """The function and the trigger of a view as 0.1 made them: without an order table."""
-    admin.execute("""
-        CREATE OR REPLACE FUNCTION tandem_written_elsewhere() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-            EXECUTE format('DELETE FROM %I.%I WHERE entity_key = $1 AND feature_name = ''_tandem_packed''', TG_TABLE_SCHEMA, TG_TABLE_NAME)
-                USING NEW.entity_key; RETURN NULL; END $$""")
-    admin.execute(f"""
-        CREATE OR REPLACE TRIGGER tandem_elsewhere AFTER INSERT OR UPDATE ON "{bench.config.project}_traffic" FOR EACH ROW
-        WHEN (coalesce(current_setting('tandem.writing', true), '') <> 'yes') EXECUTE FUNCTION tandem_written_elsewhere()""")
-
-
 def test_stock_feast_goes_on_writing_while_tandem_is_upgraded(postgres: PostgresServer) -> None:
     """A view's trigger is of before until its next write or apply; a process that only reads changes nothing about it."""
     settings = {"type": POSTGRES, **postgres.settings}
@@ -115,7 +99,7 @@ def test_stock_feast_goes_on_writing_while_tandem_is_upgraded(postgres: Postgres
         stock.online_write_batch(config, bench.table, [(key(origin="EWR"), {"x": Value(double_val=x)}, at, None)], None)
 
     with postgres.connect() as admin:
-        _trigger_of_before(bench, admin)
+        trigger_of_before(bench, admin)
         admin.execute("DROP FUNCTION tandem_row_elsewhere CASCADE")
         reader = Bench(type(bench.store)(), bench.config, bench.table)
         reader.store.clock = bench.store.clock
@@ -143,7 +127,7 @@ def test_a_writer_that_begins_replaces_the_triggers_of_before(postgres: Postgres
 
     with postgres.connect() as admin:
         for each in (bench, other):
-            _trigger_of_before(each, admin)
+            trigger_of_before(each, admin)
         Bench(type(bench.store)(), bench.config, bench.table).store.claim(bench.config, "one")
         found = functions()
         assert found[f"{bench.config.project}_traffic"] == "tandem_row_elsewhere"
@@ -167,17 +151,6 @@ def test_stock_feast_with_rights_on_its_own_tables_alone_goes_on_writing(postgre
     assert bench.x() == 2.0
 
 
-def _own_process(bench: Bench, user: str | None = None, **settings: Any) -> Bench:
-    """The same project from another process, perhaps as another user, whose password is its name."""
-    made = replace(bench, store=type(bench.store)(), config=bench.config.model_copy(deep=True))
-    made.store.clock = bench.store.clock
-    if user is not None:
-        settings |= {"user": user, "password": user, "db_schema": "public"}
-    for name, value in settings.items():
-        setattr(made.config.online_store, name, value)
-    return made
-
-
 def test_a_writer_waits_for_no_table_whose_trigger_is_of_before_and_touches_those_of_its_own_views_alone(postgres: PostgresServer) -> None:
     """Names of tables begin alike where those of projects do: shop and shop_eu."""
     bench = Bench.open({"type": POSTGRES, **postgres.settings}, view())
@@ -192,8 +165,8 @@ def test_a_writer_waits_for_no_table_whose_trigger_is_of_before_and_touches_thos
             return str(admin.execute(called, (f"{of.config.project}_traffic",)).fetchall()[0][0])
 
         for each in (bench, longer):
-            _trigger_of_before(each, admin)
-        writer = _own_process(bench, statement_timeout_seconds=10.0)
+            trigger_of_before(each, admin)
+        writer = own_process(bench, statement_timeout_seconds=10.0)
         with admin.transaction():
             admin.execute(f'LOCK TABLE "{bench.config.project}_traffic" IN ACCESS SHARE MODE')  # as a dump does
             assert writer.store.claim(writer.config, "one") == "one"
@@ -210,13 +183,13 @@ def test_who_may_not_replace_a_trigger_of_before_writes_beside_it() -> None:
         bench.store.apply_fingerprint(bench.config, "traffic", "new")
         bench.write(("EWR", T, 1, 1.0), fingerprint="new")
         with own.connect() as admin:
-            _trigger_of_before(bench, admin)
+            trigger_of_before(bench, admin)
             admin.execute("CREATE ROLE keeper LOGIN PASSWORD 'keeper'")
             admin.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO keeper")
             admin.execute("GRANT CREATE ON SCHEMA public TO keeper")
             admin.execute(f'ALTER TABLE "{bench.config.project}_traffic" OWNER TO keeper')
             admin.execute("REVOKE CREATE ON SCHEMA public FROM keeper, public")
-        keeper = _own_process(bench, "keeper")
+        keeper = own_process(bench, "keeper")
         assert keeper.store.claim(keeper.config, "one") == "one"
         assert keeper.write(("EWR", T, 2, 2.0), fingerprint="new").written == 1 and keeper.x() == 2.0
 
@@ -236,7 +209,7 @@ def test_a_server_that_lets_nobody_in_is_no_outage(postgres: PostgresServer) -> 
         ("grant its user CONNECT", "guest", {"database": "closed"}),
         ("take another sslmode", None, {"sslmode": "require"}),
     ):
-        other = _own_process(bench, user, **given)
+        other = own_process(bench, user, **given)
         for what in (partial(other.store.claim, other.config, "one"), partial(other.store.reach, other.config)):
             with pytest.raises(RightsError, match=fix) as refused:
                 what()
@@ -302,15 +275,15 @@ def test_a_server_that_lets_nobody_in_is_no_outage_in_any_language(postgres: Pos
             ("let its user log in from this machine: LOGIN", "outside", {}),
             ("grant its user CONNECT", "visitor", {"database": "locked"}),
         ):
-            other = _own_process(bench, user, port=port, **given)
+            other = own_process(bench, user, port=port, **given)
             with pytest.raises(RightsError, match=fix) as refused:
                 other.store.reach(other.config)
             assert "接続できません" in str(refused.value) and "\n" not in str(refused.value)
-        other = _own_process(bench, None, port=port)
+        other = own_process(bench, None, port=port)
         other.store.reach(other.config)
     for code in (b"57P03", b"53300", b"57P01", b"XX000"):  # it starts, has too many connections, or ends: that is waited for
         with in_another_language(postgres.port, code) as port:
-            other = _own_process(bench, None, port=port, password="no")
+            other = own_process(bench, None, port=port, password="no")
             with pytest.raises(StoreError, match="start PostgreSQL there") as away:
                 other.store.reach(other.config)
             assert not isinstance(away.value, RightsError)
@@ -321,7 +294,7 @@ def test_what_waits_for_days_asks_a_server_once_what_it_means(postgres: Postgres
     """Each question is a login more, which counts towards a lockout, and memory that psycopg does not give back."""
     bench, logins = Bench.open({"type": POSTGRES, **postgres.settings}, view()), list[socket.socket]()
     with in_another_language(postgres.port, code, logins) as port:
-        other = _own_process(bench, None, port=port, password="no")
+        other = own_process(bench, None, port=port, password="no")
         for n in range(1, 21):
             with pytest.raises(StoreError) as told:
                 other.store.reach(other.config)
@@ -332,7 +305,7 @@ def test_a_question_that_nobody_answered_is_asked_again(postgres: PostgresServer
     """The server that refused ended while it was asked: a wrong password is no outage for the rest of the process."""
     bench, logins = Bench.open({"type": POSTGRES, **postgres.settings}, view()), list[socket.socket]()
     with in_another_language(postgres.port, b"28P01", logins, lost={2}) as port:
-        other, told = _own_process(bench, None, port=port, password="no"), []
+        other, told = own_process(bench, None, port=port, password="no"), []
         for _ in range(3):
             with pytest.raises(StoreError) as caught:
                 other.store.reach(other.config)
@@ -345,7 +318,7 @@ def test_a_question_that_nobody_answered_is_asked_again(postgres: PostgresServer
     [("no-such-host.invalid", "failed to resolve host 'no-such-host.invalid'"), ("/no/such/folder", "No such file or directory")],
 )
 def test_an_address_that_leads_nowhere_is_told_as_it_is(postgres: PostgresServer, host: str, said: str) -> None:
-    other = _own_process(Bench.open({"type": POSTGRES, **postgres.settings}, view()), host=host)
+    other = own_process(Bench.open({"type": POSTGRES, **postgres.settings}, view()), host=host)
     for _ in range(2):
         with pytest.raises(StoreError, match=f"{said}.*; start PostgreSQL there, or fix host and port"):
             other.store.reach(other.config)
@@ -362,116 +335,9 @@ def test_a_process_with_many_files_open_learns_why_it_is_refused(postgres: Postg
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], 2_048), limits[1]))
         while (held.enter_context(open(os.devnull))).fileno() < 1_100:
             pass
-        other = _own_process(bench, None, port=port, password="no")
+        other = own_process(bench, None, port=port, password="no")
         with pytest.raises(RightsError, match="correct its user and password"):
             other.store.reach(other.config)
-
-
-def _may_all_but_the_mark(admin: Any, role: str) -> None:
-    """A login, called as its password, that may read and write every table there is but the one that says whose the rows are."""
-    admin.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{role}'")
-    admin.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}")
-    admin.execute(f"REVOKE ALL ON tandem_owner FROM {role}")
-
-
-def test_a_mark_is_moved_and_given_back_with_the_rights_that_the_line_names_and_without_them_that_is_said(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    with postgres_server() as own:
-        bench = Bench.open({"type": POSTGRES, **own.settings}, view())
-        bench.write(("EWR", T, 1, 1.0))
-        bench.store.claim(bench.config, "one /here")
-        with own.connect() as admin:
-            _may_all_but_the_mark(admin, "taker")
-            taker = _own_process(bench, "taker")
-            taker.store.writer = "two /there"
-            for right in ("", "SELECT"):
-                if right:
-                    admin.execute(f"GRANT {right} ON tandem_owner TO taker")
-                with pytest.raises(RightsError, match="grant this user SELECT, INSERT and UPDATE on table tandem_owner"):
-                    taker.store.claim(taker.config, "two /there", take=True)
-                assert bench.store.owner(bench.config) == "one /here"
-            assert taker.store.claim(taker.config, "two /there") == "one /here", "it may look, and it is another's"
-            admin.execute("GRANT SELECT, INSERT, UPDATE ON tandem_owner TO taker")
-            assert taker.store.claim(taker.config, "two /there", take=True) == bench.store.owner(bench.config) == "two /there"
-            taker.store.disclaim(taker.config, "two /there")
-            assert bench.store.owner(bench.config) is None
-            bench.store.writer = "one"
-            assert bench.write(("EWR", T, 2, 1.0)).written == 1
-            assert taker.store.claim(taker.config, "three") == "three"
-
-
-def test_a_right_to_the_mark_that_is_granted_counts_without_a_restart() -> None:
-    with postgres_server() as own:
-        bench = Bench.open({"type": POSTGRES, **own.settings}, view())
-        bench.write(("EWR", T, 1, 1.0))
-        bench.store.claim(bench.config, "one")
-        with own.connect() as admin:
-            _may_all_but_the_mark(admin, "late")
-            writer = _own_process(bench, "late")
-            writer.store.writer = "two"
-            assert writer.write(("EWR", T, 2, 1.0)).written == 1, "it cannot know"
-            admin.execute("GRANT SELECT, INSERT, UPDATE ON tandem_owner TO late")
-            with pytest.raises(OwnerError):
-                writer.write(("EWR", T, 3, 1.0))
-
-
-@pytest.mark.parametrize("there", ["no table", "no right"])
-def test_a_writer_without_rights_to_the_mark_writes_on_and_is_told(caplog: pytest.LogCaptureFixture, there: str) -> None:
-    """Rights as they were given before there was a mark: CREATE to whoever applies, rows to whoever writes."""
-    name = f"writer_{there.replace(' ', '_')}"
-    with postgres_server() as own:
-        bench = Bench.open({"type": POSTGRES, **own.settings}, view())
-        bench.write(("EWR", T, 1, 1.0))
-        with own.connect() as admin:
-            admin.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'writer'")
-            admin.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {name}")
-            admin.execute("DROP TABLE tandem_owner" if there == "no table" else f"REVOKE ALL ON tandem_owner FROM {name}")
-            if there == "no table":
-                _trigger_of_before(bench, admin)
-        writer = Bench(type(bench.store)(), bench.config.model_copy(deep=True), bench.table)
-        writer.store.clock = bench.store.clock
-        store = writer.config.online_store
-        store.user, store.password, store.db_schema = name, "writer", "public"
-        writer.store.writer = "mine"
-        assert [writer.store.claim(writer.config, "mine") for _ in range(2)] == ["mine", "mine"]
-        (line,) = [r.getMessage() for r in caplog.records if "tandem_owner" in r.getMessage()]
-        assert "GRANT" in line.upper() and "\n" not in line
-        assert writer.write(("EWR", T, 2, 2.0)).written == 1 and writer.x() == 2.0
-
-
-@pytest.mark.parametrize("right", ["nothing there yet", "rows alone", "all", "read-only by default"])
-def test_a_server_that_may_only_read_is_ready_and_tells_in_one_line_what_it_may_not(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, right: str
-) -> None:
-    """Reading what is applied and covered was a transaction as writers make them; what failed was a trace, and the store not ready."""
-    with postgres_server() as own:
-        make_repo(tmp_path, store=POSTGRES, settings=own.settings)
-        with own.connect() as admin:
-            admin.execute("CREATE ROLE reader LOGIN PASSWORD 'reader'")
-            admin.execute("GRANT USAGE ON SCHEMA public TO reader")
-            admin.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
-            if right == "nothing there yet":
-                admin.execute("DROP TABLE tandem_applied, tandem_covered, tandem_marks")
-            if right == "rows alone":
-                admin.execute("REVOKE SELECT ON tandem_applied, tandem_covered, tandem_marks FROM reader")
-            if right == "read-only by default":
-                admin.execute("GRANT CREATE ON SCHEMA public TO reader")
-                admin.execute("ALTER ROLE reader SET default_transaction_read_only = on")
-                admin.execute("DROP TABLE tandem_marks")
-        path = tmp_path / "repo" / "feature_store.yaml"
-        path.write_text(path.read_text().replace(f"user: {USER}", "user: reader").replace(f"password: {PASSWORD}", "password: reader"))
-        push(tmp_path, tmp_path, 1)
-        with TestClient(create_app(settings(tmp_path))) as client:
-            plane = client.app.state.dataplane  # type: ignore[attr-defined]
-            for _ in range(3):
-                assert client.get("/v2/health/ready").json()["ready"], client.get("/v2/health/ready").text
-                assert client.post("/v1/models/delay:predict", json={"instances": [GOOD]}).status_code == 200
-                plane.poll()
-    lines = [r for r in caplog.records if r.levelname == "WARNING" and r.name == "tandem.serving"]
-    assert not any(r.exc_info for r in lines) and all("\n" not in r.getMessage() for r in lines)
-    beside = [r.getMessage() for r in lines if "the applied graphs and covered times of its views cannot be read" in r.getMessage()]
-    assert len(beside) == (2 if right == "rows alone" else 0) and all("permission denied for table tandem_" in line for line in beside)
 
 
 def test_names_are_quoted_and_may_be_long(postgres: PostgresServer) -> None:

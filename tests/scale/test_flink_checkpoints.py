@@ -1,4 +1,4 @@
-"""Flink's own checkpoints of a stream on Azure's store (Azurite), by Flink's plugin: a task manager that is killed goes on from them."""
+"""Flink's own checkpoints of a stream: on Azure's store (Azurite) a killed task manager goes on from them; that all fail is told."""
 
 from __future__ import annotations
 
@@ -41,6 +41,13 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[F
         yield cluster, pool
 
 
+def checkpoints_of(cluster: FlinkCluster) -> dict[str, Any]:
+    """What Flink says of them."""
+    (job,) = Cluster(cluster.master).jobs("tandem-main")
+    told: dict[str, Any] = Cluster(cluster.master).ask("GET", f"jobs/{job['jid']}/checkpoints")
+    return told
+
+
 def test_a_stream_goes_on_from_flinks_checkpoints_on_azure(
     tmp_path: Path,
     kafka: KafkaHarness,  # noqa: F811
@@ -50,9 +57,7 @@ def test_a_stream_goes_on_from_flinks_checkpoints_on_azure(
     world = make_stream_world(tmp_path / "world", kafka.bootstrap_servers, topic="azure", checkpoints="wasb://tandem@emulator/flink")
 
     def checkpoints() -> dict[str, Any]:
-        (job,) = Cluster(cluster.master).jobs("tandem-main")
-        told: dict[str, Any] = Cluster(cluster.master).ask("GET", f"jobs/{job['jid']}/checkpoints")
-        return told
+        return checkpoints_of(cluster)
 
     world.produce(events(500, 0, start=0, seconds=3600))
     driver = world.start("--master", cluster.master, "--worker-pool", pool)
@@ -71,3 +76,26 @@ def test_a_stream_goes_on_from_flinks_checkpoints_on_azure(
     finally:
         end(driver)
         print(world.out())
+
+
+def test_checkpoints_that_all_fail_are_told_and_so_is_their_end(tmp_path: Path, kafka: KafkaHarness) -> None:  # noqa: F811
+    place = tmp_path / "checkpoints"
+    with flink_cluster(tmp_path / "flink") as cluster, worker_pool(tmp_path, environment()) as pool:
+        world = make_stream_world(tmp_path / "world", kafka.bootstrap_servers, topic="failing", checkpoints=place.as_uri())
+        world.produce(events(500, 0, start=0, seconds=3600))
+        driver = world.start("--master", cluster.master, "--worker-pool", pool)
+        try:
+            until(lambda: world.delivered() == world.total(), process=driver)
+            until(lambda: checkpoints_of(cluster)["counts"]["completed"] > 0, process=driver)
+            place.rename(tmp_path / "aside")
+            place.write_text("a file where a folder was")
+            until(lambda: "checkpoints of Flink failed (" in world.out(), process=driver)
+            place.unlink()
+            (tmp_path / "aside").rename(place)
+            until(lambda: "Flink completes checkpoints again" in world.out(), process=driver)
+            assert world.stop().returncode == 0
+            assert driver.wait(60) == 0
+            world.assert_right()
+        finally:
+            end(driver)
+            print(world.out())
