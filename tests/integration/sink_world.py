@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from pipelines.streaming.stages.coders import FoldOutput
 from pipelines.streaming.stages.sink import StreamSink
 from pipelines.streaming.state.job_state import JobState
+from pipelines.streaming.state.row_log import newest, read_rows
 from serving.feast_objects import feast_objects
 from transforms.aggregates import rows_between, tile
 from transforms.definitions import Count, Entity, EventSource, FeatureGroup, Field, Last, LastN, Mean, hours, minutes
@@ -132,3 +135,44 @@ def events(n: int, seed: int = 0, zones: int = 20, start: int = T0, span: int = 
 def rows(group: FeatureGroup, batch: pa.RecordBatch, after: int, upto: int) -> pa.RecordBatch:
     """The feature rows of boundaries in (after, upto]."""
     return rows_between(tile(batch, group), group, after, upto)
+
+
+STEPS = 36
+
+
+@cache
+def output(step: int, shard: int = 0, seed: int = 0) -> FoldOutput:
+    """The rows of one hop of a fixed log; every third one also corrects rows of the hop before."""
+    log = events(2000, seed)
+    given = {}
+    for name, group in GROUPS.items():
+        after = T0 + step * HOP
+        given[name] = rows(group, log, after - (HOP if step % 3 == 0 else 0), after + HOP)
+    return FoldOutput(shard, given, {}, {"shard": step, "shards": 1})
+
+
+@cache
+def expected(upto: int = STEPS, seed: int = 0) -> dict[str, pa.RecordBatch]:
+    return {n: rows(g, events(2000, seed), T0 - HOP, T0 + upto * HOP) for n, g in GROUPS.items()}
+
+
+def check(world: World, upto: int = STEPS) -> None:
+    """The log holds every row, and the store the newest of every key."""
+    for name, group in GROUPS.items():
+        right = expected(upto)[name]
+        logged = newest(read_rows(world.control.folder, group), group).select(right.schema.names)
+        assert logged.to_pylist() == right.to_pylist()
+        keys = list(group.entity.keys)
+        last: dict[tuple[str, ...], dict[str, Any]] = {}
+        for row in right.to_pylist():
+            last[tuple(row[k] for k in keys)] = row
+        found = world.online(group, [dict(zip(keys, k)) for k in last])
+        assert [(f["at"], f["tandem_revision"].int64_val) for f in found] == [
+            (int(pa.scalar(r["event_timestamp"], pa.timestamp("us", "UTC")).value), r["tandem_revision"]) for r in last.values()
+        ]
+        counts = group.features[0].name
+        assert [f[counts].int64_val for f in found] == [r[counts] for r in last.values()]
+
+
+def said(world: World) -> str:
+    return "\n".join(world.control.said()[0])

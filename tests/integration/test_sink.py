@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import random
 import signal
-import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +21,29 @@ from pipelines.batch.steps import TransformFile, write_parquet
 from pipelines.streaming.stages import held_rows
 from pipelines.streaming.stages import sink as deliver_module
 from pipelines.streaming.stages.coders import FoldOutput, as_late, with_offsets
-from pipelines.streaming.stages.part_reports import MOST_REASONS
-from pipelines.streaming.stages.sink import StopRequested, StreamSink, stamped
+from pipelines.streaming.stages.sink import StreamSink, stamped
 from pipelines.streaming.state import checkpoint_records
 from pipelines.streaming.state.job_state import JobState
-from pipelines.streaming.state.row_log import RowLog, newest, read_late, read_rows
-from tests.integration.sink_world import GROUPS, HOP, SOURCE, T0, ZONE, World, events, make_world, rows
+from pipelines.streaming.state.row_log import RowLog, read_late, read_rows
+from tests.integration.sink_world import (
+    GROUPS,
+    HOP,
+    SOURCE,
+    STEPS,
+    T0,
+    ZONE,
+    World,
+    check,
+    events,
+    expected,
+    make_world,
+    output,
+    rows,
+    said,
+)
 from tests.redis_server import redis_server
-from tests.waiting import until
 from transforms.errors import FingerprintError, GraphError, OwnerError, StoreError
 from transforms.graph import TransformGraph
-
-STEPS = 36
 
 
 @pytest.fixture(params=["sqlite", "redis"])
@@ -46,44 +53,6 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     else:
         with redis_server() as server:
             yield make_world(tmp_path, server.connection_string)
-
-
-@cache
-def output(step: int, shard: int = 0, seed: int = 0) -> FoldOutput:
-    """The rows of one hop of a fixed log; every third one also corrects rows of the hop before."""
-    log = events(2000, seed)
-    given = {}
-    for name, group in GROUPS.items():
-        after = T0 + step * HOP
-        given[name] = rows(group, log, after - (HOP if step % 3 == 0 else 0), after + HOP)
-    return FoldOutput(shard, given, {}, {"shard": step, "shards": 1})
-
-
-@cache
-def expected(upto: int = STEPS, seed: int = 0) -> dict[str, pa.RecordBatch]:
-    return {n: rows(g, events(2000, seed), T0 - HOP, T0 + upto * HOP) for n, g in GROUPS.items()}
-
-
-def check(world: World, upto: int = STEPS) -> None:
-    """The log holds every row, and the store the newest of every key."""
-    for name, group in GROUPS.items():
-        right = expected(upto)[name]
-        logged = newest(read_rows(world.control.folder, group), group).select(right.schema.names)
-        assert logged.to_pylist() == right.to_pylist()
-        keys = list(group.entity.keys)
-        last: dict[tuple[str, ...], dict[str, Any]] = {}
-        for row in right.to_pylist():
-            last[tuple(row[k] for k in keys)] = row
-        found = world.online(group, [dict(zip(keys, k)) for k in last])
-        assert [(f["at"], f["tandem_revision"].int64_val) for f in found] == [
-            (int(pa.scalar(r["event_timestamp"], pa.timestamp("us", "UTC")).value), r["tandem_revision"]) for r in last.values()
-        ]
-        counts = group.features[0].name
-        assert [f[counts].int64_val for f in found] == [r[counts] for r in last.values()]
-
-
-def said(world: World) -> str:
-    return "\n".join(world.control.said()[0])
 
 
 def test_rows_come_to_the_store_and_the_log_and_then_the_checkpoint(world: World) -> None:
@@ -207,61 +176,6 @@ def test_late_events_and_outputs_without_rows_or_checkpoint(world: World) -> Non
     deliver.close()
 
 
-def _in_background(action: Callable[[], None]) -> tuple[threading.Thread, list[BaseException]]:
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            action()
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread, errors
-
-
-def test_redis_killed_and_started_again_in_the_middle_loses_nothing(tmp_path: Path) -> None:
-    (tmp_path / "redis").mkdir()
-    with redis_server(folder=tmp_path / "redis") as server:
-        world = make_world(tmp_path / "world", server.connection_string)
-        deliver = world.deliver()
-        killed = {10: threading.Event(), 20: threading.Event()}  # what is to be delivered after a kill has not come before it
-
-        def everything() -> None:
-            for step in range(STEPS):
-                deliver.deliver(output(step))
-                if step in killed:
-                    killed[step].wait(60)
-
-        thread, errors = _in_background(everything)
-
-        def saved(step: int) -> bool:
-            return bool(world.control.load_checkpoints().get(0, {}).get("shard", 0) >= step)
-
-        def waits(times: int) -> bool:
-            return world.control.reports()["sink-0"]["outages"] >= times or not thread.is_alive()
-
-        for number, (step, after) in enumerate(killed.items(), 1):
-            until(partial(saved, step))
-            server.kill()
-            after.set()
-            until(partial(waits, number))
-            assert world.control.reports()["sink-0"]["outages"] == number
-            server.start()
-        thread.join(60)
-        assert errors == []
-        assert not thread.is_alive()
-        check(world)
-        lines = said(world)
-        # Once for each reason: a connection that breaks is another one than none that comes about.
-        assert 2 <= lines.count("shard 0 waits: online store redis 127.0.0.1") <= 2 * MOST_REASONS
-        assert lines.count("is back after") == 2
-        assert "restored" not in lines
-        assert world.control.reports()["sink-0"]["waiting_for"] == ""
-        deliver.close()
-
-
 def test_rows_that_another_folder_took_over_get_none_more(world: World) -> None:
     """In the write itself, however long ago the stream looked at whose they are."""
     store = world.feast()
@@ -278,77 +192,6 @@ def test_rows_that_another_folder_took_over_get_none_more(world: World) -> None:
     assert "another data folder now (/there)" in str(world.control.failure())
     deliver.close()
     assert world.control.load_checkpoints() == before, "what is not delivered is not vouched for"
-
-
-@pytest.mark.parametrize("restarted", [False, True])
-def test_a_redis_that_comes_back_empty_gets_the_rows_of_the_log_again(tmp_path: Path, restarted: bool) -> None:
-    with redis_server() as server:
-        world = make_world(tmp_path, server.connection_string)
-        deliver = world.deliver()
-        for step in range(STEPS - 1):
-            deliver.deliver(output(step))
-        server.kill()
-        server.start()
-        if restarted:  # by a worker that was not there when it happened
-            deliver.close()
-            deliver = world.deliver()
-        deliver.deliver(output(STEPS - 1))
-        check(world)
-        assert "the online store lost rows that shard 0 had written" in said(world)
-        assert world.control.reports()["sink-0"]["restored"] > 0
-        (world.data / "graphs" / "trip_fares" / "CURRENT").write_text("another\n")
-        store = world.feast()
-        assert store._get_provider().online_store.applied_fingerprint(store.config, "zone_fares") == world.graphs["zone_fares"]
-        before = said(world)
-        deliver.deliver(FoldOutput(0, {}, {}, {"shard": STEPS}))
-        assert said(world) == before, "it is told once"
-        deliver.close()
-
-
-def test_a_stop_request_ends_the_wait_and_the_output_comes_again(tmp_path: Path) -> None:
-    with redis_server() as server:
-        world = make_world(tmp_path, server.connection_string)
-        deliver = world.deliver()
-        for step in range(STEPS - 1):
-            deliver.deliver(output(step))
-        server.kill()
-        thread, errors = _in_background(lambda: deliver.deliver(output(STEPS - 1)))
-        until(lambda: "waits" in said(world))
-        assert world.control.reports()["sink-0"]["waiting_for"] == "online store"
-        world.control.request("stop")
-        thread.join(30)
-        assert [type(e) for e in errors] == [StopRequested]
-        assert "delivered again at the next start" in str(errors[0])
-        assert world.control.failure() is None, "a stop is no failure"
-        assert world.control.load_checkpoints()[0]["shard"] == STEPS - 2
-        deliver.close()
-        world.control.clear("stop")
-        server.start()
-        deliver = world.deliver()
-        deliver.deliver(output(STEPS - 1))
-        check(world)
-        deliver.close()
-
-
-def test_a_locked_sqlite_is_waited_for(tmp_path: Path) -> None:
-    world = make_world(tmp_path, busy_timeout_seconds=0.05)
-    deliver = world.deliver()
-    deliver.deliver(output(0))
-    with contextlib.closing(sqlite3.connect(world.data / "online.db", isolation_level=None, check_same_thread=False)) as other:
-        other.execute("BEGIN IMMEDIATE")
-
-        def the_rest() -> None:
-            for step in range(1, STEPS):
-                deliver.deliver(output(step))
-
-        thread, errors = _in_background(the_rest)
-        until(lambda: "database is locked" in said(world))
-        other.execute("ROLLBACK")
-    thread.join(60)
-    assert errors == []
-    assert "online store is back after" in said(world)
-    check(world)
-    deliver.close()
 
 
 def test_rows_of_another_graph_than_the_applied_one_end_the_job(world: World) -> None:
