@@ -273,6 +273,19 @@ def test_a_damaged_graph_is_named_and_the_commands_mend_it(world: World, kind: s
     check_mended(world, "city_orders")
 
 
+def test_a_damaged_graph_that_no_run_made_is_mended_by_apply(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.write(FEATURES)
+    workflow.apply(world.repo(), None, world.steps)
+    before = applied_graphs(world.data)
+    assert not world.plan().changes
+    (world.data / "graphs/city_orders" / before["city_orders"] / "tandem.json").write_bytes(b"{")
+    plan = world.plan()
+    assert plan.commands == ("tandem apply",) and "~ city_orders: its graph's files are damaged; it is saved anew" in lines(plan)
+    world.follow(plan)
+    assert applied_graphs(world.data) == before and not world.plan().changes
+
+
 def test_a_learnt_graph_of_which_a_byte_changed(world: World) -> None:
     world.write(FEATURES.replace("    aggregates=[Count(over=[", '    preprocessing_fn="scaling:shops",\n    aggregates=[Count(over=[', 1))
     world.follow(world.plan())
