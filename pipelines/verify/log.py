@@ -151,14 +151,11 @@ def offline_rows(data: Path, group: FeatureGroup, run_id: str) -> pa.Table:
     return pa.concat_tables([pq.read_table(f, partitioning=None) for f in files]) if files else group.row_schema.empty_table()
 
 
-def batch_rows(data: Path, groups: Mapping[str, FeatureGroup], run: Run, start: int, end: int) -> dict[str, pa.Table]:
-    """group -> the run's rows with ``start`` < boundary <= ``end``."""
-    out = {}
-    for name, group in groups.items():
-        rows = offline_rows(data, group, run.id)
-        boundary = rows.column(EVENT_TIMESTAMP).cast(pa.int64()).to_numpy() - group.delay_us
-        out[name] = rows.filter(pa.array((boundary > start) & (boundary <= end)))
-    return out
+def batch_rows(data: Path, group: FeatureGroup, run: Run, start: int, end: int) -> pa.Table:
+    """The run's rows of a group with ``start`` < boundary <= ``end``."""
+    rows = offline_rows(data, group, run.id)
+    boundary = rows.column(EVENT_TIMESTAMP).cast(pa.int64()).to_numpy() - group.delay_us
+    return rows.filter(pa.array((boundary > start) & (boundary <= end)))
 
 
 def found_graphs(data: Path, group: FeatureGroup) -> Callable[[str], tuple[TransformGraph | None, bool]]:

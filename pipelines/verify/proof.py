@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from pipelines.verify.verify_report import Counts
 from transforms.definitions import EVENT_TIMESTAMP, FINGERPRINT, EventSource, FeatureGroup
 from transforms.lateness import NEVER
 
-__all__ = ["GroupProof", "Proof", "SourceProof", "prove"]
+__all__ = ["GroupProof", "SourceProof", "prove_group", "prove_sources"]
 
 Int = npt.NDArray[np.int64]
 
@@ -38,6 +38,18 @@ class GroupProof:
     def unexplained(self) -> int:
         """Rows without a cause, deliveries of equal revision and other bits, rows of a graph that does not exist."""
         return int((self.cause == UNEXPLAINED).sum()) + int(self.newest.conflicts.sum()) + self.strangers
+
+    def problems(self) -> list[str]:
+        """What is unexplained, one line each."""
+        name, rows, out = self.group.name, self.rows(), []
+        for kind in ("different", "missing", "extra"):
+            if n := rows[kind].get(CAUSES[UNEXPLAINED]):
+                out.append(f"{name}: {n:,} {kind} rows that nothing explains")
+        if n := int(self.newest.conflicts.sum()):
+            out.append(f"{name}: {n:,} deliveries of the same revision with other values: the same events gave two results")
+        if self.strangers:
+            out.append(f"{name}: {self.strangers:,} rows bear a fingerprint that no graph of the group has, or one of another graph")
+        return out
 
     def fingerprints(self) -> dict[str, int]:
         """How many of the stream's rows bear which fingerprint."""
@@ -93,89 +105,65 @@ class SourceProof:
         """What contradicts the late log."""
         return self.not_late + self.not_noted
 
-
-@dataclass(frozen=True)
-class Proof:
-    """The whole comparison."""
-
-    record: StreamRecord
-    start: int
-    groups: dict[str, GroupProof]
-    sources: dict[str, SourceProof] = field(default_factory=dict)
-
-    @property
-    def unexplained(self) -> int:
-        """How much nobody can explain: 0 is the proof."""
-        return sum(g.unexplained for g in self.groups.values()) + sum(s.unexplained for s in self.sources.values())
-
     def problems(self) -> list[str]:
         """What is unexplained, one line each."""
         out = []
-        for name, g in self.groups.items():
-            rows = g.rows()
-            for kind in ("different", "missing", "extra"):
-                if n := rows[kind].get(CAUSES[UNEXPLAINED]):
-                    out.append(f"{name}: {n:,} {kind} rows that nothing explains")
-            if n := int(g.newest.conflicts.sum()):
-                out.append(f"{name}: {n:,} deliveries of the same revision with other values: the same events gave two results")
-            if g.strangers:
-                out.append(f"{name}: {g.strangers:,} rows bear a fingerprint that no graph of the group has, or one of another graph")
-        for name, s in self.sources.items():
-            if s.not_late:
-                out.append(f"{name}: {s.not_late:,} events are in the late log, but came in time")
-            if s.not_noted:
-                out.append(f"{name}: {s.not_noted:,} events came too late, but are not in the late log")
+        if self.not_late:
+            out.append(f"{self.source.name}: {self.not_late:,} events are in the late log, but came in time")
+        if self.not_noted:
+            out.append(f"{self.source.name}: {self.not_noted:,} events came too late, but are not in the late log")
         return out
 
 
-def prove(
+def prove_sources(
+    record: StreamRecord, groups: Mapping[str, FeatureGroup], events: Mapping[str, pa.Table], limit_us: int | None = None
+) -> dict[str, SourceProof]:
+    """Of each source of ``groups`` its ``events`` (source -> all that the batch rows are made of) against the late log. ``limit_us``: the
+    stream's ``max_future_hours``, beyond which an event does not move the time of its partition alone (None: it does however far)."""
+    out = {}
+    for name, source in {g.source.name: g.source for g in groups.values()}.items():
+        out[name] = _source(record, source, events[name], lateness(events[name], source, limit_us), groups)
+    return out
+
+
+def prove_group(
     record: StreamRecord,
-    groups: Mapping[str, FeatureGroup],
-    batch: Mapping[str, pa.Table],
-    events: Mapping[str, pa.Table],
-    fingerprints: Mapping[str, str],
-    graphs: Callable[[str], Graphs],
+    group: FeatureGroup,
+    batch: pa.Table,
+    events: pa.Table,
+    lateness_known: Lateness,
+    fingerprint: str,
+    graphs: Graphs,
     start: int,
     progress: Callable[[str], None] = lambda line: None,
-    limit_us: int | None = None,
     end: int | None = None,
-) -> Proof:
-    """Compare a stream's rows with ``batch`` (group -> rows with ``start`` < boundary <= ``end``, made of ``events``: source -> all of
-    them; without an ``end`` all that there are).
+) -> GroupProof:
+    """Compare a stream's rows of one group with ``batch`` (rows with ``start`` < boundary <= ``end``, made of ``events``: all of the
+    group's source, whose lateness is ``lateness_known``; without an ``end`` all that there are).
 
-    ``fingerprints``: group -> graph of the batch rows; ``graphs``: group -> how to find a graph by its fingerprint; ``limit_us``: the
-    stream's ``max_future_hours``, beyond which an event does not move the time of its partition alone (None: it does however far).
+    ``fingerprint``: graph of the batch rows; ``graphs``: how to find a graph of the group by its fingerprint. All that was read of the
+    group is in memory as long as what is returned.
     """
-    known, sources = {}, {}
-    for name, source in {g.source.name: g.source for g in groups.values()}.items():
-        known[name] = lateness(events[name], source, limit_us)
-        sources[name] = _source(record, source, events[name], known[name], groups)
-    proofs = {}
-    for name, group in groups.items():
-        progress(f"comparing {name}: {batch[name].num_rows:,} batch rows, {record.rows[name].num_rows:,} delivered rows")
-        late, source = record.late[group.source.name], group.source
-        # The row log may go back to an earlier beginning of the stream.
-        boundary = _boundaries(record.rows[name], group)
-        ours = record.rows[name].filter(pa.array((boundary > start) & (end is None or boundary <= end)))
-        last = newest(ours, group.entity.keys)
-        comparison = compare(name, group.entity.keys, batch[name], last.rows)
-        log = events[source.name]
-        cause = explain(
-            comparison,
-            group,
-            log,
-            late,
-            record.positions[name],
-            graphs(name),
-            fingerprints[name],
-            start,
-            lateness_known=known[source.name],
-            vacuumed=record.taken.rows.get(name, NEVER),
-        )
-        proofs[name] = GroupProof(
-            group, comparison, cause, last, fingerprints[name], _of_other_graphs(comparison, group, cause, graphs(name), fingerprints[name])
-        )
-    return Proof(record, start, proofs, sources)
+    name, source = group.name, group.source
+    delivered = record.rows[name]
+    progress(f"comparing {name}: {batch.num_rows:,} batch rows, {delivered.num_rows:,} delivered rows")
+    # The row log may go back to an earlier beginning of the stream.
+    boundary = _boundaries(delivered, group)
+    last = newest(delivered.filter(pa.array((boundary > start) & (end is None or boundary <= end))), group.entity.keys)
+    comparison = compare(name, group.entity.keys, batch, last.rows)
+    cause = explain(
+        comparison,
+        group,
+        events,
+        record.late[source.name],
+        record.positions[name],
+        graphs,
+        fingerprint,
+        start,
+        lateness_known=lateness_known,
+        vacuumed=record.taken().rows.get(name, NEVER),
+    )
+    return GroupProof(group, comparison, cause, last, fingerprint, _of_other_graphs(comparison, group, cause, graphs, fingerprint))
 
 
 def _source(
@@ -194,7 +182,7 @@ def _source(
     for number, limits in position.next.items():
         limit[partition == number] = limits[number % position.shards]
     told = np.ones(len(offset), np.bool_)
-    for number, end in record.taken.late.get(source.name, {}).items():
+    for number, end in record.taken().late.get(source.name, {}).items():
         told &= (partition != number) | (offset >= end)
     live = (offset >= 0) & (offset < limit)
     ours = live & (times >= record.begin)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from pipelines.lake.graphs import carried_over
 from pipelines.streaming.state.checkpoint_records import Checkpoints, is_stream
 from pipelines.streaming.state.initial_tiles import batch_run_end, run_here
 from pipelines.streaming.state.job_state import JobState
-from pipelines.streaming.state.row_log import read_late, read_rows
+from pipelines.streaming.state.row_log import read_late, read_rows, scan_rows
 from pipelines.streaming.state.stream_link import link_of
 from pipelines.streaming.state.taken_segments import Taken, taken_of
 from pipelines.verify.causes import Position
@@ -24,7 +25,7 @@ from transforms.errors import DataError, TandemError
 from transforms.instants import instant, micros_of
 from transforms.lateness import NEVER
 
-__all__ = ["FAR", "NothingToVerifyError", "StreamRecord", "check_begun", "load_record", "position_of"]
+__all__ = ["FAR", "NothingToVerifyError", "StreamRecord", "check_begun", "emission_stamps", "load_record", "position_of"]
 
 Int = npt.NDArray[np.int64]
 FAR = 2**62
@@ -39,8 +40,9 @@ class NothingToVerifyError(DataError):
 class StreamRecord:
     """One stream, as of one look at its files.
 
-    ``positions``: group -> how far its shards were; ``rows``: group -> every delivered row in order; ``late``: source -> every event
-    noted as too late; ``begin``: events before it are the batch run's (microseconds; NEVER: there was none); ``run``: that run's id.
+    ``positions``: group -> how far its shards were; ``rows``: group -> every delivered row in order (of :func:`load_record`
+    they are read anew at each look, so that no more than one group's need be in memory); ``late``: source -> every event noted as too
+    late; ``begin``: events before it are the batch run's (microseconds; NEVER: there was none); ``run``: that run's id.
     """
 
     name: str
@@ -55,24 +57,22 @@ class StreamRecord:
     """Per shard when its checkpoint was saved (microseconds of the wall clock)."""
     skips: Mapping[tuple[str, int], frozenset[int]] = field(default_factory=dict)
     """(topic, partition) -> the offsets that a person had left out."""
-    taken: Taken = field(default_factory=Taken)
-    """What was vacuumed of its log."""
+    taken: Callable[[], Taken] = Taken
+    """What was vacuumed of its log; to be asked for after rows were read, as it is written before any go."""
 
-    def readable(self, rows: Mapping[str, pa.Table], groups: Mapping[str, FeatureGroup]) -> dict[str, Int]:
-        """For each delivered row (group -> rows) a moment by which the online store had it: FAR if none is known.
+    def readable(self, rows: pa.Table, group: FeatureGroup, stamps: Mapping[int, Int]) -> Int:
+        """For each delivered row of a group a moment by which the online store had it: FAR if none is known. ``stamps``: by shard the
+        moments at which anything was emitted (:func:`emission_stamps`).
 
         A shard delivers one emission after the other: what is in the row log was in the store before the next emission was stamped. Of a
         stream that is behind an emission is all that waited to go online together, which bears one stamp.
         """
-        shards = {n: self.positions[n].shard(rows[n], g) for n, g in groups.items()}
-        stamps = {n: rows[n].column(CREATED).cast(pa.int64()).to_numpy() for n in groups}
-        out = {n: np.full(rows[n].num_rows, FAR, np.int64) for n in groups}
+        shards = self.positions[group.name].shard(rows, group)
+        created = rows.column(CREATED).cast(pa.int64()).to_numpy()
+        out = np.full(rows.num_rows, FAR, np.int64)
         for number, saved in enumerate(self.saved.tolist()):
-            known = np.unique(np.concatenate([[saved], *(stamps[n][shards[n] == number] for n in groups)]))
-            for name in groups:
-                mine = shards[name] == number
-                place = np.searchsorted(known, stamps[name][mine], side="right")
-                out[name][mine] = np.append(known, FAR)[place]
+            known, mine = np.union1d(stamps.get(number, out[:0]), [saved]), shards == number
+            out[mine] = np.append(known, FAR)[np.searchsorted(known, created[mine], side="right")]
         return out
 
     def upto(self, groups: Mapping[str, FeatureGroup]) -> dict[str, dict[int, int]]:
@@ -177,12 +177,45 @@ def load_record(folder: Path, name: str, groups: Mapping[str, FeatureGroup]) -> 
     checkpoint was saved are left out (``ahead``: how many).
     """
     came = _came(folder, name, groups)
-    rows = {n: read_rows(folder, g) for n, g in groups.items()}
-    taken = taken_of(folder)  # after the rows: it was written before any went
+    ahead = 0
+    for n, group in groups.items():
+        for rows in scan_rows(folder, n, [*group.entity.keys, CREATED]):
+            ahead += rows.num_rows - _before(rows, group, came.positions[n], came.saved).num_rows
     late = {s: read_late(folder, source) for s, source in {g.source.name: g.source for g in groups.values()}.items()}
-    vouched = {n: _before(rows[n], g, came.positions[n], came.saved) for n, g in groups.items()}
-    ahead = sum(rows[n].num_rows - vouched[n].num_rows for n in groups)
-    return StreamRecord(name, came.positions, vouched, late, came.begin, came.run, ahead, came.saved, came.job_state.skips(), taken)
+    return StreamRecord(
+        name, came.positions, _Vouched(folder, groups, came), late, came.begin, came.run, ahead, came.saved, came.job_state.skips(),
+        partial(taken_of, folder),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Vouched(Mapping[str, pa.Table]):
+    """Group -> the rows that the checkpoints vouch for, read at each look."""
+
+    folder: Path
+    groups: Mapping[str, FeatureGroup]
+    came: _Came
+
+    def __getitem__(self, name: str) -> pa.Table:
+        group = self.groups[name]
+        return _before(read_rows(self.folder, group), group, self.came.positions[name], self.came.saved)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.groups)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+
+def emission_stamps(folder: Path, positions: Mapping[str, Position], groups: Mapping[str, FeatureGroup]) -> dict[int, Int]:
+    """By shard the moments (microseconds, ascending) at which the stream in ``folder`` emitted rows of any group."""
+    found: dict[int, list[Int]] = {}
+    for name, group in groups.items():
+        for rows in scan_rows(folder, name, [*group.entity.keys, CREATED]):
+            shards, stamps = positions[name].shard(rows, group), rows.column(CREATED).cast(pa.int64()).to_numpy()
+            for number in np.unique(shards).tolist():
+                found.setdefault(number, []).append(np.unique(stamps[shards == number]))
+    return {number: np.unique(np.concatenate(parts)) for number, parts in found.items()}
 
 
 def _before(rows: pa.Table, group: FeatureGroup, position: Position, saved: Int) -> pa.Table:

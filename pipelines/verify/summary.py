@@ -19,14 +19,15 @@ from pipelines.verify.causes import CAUSES, EQUAL, IN_FLIGHT, UNEXPLAINED, added
 from pipelines.verify.log import EventLog
 from pipelines.verify.offline_online import StoresProof
 from pipelines.verify.online import OnlineProof
-from pipelines.verify.proof import GroupProof, Proof, SourceProof
+from pipelines.verify.proof import GroupProof, SourceProof
 from pipelines.verify.served import ServedProof
+from pipelines.verify.stream_record import StreamRecord
 from pipelines.verify.verify_report import ComparedGroup, Counts, RowsOverTime, Sample, ServedAnswers, SourceEvents, VerifyReport
-from transforms.definitions import micros
+from transforms.definitions import FeatureGroup, micros
 from transforms.instants import instant
 from transforms.lateness import NEVER
 
-__all__ = ["Findings", "summarize"]
+__all__ = ["Findings", "GroupFound", "found_of", "summarize"]
 
 Int = npt.NDArray[np.int64]
 
@@ -38,10 +39,28 @@ SAMPLES = 5
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What was proven: of the stream's rows, and by group of the online store, of the server's answers, and of both stores."""
+class GroupFound:
+    """What is kept of a group once its rows are compared: numbers, names and samples."""
 
-    proof: Proof
+    group: FeatureGroup
+    compared: ComparedGroup
+    problems: list[str]
+    span: tuple[int, int] | None
+    """The first and the last event timestamp (None: there is no row)."""
+    hours: Int
+    """[H] the hours of event time (since 1970) that have rows, ascending."""
+    by_hour: Int
+    """[H, 4] how many rows: equal, explained, unexplained, in flight."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was proven: by group of the stream's rows, by source of its events, and by group of the online store, of the server's answers,
+    and of both stores."""
+
+    record: StreamRecord
+    groups: Mapping[str, GroupFound]
+    sources: Mapping[str, SourceProof]
     online: Mapping[str, OnlineProof]
     served: Mapping[str, ServedProof]
     stores: Mapping[str, StoresProof]
@@ -49,17 +68,18 @@ class Findings:
     @property
     def unexplained(self) -> int:
         """How many rows, values, keys and answers no cause was proven for."""
-        return self.proof.unexplained + sum(p.unexplained for part in (self.online, self.served, self.stores) for p in part.values())
+        others = (self.sources, self.online, self.served, self.stores)
+        return sum(g.compared["unexplained"] for g in self.groups.values()) + sum(p.unexplained for part in others for p in part.values())
 
     def problems(self) -> list[str]:
         """What is unexplained, a line each."""
-        out = self.proof.problems()
+        out = [line for g in self.groups.values() for line in g.problems] + [line for s in self.sources.values() for line in s.problems()]
         for name, o in self.online.items():
             if o.unexplained:
                 out.append(f"{name}: {o.unexplained:,} of {o.keys:,} keys have an unexpected row online: {'; '.join(o.lines)}")
-        for name, s in self.served.items():
-            if s.unexplained:
-                out.append(f"{name}: {s.unexplained:,} of {s.answers:,} answers of the server are unexplained: {'; '.join(s.lines)}")
+        for name, a in self.served.items():
+            if a.unexplained:
+                out.append(f"{name}: {a.unexplained:,} of {a.answers:,} answers of the server are unexplained: {'; '.join(a.lines)}")
         for name, both in self.stores.items():
             if both.unexplained:
                 out.append(f"{name}: offline and online differ for {both.unexplained:,} keys: {'; '.join(both.lines)}")
@@ -83,8 +103,8 @@ def summarize(
     versions: Mapping[str, str],
 ) -> VerifyReport:
     """All numbers, names and samples. ``stream_run`` is the id of the stream's latest run."""
-    proof, record, unexplained = found.proof, found.proof.record, found.unexplained
-    groups = {name: _group(g, proof) for name, g in proof.groups.items()}
+    record, unexplained = found.record, found.unexplained
+    groups = {name: g.compared for name, g in found.groups.items()}
     rows = _added(g["rows"] for g in groups.values())
     values = _added(f for g in groups.values() for f in g["features"].values())
     return VerifyReport(
@@ -96,11 +116,11 @@ def summarize(
         values=values,
         rows=rows,
         groups=groups,
-        sources={name: _source(s) for name, s in proof.sources.items()},
+        sources={name: _source(s) for name, s in found.sources.items()},
         online={n: {"keys": o.keys, "causes": o.causes, "lines": o.lines} for n, o in found.online.items()},
         stores={n: both.to_dict() for n, both in found.stores.items()},
         served={n: _served(s) for n, s in found.served.items()},
-        time=_time(proof),
+        time=_time(found.groups.values()),
         range=[_text(log.start), _text(log.end)],
         stream={
             "name": record.name,
@@ -108,7 +128,7 @@ def summarize(
             "from_run": record.run,
             "begin": None if record.begin == NEVER else _text(record.begin),
             "shards": max((p.shards for p in record.positions.values()), default=0),
-            "offsets": _offsets(proof),
+            "offsets": _offsets(found),
             "ahead": record.ahead,
         },
         batch={
@@ -155,8 +175,19 @@ def _added(parts: Iterable[Counts]) -> Counts:
     return cast(Counts, out)
 
 
-def _group(g: GroupProof, proof: Proof) -> ComparedGroup:
-    output_watermark = proof.record.positions[g.group.name].output_watermark
+def found_of(g: GroupProof, record: StreamRecord) -> GroupFound:
+    """What is to be kept of a group's comparison; it holds none of the rows."""
+    at, cause = g.comparison.event_us, g.cause
+    hours, place = np.unique(at // HOUR_US, return_inverse=True)
+    explained = ~np.isin(cause, (EQUAL, UNEXPLAINED, IN_FLIGHT))
+    kinds = np.select([cause == EQUAL, explained, cause == UNEXPLAINED], [0, 1, 2], 3)
+    by_hour = np.bincount(place.reshape(-1) * 4 + kinds, minlength=4 * len(hours)).reshape(-1, 4)
+    span = (int(at.min()), int(at.max())) if len(at) else None
+    return GroupFound(g.group, _group(g, record), g.problems(), span, hours, by_hour)
+
+
+def _group(g: GroupProof, record: StreamRecord) -> ComparedGroup:
+    output_watermark = record.positions[g.group.name].output_watermark
     revisions, counts = np.unique(g.newest.revisions, return_counts=True)
     repeats = int(g.newest.deliveries.sum() - g.newest.revisions.sum())
     return {
@@ -231,32 +262,29 @@ def _served(s: ServedProof) -> ServedAnswers:
     return {"answers": s.answers, "values": s.values, "causes": s.causes, "statuses": s.statuses, "behind_s": behind, "lines": s.lines}
 
 
-def _time(proof: Proof) -> RowsOverTime:
+def _time(groups: Iterable[GroupFound]) -> RowsOverTime:
     """Rows by the hour (or more) of their event timestamp: equal, explained, unexplained, not due."""
-    stamps = [g.comparison.event_us for g in proof.groups.values()]
-    causes = [g.cause for g in proof.groups.values()]
-    at, cause = np.concatenate(stamps), np.concatenate(causes).astype(np.int64)
-    if not len(at):
+    found = [(g, g.span) for g in groups if g.span is not None]
+    if not found:
         return {"step_s": 3600, "start": None, "equal": [], "explained": [], "unexplained": [], "in_flight": []}
-    span = int(at.max() - at.min())
-    step = HOUR_US * next(h for h in (1, 3, 6, 12, 24, 24 * 7, 24 * 365 * 100) if span / (h * HOUR_US) < MOST_BINS)
-    first = int(at.min()) // step
-    place = at // step - first
-    size = int(place.max()) + 1
-
-    def rows(mask: npt.NDArray[np.bool_]) -> list[int]:
-        return [int(n) for n in np.bincount(place[mask], minlength=size)]
-
+    earliest, latest = min(span[0] for _, span in found), max(span[1] for _, span in found)
+    hours = next(h for h in (1, 3, 6, 12, 24, 24 * 7, 24 * 365 * 100) if (latest - earliest) / (h * HOUR_US) < MOST_BINS)
+    step = hours * HOUR_US
+    first = earliest // step
+    counts = np.zeros((latest // step - first + 1, 4), np.int64)
+    for g, _ in found:
+        np.add.at(counts, g.hours // hours - first, g.by_hour)
+    equal, explained, unexplained, in_flight = counts.T.tolist()
     return {
         "step_s": step // 1_000_000,
         "start": _text(first * step),
-        "equal": rows(cause == EQUAL),
-        "explained": rows(~np.isin(cause, (EQUAL, UNEXPLAINED, IN_FLIGHT))),
-        "in_flight": rows(cause == IN_FLIGHT),
-        "unexplained": rows(cause == UNEXPLAINED),
+        "equal": equal,
+        "explained": explained,
+        "in_flight": in_flight,
+        "unexplained": unexplained,
     }
 
 
-def _offsets(proof: Proof) -> dict[str, dict[str, int]]:
-    groups = {name: g.group for name, g in proof.groups.items()}
-    return {s: {str(p): o for p, o in sorted(each.items())} for s, each in proof.record.upto(groups).items()}
+def _offsets(found: Findings) -> dict[str, dict[str, int]]:
+    groups = {name: g.group for name, g in found.groups.items()}
+    return {s: {str(p): o for p, o in sorted(each.items())} for s, each in found.record.upto(groups).items()}

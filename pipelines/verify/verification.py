@@ -36,14 +36,14 @@ from pipelines.verify.log import (
 )
 from pipelines.verify.offline_online import compare_stores, materialized_rows
 from pipelines.verify.online import OnlineProof, check, store_reader
-from pipelines.verify.proof import Proof, prove
+from pipelines.verify.proof import GroupProof, prove_group, prove_sources
 from pipelines.verify.served import TIMEOUT_US, ServedProof, check_served
-from pipelines.verify.stream_record import StreamRecord, check_begun, load_record
-from pipelines.verify.summary import Findings, summarize
+from pipelines.verify.stream_record import StreamRecord, check_begun, emission_stamps, load_record
+from pipelines.verify.summary import Findings, GroupFound, found_of, summarize
 from pipelines.verify.verify_report import VerifyReport
 from serving.object_store.cache import given_place
 from transforms.columns import column_us
-from transforms.definitions import EVENT_TIMESTAMP
+from transforms.definitions import EVENT_TIMESTAMP, FeatureGroup
 from transforms.errors import DataError
 from transforms.instants import instant, micros_of
 from transforms.lateness import NEVER
@@ -92,24 +92,43 @@ def run_verify(repo: Repo, options: VerifyOptions, say: Say = lambda line: None)
     record = load_record(stream, options.name, repo.groups)
     try:
         log, run, source, refused = _expected(repo, options, record, scratch, say)
-        groups = repo.groups
-        batch = batch_rows(source.data, groups, run, log.start, log.end)
-        prints = dict(run.record.fingerprints)
+        prints = {n: run.record.fingerprints[n] for n in repo.groups}
         limit = round(repo.settings.stream.max_future_hours * 3.6e9)
         # A run may begin after the stream did, and end before it has come so far.
         span = (log.start, log.end) if options.against is not None else None
         end = log.end if log.end < record.output_watermark else None
-        proof = prove(record, groups, batch, log.events, prints, lambda n: found_graphs(repo.data, groups[n]), log.start, say, limit, end)
-        online = _online(repo, stream, record, proof, say, span) if options.online else {}
+        sources = prove_sources(record, repo.groups, log.events, limit)
+        at_store = _online(repo, stream, record, say, span) if options.online else None
+        at_answers = _served(repo, stream, record, say, span) if options.served else None
+        longer = run_of(repo, prints) if record.run is None else None
+        compared: dict[str, GroupFound] = {}
+        online: dict[str, OnlineProof] = {}
+        served: dict[str, ServedProof] = {}
+        short: list[str] = []
+
+        def compare_group(name: str, group: FeatureGroup) -> None:
+            """All that is asked of a group's rows: they are in memory until it returns."""
+            events, known = log.events[group.source.name], sources[group.source.name].lateness
+            batch = batch_rows(source.data, group, run, log.start, log.end)
+            graphs = found_graphs(repo.data, group)
+            proof = prove_group(record, group, batch, events, known, prints[name], graphs, log.start, say, end)
+            compared[name] = found_of(proof, record)
+            short.extend(_short_windows(proof, events, longer))
+            if at_store is not None:
+                online[name] = at_store(proof)
+            if at_answers is not None and (answers := at_answers(proof)) is not None:
+                served[name] = answers
+
+        for name, group in repo.groups.items():
+            compare_group(name, group)
         stores = compare_stores(repo, open_store(repo), say) if options.online else {}
-        served = _served(repo, stream, record, proof, say, span) if options.served else {}
     finally:
         if not options.keep:
             shutil.rmtree(scratch, ignore_errors=True)
     words = ["tandem", "verify", "--repo", str(repo.path), "--data", given_place(repo.data), "--name", options.name]
     words += ["--against", options.against] if options.against else []
     return summarize(
-        Findings(proof, online, served, stores),
+        Findings(record, compared, sources, online, served, stores),
         started=started,
         seconds=(datetime.now(UTC) - started).total_seconds(),
         folder=folder,
@@ -117,7 +136,7 @@ def run_verify(repo: Repo, options: VerifyOptions, say: Say = lambda line: None)
         against=run.id if options.against else None,
         batch_run=run,
         stream_run=_stream_run(repo, options.name),
-        notices=[*_notices(repo, record, proof, log), *refused],
+        notices=[*short, *_notices(repo, record), *refused],
         scratch=scratch if options.keep else None,
         command=shlex.join(words),
         code=provenance.code_version(repo.path, repo.settings.definitions),
@@ -211,46 +230,54 @@ def _archived(repo: Repo, record: StreamRecord, folder: Path, say: Say) -> dict[
     return out
 
 
-def _online(repo: Repo, folder: Path, record: StreamRecord, proof: Proof, say: Say, span: tuple[int, int] | None) -> dict[str, OnlineProof]:
-    """Each group's view in the online store. A stream that runs may have gone on: what looks odd is looked at once more."""
+def _online(repo: Repo, folder: Path, record: StreamRecord, say: Say, span: tuple[int, int] | None) -> Callable[[GroupProof], OnlineProof]:
+    """How to look at a group's view in the online store. A stream that runs may have gone on: what looks odd is looked at once more."""
     store = open_store(repo)
     read, applied = store_reader(store)
-    out = {}
-    for name, group in repo.groups.items():
+
+    def look(proof: GroupProof) -> OnlineProof:
+        group, name = proof.group, proof.group.name
         say(f"comparing {name} with the online store")
         for _ in range(2):
             taken = materialized_rows(store, store.get_feature_view(name))
             delivered, vouched, position = read_rows(folder, group), record.rows[name], record.positions[name]
-            out[name] = check(proof.groups[name], delivered, vouched, position, read, applied(name), taken, span)
-            if not out[name].unexplained:
+            found = check(proof, delivered, vouched, position, read, applied(name), taken, span)
+            if not found.unexplained:
                 break
-    return out
+        return found
+
+    return look
 
 
-def _served(repo: Repo, folder: Path, record: StreamRecord, proof: Proof, say: Say, span: tuple[int, int] | None) -> dict[str, ServedProof]:
-    """What the server answered, as far as its log goes back."""
+def _served(
+    repo: Repo, folder: Path, record: StreamRecord, say: Say, span: tuple[int, int] | None
+) -> Callable[[GroupProof], ServedProof | None] | None:
+    """How to look at what the server answered of a group, as far as its log goes back (None: there is no log)."""
     from serving.request_log import read_requests
 
     where = repo.settings.request_log(repo.path)
     if where is None or not where.is_dir():
-        return {}
+        return None
     requests = read_requests(where)
     timeout = round(float(repo.settings.serve.get("timeout_seconds", TIMEOUT_US / 1e6)) * 1e6)
-    delivered = {n: read_rows(folder, g) for n, g in repo.groups.items()}
-    readable, out = record.readable(delivered, repo.groups), {}
-    for name, group in repo.groups.items():
+    stamps = emission_stamps(folder, record.positions, repo.groups)
+
+    def look(proof: GroupProof) -> ServedProof | None:
+        group = proof.group
+        delivered = read_rows(folder, group)  # after the requests: it has what they were answered with
+        readable = record.readable(delivered, group, stamps)
         history = offline_rows(repo.data, group, record.run) if record.run is not None else None
-        earlier = partial(read_earlier, folder, group)
-        found = check_served(requests, proof.groups[name], delivered[name], readable[name], history, timeout, span, earlier)
+        found = check_served(requests, proof, delivered, readable, history, timeout, span, partial(read_earlier, folder, group))
         if found is not None:
-            say(f"compared {found.answers:,} answers of {name}")
-            out[name] = found
-    return out
+            say(f"compared {found.answers:,} answers of {group.name}")
+        return found
+
+    return look
 
 
-def _notices(repo: Repo, record: StreamRecord, proof: Proof, log: EventLog) -> list[str]:
+def _notices(repo: Repo, record: StreamRecord) -> list[str]:
     """What to know when reading the result."""
-    out = short_windows(repo, record, proof, log)
+    out = []
     if record.run is not None:
         changed = changed_files(repo, runs.find(repo.data, record.run), record.begin)
         if changed:
@@ -265,30 +292,26 @@ def _notices(repo: Repo, record: StreamRecord, proof: Proof, log: EventLog) -> l
     return out
 
 
-def short_windows(repo: Repo, record: StreamRecord, proof: Proof, log: EventLog) -> list[str]:
-    """A line per group whose rows reach back before the first event of the topics, where a batch run has that history.
+def _short_windows(proof: GroupProof, events: pa.Table, run: runs.Run | None) -> list[str]:
+    """A line if rows of the group reach back before the first event of the topics, where the batch run ``run`` has that history (None: no
+    run has).
 
     The stream began with empty windows: its rows are equal to batch's over its own events, and short of batch's over all.
     """
-    if record.run is not None:
+    if run is None or not events.num_rows:
         return []
-    run = run_of(repo, {n: g.fingerprint for n, g in proof.groups.items()})
-    if run is None:
+    group = proof.group
+    first = int(column_us(events, group.source.event_time).min())
+    if first <= _us_of(run.head.range[0]):
+        return []  # the topics hold what the run holds
+    boundary = column_us(proof.newest.rows, EVENT_TIMESTAMP) - group.delay_us
+    short = int(((boundary - group.longest_us < first) & (boundary > first)).sum())
+    if not short:
         return []
-    out = []
-    for name, found in proof.groups.items():
-        group, events = found.group, log.events[found.group.source.name]
-        first = int(column_us(events, group.source.event_time).min()) if events.num_rows else None
-        if first is None or first <= _us_of(run.head.range[0]):
-            continue  # the topics hold what the run holds
-        boundary = column_us(found.newest.rows, EVENT_TIMESTAMP) - group.delay_us
-        short = int(((boundary - group.longest_us < first) & (boundary > first)).sum())
-        if short:
-            out.append(
-                f"short windows: {short:,} rows of {name} reach back before {instant(first):%Y-%m-%d %H:%M}, where the topics begin; the"
-                f" stream began without run {run.id}, which has that history. Start it with '--reset --from-run latest'"
-            )
-    return out
+    return [
+        f"short windows: {short:,} rows of {group.name} reach back before {instant(first):%Y-%m-%d %H:%M}, where the topics begin; the"
+        f" stream began without run {run.id}, which has that history. Start it with '--reset --from-run latest'"
+    ]
 
 
 def _stream_run(repo: Repo, name: str) -> str | None:

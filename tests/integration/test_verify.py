@@ -5,17 +5,21 @@ The stream here is the real intake, shards and delivery without Beam and Kafka (
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections import Counter
 from datetime import timedelta
 
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.verify.proof import Proof
+from pipelines.lake.row_compare import compare
+from pipelines.verify import proof as proof_module
 from pipelines.verify.stream_record import load_record
 from pipelines.verify.verification import VerifyOptions, run_verify
 from tests.integration.pure_stream import Hooks
 from tests.integration.verify_world import BEGIN, END
+from tests.whole_proof import Proof
 
 
 def totals(proof: Proof) -> dict[str, int]:
@@ -98,3 +102,23 @@ def test_a_killed_stream_is_taken_as_far_as_its_checkpoints_go(plain, expected, 
     proof = plain.prove(tmp_path / "stream", expected)
     assert proof.problems() == []
     assert totals(proof)["missing, in flight"] > 300
+
+
+def test_the_rows_of_one_group_are_in_memory_at_a_time(plain, monkeypatch):
+    """What is kept of a group that was compared holds none of its rows: memory does not grow with the number of groups."""
+    plain.stream(plain.world.data / "stream" / "main")
+    run = plain.world.run(BEGIN, END, pinned=True).run
+    seen: list[weakref.ref[object]] = []
+    alive: list[int] = []
+
+    def watched(*args):
+        gc.collect()
+        alive.append(sum(ref() is not None for ref in seen))
+        found = compare(*args)
+        seen.extend(weakref.ref(x) for x in (found, found.batch, found.stream))
+        return found
+
+    monkeypatch.setattr(proof_module, "compare", watched)
+    result = run_verify(plain.world.repo(), VerifyOptions(against=run.id, online=False, served=False))
+    assert result.verdict == "proven" and len(result.groups) > 1
+    assert alive == [0] * len(result.groups)

@@ -14,9 +14,9 @@ import pytest
 from pipelines.streaming.state.row_log import RowLog, read_earlier, read_rows
 from pipelines.verify.log import found_graphs
 from pipelines.verify.online import check, latest
-from pipelines.verify.proof import prove
 from pipelines.verify.served import check_served
-from pipelines.verify.stream_record import load_record
+from pipelines.verify.stream_record import emission_stamps, load_record
+from tests.whole_proof import prove
 
 
 class Memory:
@@ -149,7 +149,9 @@ def answers(plain, honest, expected):
     """The proof, what was delivered for origin_traffic, and answers as a good server would have logged them."""
     groups = plain.world.repo().groups
     delivered = {n: read_rows(honest, n) for n in groups}
-    readable = load_record(honest, "main", groups).readable(delivered, groups)
+    record = load_record(honest, "main", groups)
+    stamps = emission_stamps(honest, record.positions, groups)
+    readable = {n: record.readable(delivered[n], g, stamps) for n, g in groups.items()}
     name = "origin_traffic"
     created = delivered[name].column("created_timestamp").cast(pa.int64()).to_numpy()
     assert ((readable[name] > created) & (readable[name] < created + 60_000_000)).all()

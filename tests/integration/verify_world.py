@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.verify.log import EventLog, batch_rows, compose, found_graphs, run_over
-from pipelines.verify.proof import Proof, prove
 from pipelines.verify.stream_record import load_record
 from tests.applied import apply_run
 from tests.integration.flights import World, make_world, us
 from tests.integration.pure_stream import Hooks, Log, kafka_log, stream
+from tests.whole_proof import Proof, prove
 
 BEGIN = datetime(2013, 1, 7, tzinfo=UTC)
 END = datetime(2013, 1, 8, 0, tzinfo=UTC)
@@ -52,7 +52,7 @@ class Setting:
             read[name] = table.filter(pa.array(table["_offset"].to_numpy() < limit[table["_partition"].to_numpy()]))
         log = compose(repo, read, us(BEGIN), record.output_watermark)
         scratched, run = run_over(repo, log, scratch)
-        return Expected(log, batch_rows(scratched.data, scratched.groups, run, log.start, log.end))
+        return Expected(log, {n: batch_rows(scratched.data, g, run, log.start, log.end) for n, g in scratched.groups.items()})
 
     def prove(self, folder: Path, expected: Expected) -> Proof:
         """What verify does with them."""

@@ -27,10 +27,11 @@ from pipelines.streaming.state.job_state import JobState
 from pipelines.streaming.state.row_log import RowLog, read_late, read_rows
 from pipelines.streaming.state.taken_segments import Taken, taken_of
 from pipelines.verify.causes import VACUUMED, Position
-from pipelines.verify.proof import GroupProof, Proof, prove
+from pipelines.verify.proof import GroupProof
 from pipelines.verify.stream_record import StreamRecord
 from tests.network import machines, network
 from tests.oracle.strategies import HOUR, make_group, make_source, to_batch
+from tests.whole_proof import Proof, prove
 from transforms.aggregates import merge, rows_between, tile
 from transforms.definitions import Count, hours
 from transforms.errors import DataError
@@ -348,7 +349,7 @@ class Plain:
 
 def proof_of(events: pa.Table, batch: pa.Table, rows: pa.Table, late: pa.Table, taken: Taken) -> Proof:
     position = Position(np.full(1, 2**60, np.int64), {0: np.full(1, events.num_rows, np.int64)})
-    record = StreamRecord("main", {GROUP.name: position}, {GROUP.name: rows}, {SOURCE.name: late}, taken=taken)
+    record = StreamRecord("main", {GROUP.name: position}, {GROUP.name: rows}, {SOURCE.name: late}, taken=lambda: taken)
     found: Any = lambda fingerprint: (Plain(), True)  # noqa: E731
     return prove(record, {GROUP.name: GROUP}, {GROUP.name: batch}, {SOURCE.name: events}, {GROUP.name: GRAPH}, lambda name: found, T0 - 1)
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from pipelines.lake.row_compare import compare
 from pipelines.verify.causes import EQUAL, IDLE, IN_FLIGHT, OTHER_FINGERPRINT, TOO_LATE, UNEXPLAINED, Position, explain, lateness, recorded
-from pipelines.verify.proof import prove
 from pipelines.verify.stream_record import StreamRecord
 from tests.examples import examples
 from tests.oracle.strategies import HOUR, make_group, make_source, to_batch
 from tests.oracle.stream_time import verdicts
+from tests.whole_proof import prove
 from transforms.aggregates import merge, rows_between, tile
 from transforms.definitions import Count, FeatureGroup, LastN, Sum, hours
 

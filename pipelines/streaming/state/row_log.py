@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -222,9 +222,10 @@ def read_late(folder: Path, source: EventSource | str) -> pa.Table:
     return _read(_here(folder, "late", source.name), late_schema(source))
 
 
-def scan_rows(folder: Path, group: str) -> Iterator[pa.Table]:
-    """The rows of a group a segment at a time, oldest writer first; the last ones of writers at work come last."""
-    return _segments(_here(folder, "rows", group))
+def scan_rows(folder: Path, group: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The rows of a group a segment at a time, oldest writer first; the last ones of writers at work come last. ``columns``: those of these
+    that a segment has (None: all)."""
+    return _segments(_here(folder, "rows", group), columns)
 
 
 def _here(folder: Path, kind: str, name: str) -> Path:
@@ -234,7 +235,7 @@ def _here(folder: Path, kind: str, name: str) -> Path:
     return folder / kind / name
 
 
-def _segments(folder: Path) -> Iterator[pa.Table]:
+def _segments(folder: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     done: set[str] = set()
     while True:
         found = {p.stem: p for p in folder.glob("[!.]*.log")}
@@ -245,12 +246,13 @@ def _segments(folder: Path) -> Iterator[pa.Table]:
             return
         for stem in todo:
             try:
-                table = read_open(found[stem]) if found[stem].suffix in (".log", PART) else pq.ParquetFile(found[stem]).read()
+                opened = found[stem].suffix in (".log", PART)
+                table = read_open(found[stem]) if opened else pq.ParquetFile(found[stem]).read(columns)
             except FileNotFoundError:  # sealed meanwhile: the next look finds it
                 continue
             done.add(stem)
             if table is not None:
-                yield table
+                yield table if columns is None else table.select([n for n in columns if n in table.schema.names])
 
 
 def _read(folder: Path, empty: pa.Schema) -> pa.Table:
