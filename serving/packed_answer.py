@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -260,19 +260,28 @@ def _words(views: Sequence[_View]) -> Iterator[bytes]:
 def _whole(views: Sequence[_View], kind: Any, which: Callable[[_Way], tuple[int, int]]) -> Iterator[bytes]:
     """The JSON, without brackets, of all features that are whole numbers, or booleans."""
     slots = [(view, slot) for view in views for slot in view.way.slots[slice(*which(view.way))]]
-    values, masked = np.empty((len(slots), len(views[0].array)), kind), {}
+    values, masked = np.empty((len(slots), len(views[0].array)), kind), dict[int, Bools]()
     for k, (view, slot) in enumerate(slots):
         values[k] = view.array[f"f{slot.number}"]
         if (hide := view.hidden(slot)) is not None:
             masked[k] = hide
     if not masked:
         return iter(lists_json(values))
-    with_nulls = values[list(masked)].astype(object)  # of these alone: as objects, values cost seven times what they do as numbers
-    with_nulls[np.array(list(masked.values()))] = None
-    columns: list[Any] = list(values)
-    for k, column in zip(masked, with_nulls.tolist()):
-        columns[k] = column
-    return iter(lists_json(columns))
+    step = max(1, _AT_ONCE // values.shape[1])  # objects of all of a wide view at once leave the processor's cache
+    parts = (range(start, min(start + step, len(slots))) for start in range(0, len(slots), step))
+    return chain.from_iterable(lists_json(_with_nulls(values, masked, part)) for part in parts)
+
+
+def _with_nulls(values: np.ndarray[Any, Any], masked: Mapping[int, Bools], part: range) -> list[Any]:
+    """Some of the columns; those with nulls, and these alone, as objects: as such, values cost several times what they do as numbers."""
+    columns: list[Any] = list(values[part.start : part.stop])
+    some = [k for k in part if k in masked]
+    if some:
+        as_objects = values[some].astype(object)
+        as_objects[np.array([masked[k] for k in some])] = None
+        for k, column in zip(some, as_objects.tolist()):
+            columns[k - part.start] = column
+    return columns
 
 
 def _as_texts(slot: Slot, values: Sequence[Any], hidden: Sequence[Any] | None) -> Sequence[Any]:

@@ -153,14 +153,14 @@ def test_views_of_one_request_are_those_of_each(monkeypatch: pytest.MonkeyPatch,
     assert online_json(asked, {}, pairs, 25) == orjson.dumps({"metadata": {"feature_names": asked}, "results": right})
 
 
-def _whole_numbers(n: int, features: int, nulls: bool) -> PackedViewRows:
-    """N rows of whole numbers; ``nulls``: the first feature has one null."""
+def _whole_numbers(n: int, features: int, nulls: int) -> PackedViewRows:
+    """N rows of whole numbers; so many features, the first ones, have one null."""
     names = [f"n{i}" for i in range(features)]
     source = FileSource(name="s", path="s.parquet", timestamp_field="event_timestamp")
     view = FeatureView(name="wide", entities=[], source=source, schema=[Field(name=name, dtype=Int64) for name in names])
     numbers = [np.arange(n) + 10**9 * (i + 1) for i in range(features)]
-    hide = np.arange(n) == (0 if nulls else n)
-    columns = [(name, pa.array(own, mask=hide if not i else None)) for i, (name, own) in enumerate(zip(names, numbers))]
+    hide = np.arange(n) == 0
+    columns = [(name, pa.array(own, mask=hide if i < nulls else None)) for i, (name, own) in enumerate(zip(names, numbers))]
     layout = layout_of(view)
     cells = layout.pack(np.full(n, NOW), columns)
     assert cells is not None
@@ -184,11 +184,17 @@ def _beside_what_is_written(groups: list[PackedViewRows]) -> int:
 def test_memory_is_that_of_one_view_and_a_null_costs_its_own_feature() -> None:
     """Of many rows of many views: not the arrays of all at once, nor objects for features that have no null."""
     n, features, views = 2_000, 20, 10
-    one = _beside_what_is_written([_whole_numbers(n, features, nulls=False)])
+    one = _beside_what_is_written([_whole_numbers(n, features, nulls=0)])
     assert one > 8 * n * features, "an array of the view's values at least"
-    groups = [_whole_numbers(n, features, nulls=k == 0) for k in range(views)]
+    groups = [_whole_numbers(n, features, nulls=int(k == 0)) for k in range(views)]
     assert _beside_what_is_written(groups[:1]) < 2 * one
     assert _beside_what_is_written(groups) < 3 * one
+
+
+def test_a_wide_view_with_nulls_in_all_its_features_is_no_object_per_value_at_once() -> None:
+    n, features = 1_000, 200
+    plain = _beside_what_is_written([_whole_numbers(n, features, nulls=0)])
+    assert _beside_what_is_written([_whole_numbers(n, features, nulls=features)]) < 2 * plain
 
 
 def test_lists_are_left_to_arrow() -> None:
