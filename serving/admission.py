@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context, copy_context
@@ -66,6 +67,7 @@ class _Job:
         return self.work(self.body, self.context)
 
     def fail(self, error: Exception) -> None:
+        traceback.clear_frames(error.__traceback__)  # they hold this job, and so its error
         if not self.future.done():
             self.future.set_exception(error)
             self.future.exception()  # perhaps nobody waits for it any more
@@ -137,7 +139,10 @@ class Admission:
                 if (refused := self._queue.push(waiting, most)) is not None:
                     refused.fail(OverloadedError("the server is busy; try again"))
                 self._dispatch()
-                return await asyncio.shield(future)
+                try:
+                    return await asyncio.shield(future)
+                finally:  # an error would hold this frame, which held the error by its future, and the body until garbage is looked for
+                    del future, job, body
         except TimeoutError:
             if arrival is not None and arrival.gave_way:
                 raise OverloadedError(arrival.gave_way) from None
@@ -145,6 +150,7 @@ class Admission:
         finally:
             if waiting is not None:
                 self._queue.remove(waiting)  # still there if the time has passed
+                waiting = None
             if arrival is not None:
                 self._arrivals.leave(arrival)
 

@@ -16,7 +16,7 @@ from serving.view_rows import PRESENT, STATUSES, ViewRows
 __all__ = ["FeatureCounts"]
 
 _AGES = (1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 3 * 3600.0, 6 * 3600.0, 86400.0, 7 * 86400.0)
-_REQUESTS, _ROWS = 200, 5_000
+_REQUESTS, _ROWS = 64, 5_000
 """What is kept before it is added up: a step of one or two milliseconds, during which the event loop answers nobody."""
 
 
