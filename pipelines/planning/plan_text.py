@@ -21,8 +21,8 @@ FORMAT = 1
 def lines(plan: Plan, options: str = "") -> Iterator[str]:
     """Line by line, the summary last. ``options``: what each command to run is given besides, such as ``--repo shop``."""
     if plan.also:
-        named, were = ", ".join(plan.also), "was" if len(plan.also) == 1 else "were"
-        yield f"apply takes all groups, and {named} {were} redefined since the last batch run of it: planned here too"
+        named, now = ", ".join(plan.also), "it is" if len(plan.also) == 1 else "they are"
+        yield f"apply takes all groups, and would refuse {named} as {now} now: planned here too"
         yield ""
     for g in plan.groups:
         yield from _group(g)

@@ -14,7 +14,7 @@ from typing import Any
 from pipelines.batch.continued import Continued, continued, reading
 from pipelines.batch.run_key import begin_of, lost, run_key, sources_of, superseded
 from pipelines.lake.data_files import json_digest
-from pipelines.lake.graphs import since
+from pipelines.lake.graphs import graph_damage, since
 from pipelines.planning.definition_changes import all_columns, same_rows
 from pipelines.planning.event_inputs import EventInputs, event_inputs
 from pipelines.planning.feast_changes import Registry, defined, feast_changes, registry_of
@@ -49,10 +49,13 @@ def make_plan(repo: Repo, groups: Collection[str] = (), asked: tuple[datetime, d
 
 
 def _refused_by_apply(present: Present, groups: Collection[str]) -> tuple[str, ...]:
-    """The groups beside these whose newest run is of another definition, or that have none: :func:`pipelines.batch.batch_job.graphs_of`."""
+    """The groups beside these whose newest run is of another definition, or its graph damaged, or that have none: ``batch_job.graphs_of``."""
     rest = {n: g for n, g in present.repo.groups.items() if n not in groups}
     newest = {n: next(iter(present.runs_of(n)), None) for n in rest}
-    wrong = [n for n, run in newest.items() if run is None or since(run.definitions[n], rest[n]) is None]
+    data, wrong = present.data, []
+    for n, run in newest.items():
+        if run is None or since(run.definitions[n], rest[n]) is None or graph_damage(data, n, run.fingerprints[n]):
+            wrong.append(n)
     return tuple(n for n in wrong if judge(present, rest[n], None).stale)
 
 

@@ -273,6 +273,17 @@ def test_a_damaged_graph_is_named_and_the_commands_mend_it(world: World, kind: s
     check_mended(world, "city_orders")
 
 
+def test_a_plan_of_one_group_mends_the_graphs_that_apply_loads_besides(world: World) -> None:
+    world.write(FEATURES)
+    before = applied_graphs(world.data)
+    for group, fingerprint in before.items():
+        (world.data / "graphs" / group / fingerprint / "tandem.json").write_bytes(b"{")
+    plan = make_plan(world.repo(), ("city_orders",))
+    assert plan.also == ("shop_orders",)
+    world.follow(plan)
+    assert applied_graphs(world.data) == before and not world.plan().changes
+
+
 def test_a_damaged_graph_that_no_run_made_is_mended_by_apply(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.write(FEATURES)
