@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,8 +66,13 @@ def sampled(request_id: str, share: float) -> bool:
     return int.from_bytes(digest, "big") < share * 2.0**64
 
 
-def to_batches(records: Iterable[RequestRecord]) -> list[tuple[int, pa.RecordBatch]]:
-    """(UTC day of the answers, counted from 1970; rows) for requests of any kind, one batch per day and set of columns.
+def _at_once() -> None:
+    """Nothing is done between columns."""
+
+
+def to_batches(records: Iterable[RequestRecord], between: Callable[[], object] = _at_once) -> list[tuple[int, pa.RecordBatch]]:
+    """(UTC day of the answers, counted from 1970; rows) for requests of any kind, one batch per day and set of columns. ``between`` is
+    called after each column or two: a batch has dozens.
 
     Raises ValueError if two columns of a request would be called the same.
     """
@@ -85,7 +90,7 @@ def to_batches(records: Iterable[RequestRecord]) -> list[tuple[int, pa.RecordBat
             if plain:
                 found[form] = some
         some.append(a)
-    return [(day, _batch(some)) for (day, *_), some in alike.items()]
+    return [(day, _batch(some, between)) for (day, *_), some in alike.items()]
 
 
 def _kind(group: ViewRows) -> tuple[Any, ...]:
@@ -135,7 +140,7 @@ def _shadow_type(a: RequestRecord) -> pa.DataType | None:
     return None if a.shadow_version is None else _type(a.shadow_predictions)
 
 
-def _batch(some: list[RequestRecord]) -> pa.RecordBatch:
+def _batch(some: list[RequestRecord], between: Callable[[], object]) -> pa.RecordBatch:
     first, counts = some[0], np.array([a.rows for a in some])
     which = np.repeat(np.arange(len(some)), counts)
     at = pa.array(which)
@@ -171,17 +176,21 @@ def _batch(some: list[RequestRecord]) -> pa.RecordBatch:
             ("tandem_shadow_run", each([a.shadow_run for a in some], pa.string())),
             ("tandem_shadow_prediction", numbers((a.shadow_predictions for a in some), kind)),
         ]
+    between()
     for name, dtype in first.types.items():
         columns.append((name, pa.array([v for a in some for v in a.columns[name]], type=dtype)))
+        between()
     for view in first.groups:
-        columns += _view(view, [a.groups[view] for a in some])
+        for column in _view(view, [a.groups[view] for a in some]):
+            columns.append(column)
+            between()
     names = [name for name, _ in columns]
     if len(set(names)) < len(names):
         raise ValueError(f"two columns are called {Counter(names).most_common(1)[0][0]!r}")
     return pa.RecordBatch.from_arrays([column for _, column in columns], names)
 
 
-def _view(view: str, groups: list[ViewRows]) -> list[tuple[str, pa.Array]]:
+def _view(view: str, groups: list[ViewRows]) -> Iterator[tuple[str, pa.Array]]:
     if len(packed := [group for group in groups if isinstance(group, PackedViewRows)]) == len(groups):
         groups = [PackedViewRows.together(packed)]
     row_status = _joined([g.row_status for g in groups])
@@ -193,18 +202,17 @@ def _view(view: str, groups: list[ViewRows]) -> list[tuple[str, pa.Array]]:
         REVISION: _joined_columns([g.revision_column for g in groups]),
         FINGERPRINT: _joined_columns([g.fingerprint_column for g in groups]),
     }
-    out = [(f"{view}__{name}", column) for name, column in own.items()]
+    yield from ((f"{view}__{name}", column) for name, column in own.items())
     if any(g.projection is not None for g in groups):
         used = [None if g.projection is None else g.projection.text() for g in groups]
         which = np.repeat(np.arange(len(groups)), [len(g.row_status) for g in groups])
-        out.append((f"{view}__{PROJECTION}", pa.array(used, type=pa.string()).take(pa.array(which))))
+        yield f"{view}__{PROJECTION}", pa.array(used, type=pa.string()).take(pa.array(which))
     said = {id(row_status): own["tandem_status"]}  # of most features the words are those of the rows
     for feature in groups[0].features:
         if feature not in own:  # asked for by name; it stands above
             codes = _joined([g.statuses_of(feature) for g in groups])
-            out.append((f"{view}__{feature}", _joined_columns([g.column_of(feature) for g in groups])))
-            out.append((f"{view}__{feature}__status", said[id(codes)] if id(codes) in said else _words(codes)))
-    return out
+            yield f"{view}__{feature}", _joined_columns([g.column_of(feature) for g in groups])
+            yield f"{view}__{feature}__status", said[id(codes)] if id(codes) in said else _words(codes)
 
 
 def _joined(parts: list[Any]) -> Any:

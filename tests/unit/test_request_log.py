@@ -21,7 +21,7 @@ from serving import request_log
 from serving.features import NOT_FOUND, NULL, OUTSIDE_MAX_AGE, PRESENT, ViewRows
 from serving.metrics import Metrics
 from serving.models import to_model_inputs
-from serving.request_log import LogLimits, RequestLog, files_of, prune, read_requests
+from serving.request_log import COMMON, LogLimits, RequestLog, files_of, prune, read_requests
 from serving.request_rows import RequestRecord, sampled, to_batches
 from tests.waiting import until
 from transforms.definitions import ARROW_TYPES
@@ -113,7 +113,8 @@ def test_what_was_answered_is_read_back_bit_by_bit(tmp_path: Path, started: Any)
 
 
 def test_a_file_spends_nothing_on_nulls_and_repetitions_that_it_has_not(tmp_path: Path, started: Any) -> None:
-    """A column has levels where it has nulls, and one of floats a dictionary where few values repeat; to who reads it, it is the same."""
+    """A column has levels if it may have nulls, and one of floats a dictionary where few values repeat; to who reads them, one by one or
+    the folder as a whole, they are the same."""
     some: dict[str, list[float | None]] = {
         "own": [i / 7 for i in range(1000)],
         "few": [float(i % 5) for i in range(1000)],
@@ -125,16 +126,25 @@ def test_a_file_spends_nothing_on_nulls_and_repetitions_that_it_has_not(tmp_path
         log.close()
         (path,) = files_of(tmp_path / name)
         file = pq.ParquetFile(path)
-        assert file.schema_arrow.field("origin_traffic__mean_1h").nullable == (None in values)
+        assert file.schema_arrow.field("origin_traffic__mean_1h").nullable
         assert not file.schema_arrow.field("tandem_request").nullable
         chunks = [file.metadata.row_group(0).column(i) for i in range(file.metadata.num_columns)]
         (chunk,) = [chunk for chunk in chunks if chunk.path_in_schema == "origin_traffic__mean_1h"]
         assert any("DICTIONARY" in encoding for encoding in chunk.encodings) == (name != "own")
         if name != "own":
             path.rename(files_of(tmp_path / "own")[0].with_name(path.name))
-    read = read_requests(tmp_path / "own")
-    for name, values in some.items():
-        assert read.filter(pc.equal(read.column("tandem_request"), name)).column("origin_traffic__mean_1h").to_pylist() == values
+    whole = pq.read_table(files_of(tmp_path / "own")[0].parent, partitioning=None)
+    pq.write_table(whole, tmp_path / "whole.parquet")
+    for read in (read_requests(tmp_path / "own"), pq.read_table(tmp_path / "whole.parquet")):
+        for name, values in some.items():
+            assert read.filter(pc.equal(read.column("tandem_request"), name)).column("origin_traffic__mean_1h").to_pylist() == values
+
+
+def test_the_log_gives_way_between_its_columns() -> None:
+    """Who answers waits for the interpreter while a batch is made."""
+    gave_way: list[None] = []
+    ((_, batch),) = to_batches([asked("one", [1.0]), asked("two", [2.0])], lambda: gave_way.append(None))
+    assert len(gave_way) >= batch.num_columns - len(COMMON)
 
 
 def test_words_are_strings_to_every_reader(tmp_path: Path, started: Any) -> None:
