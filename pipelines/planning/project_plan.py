@@ -49,7 +49,7 @@ def make_plan(repo: Repo, groups: Collection[str] = (), asked: tuple[datetime, d
 
 
 def _refused_by_apply(present: Present, groups: Collection[str]) -> tuple[str, ...]:
-    """The groups beside these whose newest run is of another definition, or its graph damaged, or that have none: ``batch_job.graphs_of``."""
+    """The groups beside these whose newest run is of another definition, has a damaged graph, or is not there: ``batch_job.graphs_of``."""
     rest = {n: g for n, g in present.repo.groups.items() if n not in groups}
     newest = {n: next(iter(present.runs_of(n)), None) for n in rest}
     data, wrong = present.data, []
