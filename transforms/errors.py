@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = [
     "ConfigError", "DataError", "DefinitionError", "FingerprintError", "GraphError", "OwnerError", "RejectLimitError", "RightsError",
     "StoreError", "TandemError",
-    "first_line", "ours_in", "some_of",
+    "first_line", "may_not_read", "ours_in", "some_of",
 ]  # fmt: skip
 
 
@@ -58,6 +58,11 @@ def first_line(error: BaseException) -> str:
     """Of somebody else's error: its kind, and the first line of what it says."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def may_not_read(error: PermissionError) -> DataError:
+    """The line for a file that this user may not read: that says nothing of what is in it."""
+    return DataError(f"{error.filename} cannot be read ({error.strerror}); grant this user access, or run as the owner")
 
 
 def ours_in(error: BaseException) -> TandemError | None:

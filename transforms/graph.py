@@ -35,7 +35,7 @@ import numpy as np
 import pyarrow as pa
 
 from transforms.data_folder import SPEC_FILE
-from transforms.errors import GraphError
+from transforms.errors import GraphError, may_not_read
 from transforms.fingerprint import model_hashes, read_proto, sha
 from transforms.graph_columns import LANES, GraphColumn, input_width, to_arrow, with_width
 from transforms.graph_plan import checked_plan, plan_on
@@ -138,7 +138,8 @@ class TransformGraph:
     def load(cls, path: str | os.PathLike[str], fingerprint: str | None = None) -> TransformGraph:
         """Load the graph saved in folder ``path`` and verify every byte of it.
 
-        With ``fingerprint`` the graph must be that one. Raises GraphError if anything is missing, damaged or another.
+        With ``fingerprint`` the graph must be that one. Raises GraphError if anything is missing, damaged or another, and DataError if this
+        user may not read it.
         """
         root = Path(path)
         manifest = _checked_manifest(root)
@@ -284,6 +285,8 @@ def _read_manifest(root: Path) -> dict[str, Any]:
         manifest = json.loads((root / SPEC_FILE).read_text("utf-8"))
     except FileNotFoundError:
         raise GraphError(f"no transform graph in {root}: {SPEC_FILE} is missing; build it with `tandem batch`") from None
+    except PermissionError as error:
+        raise may_not_read(error) from None
     except (OSError, ValueError, RecursionError):
         raise GraphError(f"transform graph {root}: {SPEC_FILE} is damaged; restore the folder or build it again") from None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
@@ -293,24 +296,34 @@ def _read_manifest(root: Path) -> dict[str, Any]:
 
 def check_files(path: str | os.PathLike[str], fingerprint: str) -> None:
     """Whether the files saved in folder ``path`` are those of the graph ``fingerprint``, by their hashes: without TensorFlow, and without
-    what they compute, of which :meth:`TransformGraph.load` makes sure, too. Raises GraphError as it does."""
+    what they compute, of which :meth:`TransformGraph.load` makes sure, too. Raises GraphError and DataError as it does."""
     said = _checked_manifest(Path(path)).get("fingerprint")
     if said != fingerprint:
         raise GraphError(f"transform graph {path} is {str(said)[:12]}, but {fingerprint[:12]} is wanted; choose the folder of that graph")
 
 
 def _checked_manifest(root: Path) -> dict[str, Any]:
-    """The manifest, whose files are there, as it says, and nothing beside them. Raises GraphError."""
+    """The manifest, whose files are there, as it says, and nothing beside them. Raises GraphError; DataError where this user may not read
+    them."""
     manifest = _read_manifest(root)
     for name, expected in manifest["files"].items():
-        file = root / name
-        if not stays_below(name) or not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != expected:
+        if not stays_below(name) or _hash_of(root / name) != expected:
             raise GraphError(f"transform graph {root}: {name} is missing or damaged; restore the folder or build it again")
     for file in sorted((root / MODEL).rglob("*")):  # TensorFlow knows a graph by several names, so one more may be taken for it
         name = file.relative_to(root).as_posix()
         if name not in manifest["files"] and (file.is_symlink() or not file.is_dir()):
             raise GraphError(f"transform graph {root}: {name} does not belong to it; restore the folder or build it again")
     return manifest
+
+
+def _hash_of(file: Path) -> str | None:
+    """The SHA-256 of a file; None where there is none that can be read. Raises DataError where this user may not."""
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+    except PermissionError as error:
+        raise may_not_read(error) from None
+    except OSError:
+        return None
 
 
 def _versions() -> dict[str, str]:

@@ -27,7 +27,7 @@ from pipelines.batch.run_files import run_files
 from pipelines.batch.run_key import begin_of, declared, lost, run_key, sources_of, superseded
 from pipelines.batch.work_place import clear_run_folder
 from pipelines.lake import layout, provenance, runs, shared
-from pipelines.lake.graphs import carried_over, graph_for, hash_of, remember_definitions, since
+from pipelines.lake.graphs import carried_over, graph_for, hash_of, have_graph, remember_definitions, since
 from pipelines.project import recording
 from pipelines.project.repository import Repo
 from pipelines.sources.event_files import passed_over_record
@@ -196,7 +196,7 @@ def graphs_of(repo: Repo, run: runs.Run) -> dict[str, str]:
         fingerprint = fingerprints.get(name)
         if fingerprint is None:
             raise GraphError(f"run {run.id} made no rows of group {name!r}; run 'tandem batch' with the current definitions")
-        shared.have(repo.data, layout.graph(repo.data, name, fingerprint))
+        have_graph(repo.data, name, fingerprint)
         graph = TransformGraph.load(layout.graph(repo.data, name, fingerprint), fingerprint)
         made_of = run.record.definitions.get(name)
         if since(made_of, group) is None:

@@ -100,14 +100,14 @@ def superseded(earlier: Run, complete: Iterable[Run], groups: Collection[str], s
 
 def lost(data: Path, run: Run) -> bool:
     """Whether rows or a graph that a batch run made are not there any more, or the graph's files are damaged: it is to be made anew. One
-    that an erasure has marked lacks rows that its inputs ask for (a log that was put back). Of others a complete one, in a plain data
-    folder, is looked at."""
+    that an erasure has marked lacks rows that its inputs ask for (a log that was put back). Of others a complete one is
+    looked at; a cache of an object store need not hold the rows."""
     if run.record.more.get("erased"):
         return True
-    if run.status != "complete" or shared.is_shared(data):
+    if run.status != "complete":
         return False
-    made = run.record.fingerprints.items()
-    return not all(layout.offline_run(data, n, run.id).is_dir() and not graph_damage(data, n, f) for n, f in made)
+    cached, made = shared.is_shared(data), run.record.fingerprints.items()
+    return not all((cached or layout.offline_run(data, n, run.id).is_dir()) and not graph_damage(data, n, f) for n, f in made)
 
 
 def engine_code(recorded: Code | None = None) -> dict[str, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from pipelines.lake.data_files import fsync_folder, write_bytes, write_json
 from transforms.acceptance import accepts_more
 from transforms.data_folder import APPLYING, applied_graph, under_way
 from transforms.definitions import FeatureGroup
-from transforms.errors import GraphError
+from transforms.errors import DataError, GraphError, may_not_read
 from transforms.graph import check_files
 
 __all__ = [
     "apply_graph", "applied_graph", "applied_graphs", "applying", "begin_apply", "carried_over", "end_apply", "folder", "graph_damage",
-    "graph_for", "hash_of", "remember_definitions", "since",
+    "graph_for", "hash_of", "have_graph", "remember_definitions", "since",
 ]  # fmt: skip
 
 
@@ -90,16 +91,58 @@ def graph_for(data: Path, group: FeatureGroup, make: str) -> str:
 
 
 def hash_of(data: Path, group: str, fingerprint: str) -> str:
-    """The hash of the definition that a graph was made of. Raises OSError, ValueError, KeyError or TypeError where its head is damaged."""
-    made: str = json.loads((layout.graph(data, group, fingerprint) / layout.SPEC_FILE).read_text())["definition_hash"]
-    return made
+    """The hash of the definition that a graph was made of. Raises OSError, ValueError, KeyError or TypeError where its head is damaged,
+    DataError where this user may not read it."""
+    head = layout.graph(data, group, fingerprint) / layout.SPEC_FILE
+
+    def read() -> str:
+        made: str = json.loads(_text(head))["definition_hash"]
+        return made
+
+    try:
+        return read()
+    except (OSError, ValueError, KeyError, TypeError):
+        if not shared.is_shared(data):
+            raise
+    with suppress(DataError):  # the store's own copy is damaged
+        have_graph(data, group, fingerprint)
+    return read()
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except PermissionError as error:
+        raise may_not_read(error) from None
+
+
+def have_graph(data: Path, group: str, fingerprint: str) -> None:
+    """Where ``data`` is a cache of an object store: have the graph's files, and have them again where the copy here is damaged.
+
+    Raises DataError where the store's copy is damaged or gone, too; StoreError where the store cannot be reached."""
+    place = layout.graph(data, group, fingerprint)
+    shared.have(data, place)
+    if shared.is_shared(data) and place.exists() and _wrong(place, fingerprint):
+        shared.have_again(data, place)
 
 
 def graph_damage(data: Path, group: str, fingerprint: str) -> str:
-    """What is wrong with the files of a graph, in one line; empty where nothing is. A cache of an object store need not hold it."""
+    """What is wrong with the files of a graph, in one line; empty where nothing is. Raises DataError where this user may not read them.
+
+    A cache of an object store need not hold it, and a damaged copy there is fetched again: it is wrong where the store's is, too.
+    """
     place = layout.graph(data, group, fingerprint)
-    if shared.is_shared(data) and not place.exists():
+    if not shared.is_shared(data):
+        return _wrong(place, fingerprint)
+    if not place.exists() or not (wrong := _wrong(place, fingerprint)):
         return ""
+    with suppress(DataError):  # of the store's own copy
+        have_graph(data, group, fingerprint)
+        wrong = _wrong(place, fingerprint)
+    return wrong
+
+
+def _wrong(place: Path, fingerprint: str) -> str:
     try:
         check_files(place, fingerprint)
     except (GraphError, OSError) as error:
@@ -126,7 +169,7 @@ def carried_over(data: Path, group: FeatureGroup, made_of: str) -> list[str] | N
     try:
         path = _definition(data, group.name, made_of)
         shared.have_file(data, path)
-        before = json.loads(path.read_text())
+        before = json.loads(_text(path))
     except (OSError, ValueError):
         return None
     return since(before, group)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipelines.lake.data_files import write_text
 from transforms.data_folder import CURRENT, MANIFEST, SPEC_FILE, TREES, graphs, models, run, runs, snapshot, stream, streams
-from transforms.errors import DataError
+from transforms.errors import DataError, may_not_read
 from transforms.locks import lock
 
 __all__ = [
@@ -209,7 +209,7 @@ def _format(data: Path) -> int:
     except (FileNotFoundError, NotADirectoryError):
         return 1
     except PermissionError as error:
-        raise DataError(f"{file} cannot be read ({error.strerror}); grant this user access, or run as the owner") from None
+        raise may_not_read(error) from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read ({error}); restore it: the format of this version is {FORMAT}") from None
     if not text.isdecimal():

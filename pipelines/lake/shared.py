@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from serving.object_store.cache import Cache
 
 __all__ = [
-    "alone", "claim", "follow_erasures", "have", "have_everything", "have_file", "have_files", "have_manifests", "have_names", "have_run",
-    "is_shared", "keep", "kept", "move", "only_here", "open_data", "publish", "publish_run", "put_manifest",
+    "alone", "claim", "follow_erasures", "have", "have_again", "have_everything", "have_file", "have_files", "have_manifests",
+    "have_names", "have_run", "is_shared", "keep", "kept", "move", "only_here", "open_data", "publish", "publish_run", "put_manifest",
     "run_held", "run_is_held", "send_file", "send_files", "try_alone",
 ]  # fmt: skip
 
@@ -275,6 +275,14 @@ def have(data: Path, folder: Path) -> None:
         from serving.object_store import trees
 
         trees.fetch(cache, folder.relative_to(data).as_posix())
+
+
+def have_again(data: Path, folder: Path) -> None:
+    """Have a new copy of a folder that somebody published instead of the one here, which is damaged. See ``trees.renew``."""
+    if (cache := caches.cache_of(data)) is not None:
+        from serving.object_store import trees
+
+        trees.renew(cache, folder.relative_to(data).as_posix())
 
 
 def have_run(data: Path, run_id: str) -> None:

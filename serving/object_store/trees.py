@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypedDict
 
@@ -20,11 +21,13 @@ from transforms.data_folder import TREES
 from transforms.errors import DataError
 from transforms.files import placed, sha256
 
-__all__ = ["TOPS", "TreeFile", "fetch", "heads", "keys", "names", "of_a_tree", "publish", "read_file", "remove", "size", "sweep"]
+__all__ = ["TOPS", "TreeFile", "fetch", "heads", "keys", "names", "of_a_tree", "publish", "read_file", "remove", "renew", "size", "sweep"]
 
 
 TOPS = tuple(TREES)
 """Where trees are; no others are fetched, whatever the store lists."""
+_DAMAGED = "damaged-trees"
+"""The index of the trees of which the store's own files are damaged or gone."""
 _FILE = re.compile(r"[0-9a-f]{16}-")
 
 
@@ -64,16 +67,17 @@ def publish(cache: Cache, tree: str, *, again: bool = False, only: bool = False,
     """Make the folder ``tree`` (relative to the data folder) visible to others. Hidden files are left out; so are those ``without``.
 
     One that is there already stays as it is (of the same name it holds the same values), unless ``again``: then its list is replaced.
+    One whose files in the store were found damaged (:func:`renew`) is replaced as a whole.
     ``only``: raises DataError where there is one of other content. May be repeated after a crash.
     """
-    known = cache.look("trees").get(tree)
-    if known is not None and not again:
+    known, damaged = cache.look("trees").get(tree), tree in cache.look(_DAMAGED)
+    if known is not None and not (again or damaged):
         return
     files = _files(cache.folder / tree, without)
     content = _encoded(files)
     there = cache.store.read(_list_key(tree))
-    if there is None or (again and there.content != content):
-        have = {head.key: head.size for head in cache.store.list(f"{tree}/")}
+    if there is None or damaged or (again and there.content != content):
+        have = {} if damaged else {head.key: head.size for head in cache.store.list(f"{tree}/")}
         missing = [f for f in files if have.get(_file_key(tree, f)) != f["bytes"]]
         cache.all(lambda f: cache.store.upload(_file_key(tree, f), cache.folder / tree / f["path"]), missing)
         if there is None:
@@ -84,6 +88,9 @@ def publish(cache: Cache, tree: str, *, again: bool = False, only: bool = False,
     if only and there is not None and there.content != content:
         raise DataError(f"{cache.url}: {tree} was published by another machine meanwhile; run the same command again")
     _note(cache, tree, there)
+    if damaged:
+        with cache.index(_DAMAGED) as index:
+            index.pop(tree, None)
 
 
 def _note(cache: Cache, tree: str, there: Versioned | None) -> None:
@@ -155,21 +162,44 @@ def fetch(cache: Cache, tree: str, *, again: bool = False) -> bool:
         return False
     files = _listed(cache, tree, there)
     wanted = [f for f in files if not _is_here(folder / f["path"], f)]
-    if wanted or not folder.is_dir():
-        if folder.is_dir() and not again:  # left by a process that was killed before it published, or damaged: not what counts
-            folder.rename(folder.with_name(f".{folder.name}.set-aside-{os.urandom(4).hex()}"))
-            wanted = files
-        target = folder if folder.is_dir() else folder.with_name(f".{folder.name}.{os.getpid()}-{os.urandom(4).hex()}")
-        target.mkdir(parents=True, exist_ok=True)
-        try:
-            cache.all(lambda f: _download(cache, tree, f, target / f["path"]), wanted)
-            if target is not folder:
-                _place(target, folder)
-        finally:
-            if target is not folder:
-                shutil.rmtree(target, ignore_errors=True)
+    if folder.is_dir() and again:
+        cache.all(lambda f: _download(cache, tree, f, folder / f["path"]), wanted)
+    elif wanted or not folder.is_dir():  # left by a process that was killed before it published, or damaged: not what counts
+        _renew(cache, tree, files)
     _note(cache, tree, there)
     return True
+
+
+def renew(cache: Cache, tree: str) -> bool:
+    """Have a new copy of a tree that was published; what was here, which is damaged, is set aside. False if there is no such tree.
+
+    Raises DataError where the store's own copy is damaged or gone, too: then all stays as it is here, and who publishes the tree next
+    puts all its files into the store again.
+    """
+    if (there := cache.store.read(_list_key(tree))) is None:
+        return False
+    try:
+        _renew(cache, tree, _listed(cache, tree, there))
+    except DataError:
+        with cache.index(_DAMAGED) as index:
+            index[tree] = there.version
+        raise
+    _note(cache, tree, there)
+    return True
+
+
+def _renew(cache: Cache, tree: str, files: list[TreeFile]) -> None:
+    folder = cache.folder / tree
+    made = folder.with_name(f".{folder.name}.{os.getpid()}-{os.urandom(4).hex()}")
+    made.mkdir(parents=True)
+    try:
+        cache.all(lambda f: _download(cache, tree, f, made / f["path"]), files)
+        if folder.is_dir():
+            with suppress(FileNotFoundError):  # another process was faster
+                folder.rename(folder.with_name(f".{folder.name}.set-aside-{os.urandom(4).hex()}"))
+        _place(made, folder)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def _listed(cache: Cache, tree: str, there: Versioned) -> list[TreeFile]:

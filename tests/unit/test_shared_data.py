@@ -5,6 +5,7 @@ The store is a folder here (it holds the same contract as S3 does, ``tests/contr
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -270,3 +271,60 @@ def test_a_newer_format_is_refused(machine: Callable[[str], Path]) -> None:
     network(data).put("FORMAT", b"99\n")
     with pytest.raises(DataError, match=r"s3://bucket/lake is of format 99, and this version of Tandem knows 1"):
         shared.open_data(data)
+
+
+def a_graph(place: Path) -> dict[str, bytes]:
+    """A graph's folder, as far as its files' hashes go; file -> content."""
+    write(place / "transform_fn" / "saved_model.pb", "model")
+    digest = hashlib.sha256(b"model").hexdigest()
+    write(place / "tandem.json", json.dumps({"fingerprint": FINGERPRINT, "files": {"transform_fn/saved_model.pb": digest}}))
+    return contents(place)
+
+
+def contents(place: Path) -> dict[str, bytes]:
+    return {p.relative_to(place).as_posix(): p.read_bytes() for p in place.rglob("*") if p.is_file()}
+
+
+HARMS: dict[str, Callable[[Path], object]] = {
+    "altered": lambda place: (place / "transform_fn" / "saved_model.pb").write_bytes(b"other"),
+    "missing": lambda place: (place / "transform_fn" / "saved_model.pb").unlink(),
+    "too many": lambda place: (place / "transform_fn" / "more.pb").write_bytes(b"more"),
+    "no head": lambda place: (place / "tandem.json").write_bytes(b"{"),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_damaged_copy_of_a_graph_is_set_aside_and_fetched_again(machine: Callable[[str], Path], harm: str) -> None:
+    data = machine("a")
+    place = layout.graph(data, "orders", FINGERPRINT)
+    good = a_graph(place)
+    shared.publish(data, place)
+    HARMS[harm](place)
+    harmed = contents(place)
+    assert graphs.graph_damage(data, "orders", FINGERPRINT) == "" and contents(place) == good
+    (aside,) = place.parent.glob(f".{FINGERPRINT}.set-aside-*")
+    assert contents(aside) == harmed
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_graph_that_is_damaged_in_the_store_too_is_damaged_until_it_is_published_again(
+    machine: Callable[[str], Path], lost: bool
+) -> None:
+    data = machine("a")
+    place = layout.graph(data, "orders", FINGERPRINT)
+    good = a_graph(place)
+    shared.publish(data, place)
+    (key,) = [h.key for h in network(data).list("graphs/") if h.key.endswith("saved_model.pb")]
+    if lost:
+        network(data).delete(key)
+    else:
+        network(data).put(key, b"other")
+    assert graphs.graph_damage(data, "orders", FINGERPRINT) == "", "the copy here is whole"
+    HARMS["altered"](place)
+    harmed = contents(place)
+    assert "saved_model.pb is missing or damaged" in graphs.graph_damage(data, "orders", FINGERPRINT) and contents(place) == harmed
+    a_graph(place)
+    shared.publish(data, place)
+    there = machine("b")
+    graphs.have_graph(there, "orders", FINGERPRINT)
+    assert contents(layout.graph(there, "orders", FINGERPRINT)) == good

@@ -39,7 +39,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.feature_store.online_sink import FeastStore
-from pipelines.lake import layout, shared
+from pipelines.lake import layout
+from pipelines.lake.graphs import have_graph
 from pipelines.lake.nonfinite import nonfinite
 from pipelines.streaming.stages.coders import FoldOutput
 from pipelines.streaming.stages.held_rows import HeldRows
@@ -120,7 +121,7 @@ class StreamSink:
     ) -> None:
         self.groups, self.job_state, self.clock = groups, job_state, clock
         for name, fingerprint in graphs.items():
-            shared.have(Path(data), layout.graph(Path(data), name, fingerprint))
+            have_graph(Path(data), name, fingerprint)
         self.graphs = {n: TransformGraph.load(layout.graph(Path(data), n, graphs[n]), graphs[n]) for n in groups}
         self.store = FeastStore(Path(repo_path), Path(data), groups, views, owner) if online else None
         self._held = HeldRows(self.store.decisive) if self.store is not None else None
