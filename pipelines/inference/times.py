@@ -190,20 +190,17 @@ def _of_sap(word: str) -> bool:
 
 
 def _perhaps_time(name: str) -> bool:
-    """Whether a name does not say that it is no time: none at all, one letter, or a begin and an end, which may be of anything."""
-    return (
-        name.startswith("column_")
-        or len(name) == 1
-        or bool({"start", "end", "begin", "started", "ended", "updated", "modified"} & set(words(name)))
-    )
+    """Whether a name does not say that it is no time: none at all, or a begin and an end, which may be of anything."""
+    return name.startswith("column_") or bool({"start", "end", "begin", "started", "ended", "updated", "modified"} & set(words(name)))
 
 
 def epoch(column: Column, values: list[Any]) -> None:
     """Numbers of a time, by their size and name."""
     name = column.called
-    timed = time_like(name) or "$date" in column.steps or _of_moment(column.steps) or (_perhaps_time(name) and _rising(values))
+    told = time_like(name) or "$date" in column.steps or _of_moment(column.steps) or (_perhaps_time(name) and _rising(values))
+    told |= column.asked
     unit_named = _UNIT_NAMES.get(words(name)[-1]) if words(name) else None  # event_ms: a time only if it is one in that unit
-    timed |= column.asked or name.lower() == "t"  # a temperature is no epoch
+    timed = told or name.lower() == "t"  # by its size alone: a temperature is no epoch
     if not (timed or unit_named) or not isinstance(column.low, (int, float)):
         return
     if _serial(column, values):
@@ -227,7 +224,7 @@ def epoch(column: Column, values: list[Any]) -> None:
             column.parse = f'Epoch("{unit}")'
             moments(column, [None if v is None else int(v * scale) if scale else int(v) // 1_000 for v in values])
             return
-    if timed and column.dtype == "int64" and column.low >= 0 and _rising(values):
+    if told and column.dtype == "int64" and column.low >= 0 and _rising(values):
         # Counted from midnight, as exchanges do: in units that are neither coarser (a day has no more of these) nor finer ones.
         column.of_day = next((n for n in _OF_DAY if _DAY * n // 1_000 <= column.high < _DAY * n), 0)
         if column.of_day:

@@ -39,6 +39,8 @@ def answer(completed: int, failed: int, done: int | None, last: int | None) -> d
         ([answer(0, n, None, None) for n in range(9)], []),  # ticks at which the tasks do not run yet
         ([answer(3, n, 3, 1) for n in range(9)], []),  # nor again after a restart
         ([answer(0, 2, None, 2), answer(0, 0, None, None), answer(0, 2, None, 2)], []),  # another job manager counts anew
+        # and has completed none, so nothing is well again until it has
+        ([answer(5, 0, 5, None), answer(5, 4, 5, 9), answer(0, 0, 5, None), answer(0, 4, 5, 9), answer(1, 4, 10, 9)], [1, 4]),
         ([answer(2, 2, 3, 4), answer(2, 4, 3, 6), answer(2, 5, 3, 7)], [2]),  # of those before the first look nothing is known
     ],
 )

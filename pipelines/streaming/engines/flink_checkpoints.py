@@ -32,10 +32,12 @@ class FailedInARow:
         counts, latest = answer["counts"], answer["latest"]
         completed, failed = int(counts["completed"]), int(counts["failed"])
         last = latest.get("failed")
-        if completed != self._completed or failed < self._failed:  # fewer: of a job manager that took the job over
-            told, self._told = self._told, False
+        anew = completed < self._completed or failed < self._failed  # by a job manager that took the job over, and counts from zero
+        again = completed > (0 if anew else self._completed)
+        if anew or again:
+            told, self._told = self._told, self._told and not again
             self._completed, self._failed = completed, failed
-            return "Flink completes checkpoints again" if told else ""
+            return "Flink completes checkpoints again" if told and again else ""
         done = latest.get("completed")
         if last is None or (done is not None and int(done["id"]) > int(last["id"])):
             self._failed = failed
