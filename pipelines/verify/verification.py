@@ -20,7 +20,7 @@ from pipelines.project.repository import Repo
 from pipelines.sources.broker import open_broker
 from pipelines.sources.formats.reading import reading_of
 from pipelines.streaming.driver import stream_folder
-from pipelines.streaming.state.row_log import read_earlier, read_rows
+from pipelines.streaming.state.row_log import beginnings, read_earlier, read_rows
 from pipelines.streaming.state.start_position import run_of
 from pipelines.verify.contracts_then import Ints, Manifests, Mask, judged_by, lettered, read_otherwise, taken_then
 from pipelines.verify.log import (
@@ -89,6 +89,7 @@ def run_verify(repo: Repo, options: VerifyOptions, say: Say = lambda line: None)
     folder = options.folder or layout.verify(repo.data) / f"{options.name}-{started:%Y%m%dT%H%M%S}"
     scratch = folder / "scratch"
     stream = stream_folder(repo.data, options.name)
+    before = beginnings(stream)
     record = load_record(stream, options.name, repo.groups)
     try:
         log, run, source, refused = _expected(repo, options, record, scratch, say)
@@ -121,6 +122,8 @@ def run_verify(repo: Repo, options: VerifyOptions, say: Say = lambda line: None)
 
         for name, group in repo.groups.items():
             compare_group(name, group)
+        if beginnings(stream) - before:  # rows were read of another log than the checkpoints were
+            raise DataError(f"stream {options.name!r} began anew meanwhile, with another log; verify again")
         stores = compare_stores(repo, open_store(repo), say) if options.online else {}
     finally:
         if not options.keep:

@@ -14,12 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.lake.row_compare import compare
+from pipelines.streaming.state.job_state import JobState
 from pipelines.verify import proof as proof_module
 from pipelines.verify.stream_record import load_record
 from pipelines.verify.verification import VerifyOptions, run_verify
 from tests.integration.pure_stream import Hooks
 from tests.integration.verify_world import BEGIN, END
 from tests.whole_proof import Proof
+from transforms.errors import DataError
 
 
 def totals(proof: Proof) -> dict[str, int]:
@@ -102,6 +104,28 @@ def test_a_killed_stream_is_taken_as_far_as_its_checkpoints_go(plain, expected, 
     proof = plain.prove(tmp_path / "stream", expected)
     assert proof.problems() == []
     assert totals(proof)["missing, in flight"] > 300
+
+
+def test_a_stream_that_begins_anew_meanwhile_is_not_said_to_miss_rows(plain, monkeypatch):
+    """Its row log is moved aside after the rows of the first group were compared."""
+    folder = plain.world.data / "stream" / "anew"
+    plain.stream(folder)
+    run = plain.world.run(BEGIN, END, pinned=True).run
+    options = VerifyOptions(name="anew", against=run.id, online=False, served=False)
+    assert run_verify(plain.world.repo(), options).verdict == "proven"
+    looks = []
+
+    def compare_and_reset(*args):
+        found = compare(*args)
+        if not looks:
+            JobState(folder).clear_checkpoints()
+        looks.append(found)
+        return found
+
+    monkeypatch.setattr(proof_module, "compare", compare_and_reset)
+    with pytest.raises(DataError, match=r"^stream 'anew' began anew meanwhile, with another log; verify again$"):
+        run_verify(plain.world.repo(), options)
+    assert len(looks) > 1
 
 
 def test_the_rows_of_one_group_are_in_memory_at_a_time(plain, monkeypatch):

@@ -36,7 +36,7 @@ from transforms.errors import DataError, StoreError
 from transforms.hashing import shard_of
 from transforms.locks import take
 
-__all__ = ["RowLog", "logged", "newest", "read_earlier", "read_late", "read_rows", "scan_rows"]
+__all__ = ["RowLog", "beginnings", "logged", "newest", "read_earlier", "read_late", "read_rows", "scan_rows"]
 
 
 @dataclass
@@ -211,6 +211,13 @@ def read_earlier(folder: Path, group: FeatureGroup) -> Iterator[pa.Table]:
         rows = _read(aside / "rows" / group.name, pa.schema([]))
         if rows.num_rows and all(n in rows.schema.names and rows.schema.field(n).type == t for n, t in keys.items()):
             yield rows
+
+
+def beginnings(folder: Path) -> frozenset[str]:
+    """A name for each time that the stream in ``folder`` began anew, as far as what it had logged before is still there. One that appears
+    between two looks at the log says that they were of different streams. Raises StoreError."""
+    found = {path.name for path in (folder / "before").glob("*")}
+    return frozenset(found | (link.beginnings() if (link := link_of(folder)) is not None else set()))
 
 
 def read_late(folder: Path, source: EventSource | str) -> pa.Table:

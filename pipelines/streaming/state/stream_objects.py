@@ -294,6 +294,11 @@ class StreamObjects:
         for one in sorted(f for f in found if f.endswith(f"/{place}")):
             self.have_log(one)
 
+    def beginnings(self) -> set[str]:
+        """The names below which the log was moved aside, each time that the stream began anew."""
+        with self._asking():
+            return {name.split("/")[1] for name in self._names("before/")}
+
     def have_whole_log(self) -> None:
         """Have copies of all that the store has of the log."""
         with self._asking():
