@@ -68,7 +68,7 @@ class KeptChecks:
             self.refused[what] = why
             return None
         code = {f.relative_to(self.repo).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
-        if function is not None and (part := function_meaning(self.repo, function, self._defining)) is not None:
+        if function is not None and (part := function_meaning(self.repo, function, {*self._defining, *files})) is not None:
             file, meaning = part
             code[file.relative_to(self.repo).as_posix()] = meaning
         return json_digest([FORMAT, what, wanted, function, code, facts, self._world])

@@ -57,7 +57,8 @@ def waits_and_goes_on(folder: Path, bench: Bench, take: Callable[[], Any], give:
     found = until(lambda: why in (now := looked()).waiting_why.get("online store", "") and now)
     assert found.waiting_shards == 1
     assert f"waiting for online store ({found.waiting_why['online store']})" in line(found) and "\n" not in line(found)
-    assert any(why in said for said in state.said()[0]) and state.failure() is None
+    until(lambda: any(why in said for said in state.said()[0]))  # which is said a moment after it is known
+    assert state.failure() is None
     give()
     assert done.acquire(timeout=60) and not failed, failed
     turn.release()

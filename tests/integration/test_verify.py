@@ -113,7 +113,7 @@ def test_a_stream_that_begins_anew_meanwhile_is_not_said_to_miss_rows(plain, mon
     run = plain.world.run(BEGIN, END, pinned=True).run
     options = VerifyOptions(name="anew", against=run.id, online=False, served=False)
     assert run_verify(plain.world.repo(), options).verdict == "proven"
-    looks = []
+    looks: list[object] = []
 
     def compare_and_reset(*args):
         found = compare(*args)

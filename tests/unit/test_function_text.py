@@ -109,6 +109,47 @@ def test_all_of_a_module_counts_where_its_functions_might_be_called_at_import(tm
     assert function_meaning(tmp_path, "flights:busy", repository(tmp_path, definitions=definitions)) is None
 
 
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "def extra(x, k=DEFAULT_K):\n    return x\n",
+        "def extra(x, *, k=[1][0]):\n    return x\n",
+        "def extra(x):\n    KNOWN['a'] = x\n",
+        "def extra(x):\n    KNOWN.clear()\n",
+        "def extra(x):\n    global BUCKETS\n    BUCKETS = x\n",
+        "def extra(x):\n    tf.float32 = x\n",
+        "def extra(x):\n    other.set(x)\n",
+        "def extra(x):\n    x['a'] = _within(x)\n    _within.seen = x\n",
+    ],
+)
+def test_a_function_that_others_may_notice_counts_though_nobody_names_it(tmp_path: Path, extra: str) -> None:
+    """When it is defined, or when it is called."""
+    (tmp_path / "other.py").write_text("")
+    module = MODULE.replace("BUCKETS = 8", "import other\nBUCKETS = 8")
+    assert meaning(tmp_path, module, "busy") != meaning(tmp_path, f"{module}\n{extra}", "busy")
+
+
+def test_annotations_count_where_they_are_evaluated(tmp_path: Path) -> None:
+    extra = "\ndef extra(x: Tensor):\n    return x\n"
+    at_once = MODULE.replace("from __future__ import annotations\n", "")
+    assert meaning(tmp_path, MODULE, "busy") == meaning(tmp_path, MODULE + extra, "busy")
+    assert meaning(tmp_path, at_once, "busy") != meaning(tmp_path, at_once + extra, "busy")
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "def extra(x, x):\n    return x\n",
+        "def extra(x):\n    continue\n",
+        "def extra(x):\n    nonlocal y\n",
+        "def extra(x):\n    return _log.__globals__['_with' + 'in'](x)\n",
+        "def extra(x):\n    return x[busy.__doc__]\n",
+    ],
+)
+def test_all_of_a_module_counts_that_is_not_imported_or_looks_at_itself(tmp_path: Path, extra: str) -> None:
+    assert function_meaning(tmp_path, "flights:busy", repository(tmp_path, f"{MODULE}\n{extra}")) is None
+
+
 def test_there_is_no_meaning_of_what_cannot_be_read(tmp_path: Path) -> None:
     files = repository(tmp_path, "def busy(:\n")
     assert function_meaning(tmp_path, "flights:busy", files) is None

@@ -122,7 +122,7 @@ def test_a_file_whose_owner_and_permissions_cannot_be_set_is_replaced(tmp_path, 
 
 
 IN_OTHER_FOLDERS = {
-    "pipelines/training/project_check.py",  # a temporary folder with the graphs of a check
+    "pipelines/training/trial.py",  # a temporary folder with the graphs of a check
     "pipelines/verify/verification.py",  # a proof's scratch folder
     "transforms/run_cover.py",  # in a docstring
 }
