@@ -100,7 +100,9 @@ _AT_ONCE = 200
 """Requests that become one batch. Each of its columns takes some calls that give up the interpreter and ask for it again, which holds up
 the threads that answer: fewer, larger steps do so less."""
 _BREATH_SECONDS = 0.0003
-"""Between columns, while nothing waits that would be a batch: else all of them would hold up answers, one after the other."""
+"""Between columns of few rows, while nothing waits that would be a batch: else all of them would hold up answers, one after the other."""
+_BREATH_ROWS = 2_000
+"""Columns of more rows are work outside of the interpreter, and who answers has it meanwhile."""
 _ROWS_AT_ONCE = 16_000
 """Rows, about."""
 _WAITING_REQUESTS = 2_000
@@ -230,7 +232,8 @@ class RequestLog:
             more = bool(self._waiting) if all_of_it else self._due()
         try:
             fitted = (self._budget.fitted(record) for record in some)
-            batches = to_batches(fitted) if more or all_of_it else to_batches(fitted, lambda: self._closing.wait(_BREATH_SECONDS))
+            hurried = more or all_of_it or rows > _BREATH_ROWS
+            batches = to_batches(fitted) if hurried else to_batches(fitted, lambda: self._closing.wait(_BREATH_SECONDS))
         except Exception as e:  # e.g. two columns of one name: never worth a thread
             self._lost(rows, "defect", e)
             return more
