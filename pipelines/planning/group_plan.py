@@ -67,9 +67,8 @@ def judge(present: Present, group: FeatureGroup, asked: tuple[datetime, datetime
     fits = present.fits(group)
     applied = present.applied.get(group.name)
     if not runs:
-        plain = fits and group.preprocessing_fn is None  # applied without a run, for a stream alone
         damaged = graph_damage(present.data, group.name, applied) if applied is not None else ""
-        plain = plain or (bool(damaged) and group.preprocessing_fn is None)
+        plain = group.preprocessing_fn is None and (fits or bool(damaged))  # applied without a run, for a stream alone
         return Judged(
             group, None, asked, new=applied is None, fits=fits, damaged=damaged, learn=() if plain or applied is None else (_LOST,)
         )
